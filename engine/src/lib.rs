@@ -1,0 +1,2 @@
+//! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
+pub mod request;

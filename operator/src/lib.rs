@@ -1,0 +1,1 @@
+//! Turns a QwenService into Kubernetes objects.
