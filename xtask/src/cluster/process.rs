@@ -60,13 +60,13 @@ pub fn start(paths: &Paths, name: &str, args: &[String]) -> Result<()> {
         .stderr(log)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
-    cgroup::adopt(child.id())?;
     let started = start_time(child.id()).with_context(|| format!("{name} ended at once: see its log"))?;
     fs::write(
         pid_folder(&paths.cluster()).join(name),
         format!("{} {started}\n", child.id()),
     )?;
-    Ok(())
+    // After the pid file: should this fail, the process can still be found and ended.
+    cgroup::adopt(child.id())
 }
 
 /// Every process with a pid file in that cluster folder, alive or not.
