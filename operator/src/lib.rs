@@ -1,1 +1,2 @@
 //! Turns a QwenService into Kubernetes objects.
+pub mod api;
