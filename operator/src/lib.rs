@@ -1,1 +1,4 @@
 //! Turns a QwenService into Kubernetes objects.
+pub mod load;
+pub mod metrics_api;
+pub mod scrape;
