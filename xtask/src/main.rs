@@ -1,2 +1,58 @@
-//! The project's chores.
-fn main() {}
+//! Command line of the project's chores: `cargo xtask …`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::paths::Paths;
+use xtask::{cluster, images};
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// The local Kubernetes cluster of the demo and the end-to-end tests.
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Builds the container images of operator and engine into target/images, without a docker engine.
+    Images(images::Options),
+}
+
+#[derive(Subcommand)]
+enum Cluster {
+    /// Starts the cluster, or brings a running one up to date.
+    Up,
+    /// Stops the cluster and removes everything it left on the machine.
+    Down,
+    /// Shows what runs.
+    Status,
+    /// Builds the cluster's programs into the cache and links them into target/cluster/bin; starts nothing.
+    Programs,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let paths = Paths::find()?;
+    match cli.chore {
+        Chore::Cluster(Cluster::Up) => cluster::up(&paths),
+        Chore::Cluster(Cluster::Down) => cluster::down(&paths),
+        Chore::Cluster(Cluster::Status) => cluster::status(&paths),
+        Chore::Cluster(Cluster::Programs) => xtask::programs::install(&paths),
+        Chore::Images(options) => images::run(&paths, &options),
+    }
+}

@@ -1,0 +1,3 @@
+module cluster/local
+
+go 1.26.0

@@ -1,0 +1,210 @@
+//! Images of operator and engine: FROM scratch, a root prepared here, no docker engine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::cluster::{self, pod_images};
+use crate::image::{self, Entry, Image};
+use crate::paths::Paths;
+use crate::progress::step;
+use crate::{programs, shell};
+
+/// Version of everything in this workspace, and so the tag of the images.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The engine's image is pulled onto every new GPU node: it has to stay small.
+const MAX_ENGINE_BYTES: u64 = 60_000_000;
+
+/// Places of the CA bundle: Debian and Ubuntu, Fedora.
+const CA_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
+
+/// What to do with the images once they are built.
+#[derive(Args, Debug, Default)]
+pub struct Options {
+    /// Push them to this registry and path, e.g. registry.example/team; credentials as docker keeps them.
+    #[arg(long, value_name = "REGISTRY/PATH")]
+    pub push: Option<String>,
+    /// The registry speaks plain HTTP.
+    #[arg(long, requires = "push")]
+    pub insecure: bool,
+    /// Load them into the local cluster.
+    #[arg(long)]
+    pub load: bool,
+}
+
+/// An image that was built.
+#[derive(Debug)]
+struct Built {
+    reference: String,
+    identity: String,
+    tar: PathBuf,
+}
+
+/// Builds both images, then pushes or loads them.
+pub fn run(paths: &Paths, options: &Options) -> Result<()> {
+    if options.load {
+        cluster::need(paths)?;
+    }
+    step("build operator and engine", |step| {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(&paths.root).args([
+            "build",
+            "--release",
+            "-p",
+            "qwen-operator",
+            "-p",
+            "qwen-engine",
+        ]);
+        shell::follow(cargo.args(["--bins", "--locked", "--color=never"]), |text| {
+            step.note(text.trim())
+        })?;
+        Ok(String::new())
+    })?;
+    fs::create_dir_all(paths.images())?;
+    let mut images = Vec::new();
+    for program in ["qwen-operator", "qwen-engine"] {
+        step(&format!("image {program}"), |_| {
+            let built = build(paths, program)?;
+            let bytes = fs::metadata(&built.tar)?.len();
+            if program == "qwen-engine" && bytes > MAX_ENGINE_BYTES {
+                bail!("the engine's image has {bytes} bytes, more than the {MAX_ENGINE_BYTES} allowed")
+            }
+            let remark = format!("{} MB, {}", (bytes + 500_000) / 1_000_000, built.tar.display());
+            images.push(built);
+            Ok(remark)
+        })?;
+    }
+    if let Some(prefix) = &options.push {
+        programs::install_crane(paths)?;
+        for built in &images {
+            let target = format!("{}/{}", prefix.trim_end_matches('/'), built.reference);
+            step(&format!("push {target}"), |_| {
+                push(paths, built, &target, options.insecure)
+            })?;
+        }
+    }
+    if options.load {
+        for built in &images {
+            step(&format!("load {}", built.reference), |_| {
+                pod_images::load_tar(paths, &built.reference, &built.identity, &built.tar)?;
+                Ok(String::new())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn build(paths: &Paths, program: &str) -> Result<Built> {
+    let binary = paths.cargo_target().join("release").join(program);
+    let reference = format!("{program}:{VERSION}");
+    let image = Image {
+        name: reference.clone(),
+        entrypoint: vec![format!("/usr/bin/{program}")],
+        user: "65532:65532".into(),
+        env: vec![
+            "PATH=/usr/bin".into(),
+            "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".into(),
+        ],
+        labels: vec![
+            ("org.opencontainers.image.title".into(), program.into()),
+            ("org.opencontainers.image.version".into(), VERSION.into()),
+            ("org.opencontainers.image.licenses".into(), "Apache-2.0".into()),
+        ],
+        files: root(program, &binary)?,
+    };
+    let tar = paths.images().join(format!("{program}.tar"));
+    let identity = image::write(&image, &tar)?;
+    Ok(Built {
+        reference,
+        identity,
+        tar,
+    })
+}
+
+/// The root file system: program, its libraries, CA bundle, a user, and a place for temporary files.
+fn root(program: &str, binary: &Path) -> Result<Vec<Entry>> {
+    let bundle = CA_BUNDLES.iter().find(|path| Path::new(path).exists());
+    let bundle = bundle.context("this machine has no CA bundle: install the package ca-certificates")?;
+    let libraries = libraries(&shell::output(Command::new("ldd").arg(binary))?)?;
+    let mut files = vec![
+        Entry::Folder("tmp".into(), 0o1777),
+        Entry::Text(
+            "etc/passwd".into(),
+            "root:x:0:0::/:/nologin\nnonroot:x:65532:65532::/tmp:/nologin\n".into(),
+        ),
+        Entry::Text("etc/group".into(), "root:x:0:\nnonroot:x:65532:\n".into()),
+        Entry::Copy("etc/ssl/certs/ca-certificates.crt".into(), bundle.into()),
+        Entry::Copy(format!("usr/bin/{program}"), binary.to_owned()),
+    ];
+    files.extend(
+        libraries
+            .into_iter()
+            .map(|path| Entry::Copy(path.trim_start_matches('/').into(), path.into())),
+    );
+    Ok(files)
+}
+
+/// Paths of shared libraries and the loader in what ldd prints.
+fn libraries(ldd: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for text in ldd.lines() {
+        if text.contains("not found") {
+            bail!("a shared library is missing on this machine: {}", text.trim())
+        }
+        // `libc.so.6 => /lib/…/libc.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`
+        found.extend(
+            text.split_whitespace()
+                .find(|word| word.starts_with('/'))
+                .map(str::to_owned),
+        );
+    }
+    Ok(found)
+}
+
+fn push(paths: &Paths, built: &Built, target: &str, insecure: bool) -> Result<String> {
+    let mut crane = Command::new(paths.program("crane"));
+    crane.arg("push").arg(&built.tar).arg(target);
+    if insecure {
+        crane.arg("--insecure");
+    }
+    Ok(shell::output(&mut crane)?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_ldd() {
+        let text = "\tlinux-vdso.so.1 (0x00007ff)\n\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x0)\n\t/lib64/ld-linux-x86-64.so.2 (0x0)\n";
+        assert_eq!(
+            libraries(text).unwrap(),
+            ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"]
+        );
+        assert_eq!(libraries("\tstatically linked\n").unwrap(), [] as [&str; 0]);
+        assert!(libraries("\tlibx.so => not found\n").is_err());
+    }
+
+    #[test]
+    fn the_root_has_the_program_and_no_more_than_it_needs() {
+        let files = root("sample", Path::new("/bin/sh")).unwrap();
+        let names: Vec<&str> = files
+            .iter()
+            .map(|entry| match entry {
+                Entry::Folder(name, _) | Entry::Text(name, _) | Entry::Copy(name, _) => name.as_str(),
+            })
+            .collect();
+        assert!(
+            names.contains(&"usr/bin/sample") && names.contains(&"etc/ssl/certs/ca-certificates.crt"),
+            "{names:?}"
+        );
+        assert!(names.iter().all(|name| !name.starts_with('/')), "{names:?}");
+    }
+}

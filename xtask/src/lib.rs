@@ -1,0 +1,12 @@
+//! The project's chores as a library: the local test cluster, container images, and the small helpers they share.
+
+pub mod certs;
+pub mod cluster;
+pub mod image;
+pub mod images;
+pub mod kube;
+pub mod paths;
+pub mod programs;
+pub mod progress;
+pub mod shell;
+pub mod wait;

@@ -1,0 +1,133 @@
+//! Running other programs: quietly, with their error text when they fail.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// How many last lines of a failed program are shown.
+const TAIL_LINES: usize = 20;
+
+/// A command line as one reads it.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Runs a command and returns what it wrote to stdout.
+///
+/// # Errors
+/// When it cannot start or does not succeed; with its stderr.
+pub fn output(command: &mut Command) -> Result<String> {
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    if !out.status.success() {
+        bail!(
+            "`{}` failed ({}): {}",
+            line(command),
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Runs a command with `input` on its stdin and returns its stdout.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin
+            .write_all(input.as_bytes())
+            .with_context(|| format!("`{}` did not read its input", line(command)))?;
+    }
+    let out = child.wait_with_output()?;
+    if !out.status.success() {
+        bail!(
+            "`{}` failed ({}): {}",
+            line(command),
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Runs a command, handing every line of its stderr to `each` as it comes.
+///
+/// # Errors
+/// When it cannot start or does not succeed; with its last lines.
+pub fn follow(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let mut tail = VecDeque::with_capacity(TAIL_LINES);
+    if let Some(stderr) = child.stderr.take() {
+        for text in BufReader::new(stderr).lines().map_while(Result::ok) {
+            each(&text);
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(text);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!(
+            "`{}` failed ({status}):\n{}",
+            line(command),
+            Vec::from(tail).join("\n")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_command_and_stderr() {
+        let error = output(Command::new("sh").args(["-c", "echo lost >&2; exit 3"]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("exit 3") && error.ends_with("lost"), "{error}");
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        assert_eq!(
+            output_with_input(&mut Command::new("cat"), "text").unwrap(),
+            "text"
+        );
+    }
+
+    #[test]
+    fn followed_lines_come_and_the_last_ones_are_in_the_error() {
+        let mut seen = Vec::new();
+        let error = follow(Command::new("sh").args(["-c", "seq 30 >&2; false"]), |text| {
+            seen.push(text.to_owned())
+        });
+        assert_eq!(seen.len(), 30);
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with("29\n30") && !error.contains("\n10\n"), "{error}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Waiting for a condition, with a limit and a last word on what was missing.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::progress::Step;
+
+/// Asks `condition` again and again until it gives a value; it answers `Err` with what is still missing.
+///
+/// # Errors
+/// When `limit` has passed: what was awaited, and what was missing the last time.
+pub fn until<T>(
+    step: &mut Step,
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return Ok(value),
+            Err(missing) if begun.elapsed() >= limit => {
+                bail!("waited {} s for {what}: {missing:#}", limit.as_secs())
+            }
+            Err(missing) => step.note(&format!("waiting for {what}: {missing:#}")),
+        }
+        sleep(Duration::from_millis(250));
+    }
+}
