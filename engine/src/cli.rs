@@ -21,7 +21,11 @@ impl Fatal {
         let line = format!("qwen-engine: {}", self.0.replace('\n', " "));
         eprintln!("{line}");
         // Opened without `create`: outside a pod the file must not appear.
-        if let Ok(mut file) = std::fs::OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG) {
+        if let Ok(mut file) = std::fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(TERMINATION_LOG)
+        {
             // The message is a courtesy; stderr already has it.
             let _ = writeln!(file, "{line}");
         }
@@ -30,7 +34,11 @@ impl Fatal {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "qwen-engine", version, about = "Serves Qwen3 models over the OpenAI API, with vLLM's flags and metrics")]
+#[command(
+    name = "qwen-engine",
+    version,
+    about = "Serves Qwen3 models over the OpenAI API, with vLLM's flags and metrics"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -140,7 +148,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Fatal> {
 /// The configuration that the arguments ask for, and the warnings to log once logging is up.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String>), Fatal> {
     let args: Vec<String> = args
-        .map(|arg| arg.into_string().map_err(|arg| Fatal(format!("the argument {arg:?} is not UTF-8"))))
+        .map(|arg| {
+            arg.into_string()
+                .map_err(|arg| Fatal(format!("the argument {arg:?} is not UTF-8")))
+        })
         .collect::<Result<_, _>>()?;
     let (args, warnings) = known::filter(args)?;
     let program = std::iter::once("qwen-engine".to_owned());
@@ -152,10 +163,17 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
 /// clap explains on several lines; the first says what is wrong, and a log line or a pod status has room for one.
 fn one_line(error: clap::Error) -> Fatal {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => {
             let text = error.render().to_string();
-            let words: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).filter(|line| !line.is_empty()).collect();
+            let words: Vec<&str> = text
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage:"))
+                .filter(|line| !line.is_empty())
+                .collect();
             let sentence = words.join(" ");
             let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
             Fatal(format!("{sentence}; run qwen-engine serve --help for the flags"))
@@ -183,8 +201,20 @@ mod tests {
         assert_eq!(config.max_model_len, Some(4096));
         assert_eq!(config.max_num_seqs, 8);
         assert!(!config.prefix_caching);
-        let named: Vec<&str> = warnings.iter().map(|line| line.split(' ').next().unwrap()).collect();
-        assert_eq!(named, ["--tensor-parallel-size", "--enforce-eager", "--disable-log-requests", "--swap-space", "--trust-remote-code"]);
+        let named: Vec<&str> = warnings
+            .iter()
+            .map(|line| line.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(
+            named,
+            [
+                "--tensor-parallel-size",
+                "--enforce-eager",
+                "--disable-log-requests",
+                "--swap-space",
+                "--trust-remote-code"
+            ]
+        );
     }
 
     #[test]
@@ -198,12 +228,18 @@ mod tests {
             ("serve m --reasoning-parser qwen3", "--reasoning-parser"),
             ("serve m --max-model-len many", "--max-model-len many"),
             ("serve m --max-num-seqs 0", "--max-num-seqs 0"),
-            ("serve m --gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5"),
+            (
+                "serve m --gpu-memory-utilization 1.5",
+                "--gpu-memory-utilization 1.5",
+            ),
             ("serve m --dtype int4", "--dtype int4"),
             ("serve m --device tpu", "--device tpu"),
             ("serve m --log-format xml", "--log-format xml"),
             ("serve m --port eighty", "--port"),
-            ("serve m --max-num-seqs 512 --max-num-batched-tokens 256", "--max-num-batched-tokens 256"),
+            (
+                "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
+                "--max-num-batched-tokens 256",
+            ),
         ] {
             let error = parse_words(line).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{line}: {error}");

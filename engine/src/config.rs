@@ -97,19 +97,37 @@ impl Config {
     pub fn from_args(args: ServeArgs) -> Result<Self, Fatal> {
         let model = args.model_tag.or(args.model).unwrap_or_default();
         if let Some(kind) = args.quantization.as_deref().filter(|kind| *kind != "none") {
-            return Err(refuse("--quantization", kind, "is not supported yet", "leave it out to serve the weights as they are"));
+            return Err(refuse(
+                "--quantization",
+                kind,
+                "is not supported yet",
+                "leave it out to serve the weights as they are",
+            ));
         }
         if args.kv_cache_dtype != "auto" {
-            return Err(refuse("--kv-cache-dtype", &args.kv_cache_dtype, "is not supported yet", "use auto"));
+            return Err(refuse(
+                "--kv-cache-dtype",
+                &args.kv_cache_dtype,
+                "is not supported yet",
+                "use auto",
+            ));
         }
         if !(args.gpu_memory_utilization > 0.0 && args.gpu_memory_utilization <= 1.0) {
-            return Err(refuse("--gpu-memory-utilization", args.gpu_memory_utilization, "is out of range", "use a number above 0, at most 1"));
+            return Err(refuse(
+                "--gpu-memory-utilization",
+                args.gpu_memory_utilization,
+                "is out of range",
+                "use a number above 0, at most 1",
+            ));
         }
         for (flag, value) in [
             ("--max-num-seqs", args.max_num_seqs),
             ("--max-queued-requests", args.max_queued_requests),
             ("--block-size", args.block_size),
-            ("--num-gpu-blocks-override", args.num_gpu_blocks_override.unwrap_or(1)),
+            (
+                "--num-gpu-blocks-override",
+                args.num_gpu_blocks_override.unwrap_or(1),
+            ),
         ] {
             if value == 0 {
                 return Err(refuse(flag, value, "is out of range", "use at least 1"));
@@ -117,10 +135,19 @@ impl Config {
         }
         let batched = tokens("--max-num-batched-tokens", &args.max_num_batched_tokens)?;
         if batched < args.max_num_seqs {
-            return Err(refuse("--max-num-batched-tokens", batched, &format!("is below --max-num-seqs {}", args.max_num_seqs), "every running request needs one token per step"));
+            return Err(refuse(
+                "--max-num-batched-tokens",
+                batched,
+                &format!("is below --max-num-seqs {}", args.max_num_seqs),
+                "every running request needs one token per step",
+            ));
         }
         Ok(Self {
-            served_names: if args.served_model_name.is_empty() { vec![model.clone()] } else { args.served_model_name },
+            served_names: if args.served_model_name.is_empty() {
+                vec![model.clone()]
+            } else {
+                args.served_model_name
+            },
             model,
             host: args.host,
             port: args.port,
@@ -136,14 +163,39 @@ impl Config {
             num_blocks: args.num_gpu_blocks_override,
             prefix_caching: !args.no_enable_prefix_caching,
             api_keys: args.api_key,
-            dtype: one_of("--dtype", &args.dtype, &[
-                ("auto", Dtype::Auto), ("float32", Dtype::F32), ("float", Dtype::F32), ("bfloat16", Dtype::Bf16), ("float16", Dtype::F16), ("half", Dtype::F16),
-            ])?,
-            device: one_of("--device", &args.device, &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)])?,
+            dtype: one_of(
+                "--dtype",
+                &args.dtype,
+                &[
+                    ("auto", Dtype::Auto),
+                    ("float32", Dtype::F32),
+                    ("float", Dtype::F32),
+                    ("bfloat16", Dtype::Bf16),
+                    ("float16", Dtype::F16),
+                    ("half", Dtype::F16),
+                ],
+            )?,
+            device: one_of(
+                "--device",
+                &args.device,
+                &[
+                    ("auto", DeviceChoice::Auto),
+                    ("cpu", DeviceChoice::Cpu),
+                    ("cuda", DeviceChoice::Cuda),
+                ],
+            )?,
             seed: args.seed,
-            model_sampling_defaults: one_of("--generation-config", &args.generation_config, &[("auto", true), ("vllm", false)])?,
+            model_sampling_defaults: one_of(
+                "--generation-config",
+                &args.generation_config,
+                &[("auto", true), ("vllm", false)],
+            )?,
             drain_timeout: Duration::from_secs(args.drain_timeout),
-            log_format: one_of("--log-format", &args.log_format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            log_format: one_of(
+                "--log-format",
+                &args.log_format,
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            )?,
             log_level: args.log_level,
             revision: args.revision,
             download_dir: args.download_dir,
@@ -158,10 +210,19 @@ fn refuse(flag: &str, value: impl std::fmt::Display, wrong: &str, instead: &str)
 }
 
 fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, Fatal> {
-    choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        refuse(flag, value, "is not known", &format!("use one of {}", names.join(", ")))
-    })
+    choices
+        .iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            refuse(
+                flag,
+                value,
+                "is not known",
+                &format!("use one of {}", names.join(", ")),
+            )
+        })
 }
 
 /// Reads 4096, 4k (4000) and 4K (4096), as vLLM does.
@@ -174,7 +235,14 @@ fn tokens(flag: &str, text: &str) -> Result<usize, Fatal> {
         _ => (text, 1.0),
     };
     match digits.parse::<f64>().map(|number| number * unit) {
-        Ok(number) if number >= 1.0 && number <= LONGEST as f64 && number.fract() == 0.0 => Ok(number as usize),
-        _ => Err(refuse(flag, text, "is not a number of tokens", "use for example 4096, 32k or 32K")),
+        Ok(number) if number >= 1.0 && number <= LONGEST as f64 && number.fract() == 0.0 => {
+            Ok(number as usize)
+        }
+        _ => Err(refuse(
+            flag,
+            text,
+            "is not a number of tokens",
+            "use for example 4096, 32k or 32K",
+        )),
     }
 }

@@ -35,7 +35,9 @@ pub fn app(state: Arc<App>) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/version", get(status::version))
         .fallback(|OriginalUri(uri): OriginalUri| async move { ApiError::NoRoute(uri.path().to_owned()) })
-        .method_not_allowed_fallback(|OriginalUri(uri): OriginalUri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
+        .method_not_allowed_fallback(|OriginalUri(uri): OriginalUri| async move {
+            ApiError::WrongMethod(uri.path().to_owned())
+        })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(state.clone(), access::record))
         .with_state(state)

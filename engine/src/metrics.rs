@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::{CounterVec, Gauge, Histogram, HistogramVec, Registry, TextEncoder, process_collector::ProcessCollector};
+use prometheus::{
+    CounterVec, Gauge, Histogram, HistogramVec, Registry, TextEncoder, process_collector::ProcessCollector,
+};
 
 use self::{
     build::{Builder, Result},
@@ -63,7 +65,11 @@ impl Metrics {
     /// All families but those that follow the model's length. Errors: a name or label that Prometheus refuses.
     pub fn new(model_name: &str) -> Result<Self> {
         let registry = Registry::new();
-        let with = |labels: &[(&str, &str)]| Builder { registry: &registry, labels: owned(labels), max_model_len: 0 };
+        let with = |labels: &[(&str, &str)]| Builder {
+            registry: &registry,
+            labels: owned(labels),
+            max_model_len: 0,
+        };
         let ours = with(&[("engine", "0"), ("model_name", model_name)]);
         // vLLM counts rejections before an engine is chosen.
         let rejections = with(&[("model_name", model_name)]).counters(&families::REJECTIONS)?;
@@ -98,7 +104,11 @@ impl Metrics {
     /// Adds the families that follow the model's length, and the cache's description. Call once, before the engine starts.
     pub fn model_known(&self, max_model_len: usize, cache: &CacheInfo) -> Result<()> {
         let labels = owned(&[("engine", "0"), ("model_name", &self.model_name)]);
-        let builder = Builder { registry: &self.registry, labels, max_model_len };
+        let builder = Builder {
+            registry: &self.registry,
+            labels,
+            max_model_len,
+        };
         // A second call would fail above, on registering, so this cannot be taken already.
         let _ = self.lengths.set(LengthMetrics::new(&builder)?);
         let text = |value: &dyn std::fmt::Display| value.to_string();
@@ -107,12 +117,27 @@ impl Metrics {
             ("engine".to_owned(), text(&0)),
             ("block_size".to_owned(), text(&cache.block_size)),
             ("cache_dtype".to_owned(), text(&"auto")),
-            ("enable_prefix_caching".to_owned(), text(&if cache.prefix_caching { "True" } else { "False" })),
-            ("gpu_memory_utilization".to_owned(), text(&cache.gpu_memory_utilization)),
-            ("kv_cache_size_tokens".to_owned(), text(&(cache.num_blocks * cache.block_size))),
+            (
+                "enable_prefix_caching".to_owned(),
+                text(&if cache.prefix_caching { "True" } else { "False" }),
+            ),
+            (
+                "gpu_memory_utilization".to_owned(),
+                text(&cache.gpu_memory_utilization),
+            ),
+            (
+                "kv_cache_size_tokens".to_owned(),
+                text(&(cache.num_blocks * cache.block_size)),
+            ),
             ("num_gpu_blocks".to_owned(), text(&cache.num_blocks)),
         ]);
-        Builder { registry: &self.registry, labels, max_model_len }.gauge(&families::CACHE_CONFIG)?.set(1.0);
+        Builder {
+            registry: &self.registry,
+            labels,
+            max_model_len,
+        }
+        .gauge(&families::CACHE_CONFIG)?
+        .set(1.0);
         Ok(())
     }
 
@@ -120,7 +145,9 @@ impl Metrics {
     pub fn set_life(&self, progress: &Progress, ready: bool, draining: bool) {
         self.life.load_bytes.set(progress.done() as f64);
         self.life.load_total.set(progress.total() as f64);
-        self.life.load_eta.set(progress.eta(Instant::now()).map_or(0.0, |eta| eta.as_secs_f64()));
+        self.life
+            .load_eta
+            .set(progress.eta(Instant::now()).map_or(0.0, |eta| eta.as_secs_f64()));
         self.life.ready.set(f64::from(u8::from(ready)));
         self.life.draining.set(f64::from(u8::from(draining)));
     }
@@ -140,9 +167,13 @@ impl Metrics {
 
     /// An HTTP exchange ended. `handler` is the route's path.
     pub fn http(&self, handler: &str, method: &str, status: u16, took: Duration) {
-        self.http_requests.with_label_values(&[handler, method, &format!("{}xx", status / 100)]).inc();
+        self.http_requests
+            .with_label_values(&[handler, method, &format!("{}xx", status / 100)])
+            .inc();
         self.http_fine.observe(took.as_secs_f64());
-        self.http_coarse.with_label_values(&[handler, method]).observe(took.as_secs_f64());
+        self.http_coarse
+            .with_label_values(&[handler, method])
+            .observe(took.as_secs_f64());
     }
 
     /// The exposition as of `now`. Errors: the encoder's.
@@ -166,5 +197,8 @@ impl Observer for Metrics {
 }
 
 fn owned(labels: &[(&str, &str)]) -> HashMap<String, String> {
-    labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    labels
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }

@@ -14,7 +14,11 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { started: Instant::now(), done: AtomicU64::new(0), total: AtomicU64::new(0) }
+        Self {
+            started: Instant::now(),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
     }
 }
 

@@ -12,8 +12,12 @@ pub struct ShutdownSignal {
 impl ShutdownSignal {
     /// Listens from now on. Errors: the system refuses a handler.
     pub fn listen() -> Result<Self, Fatal> {
-        let listen = |kind| signal(kind).map_err(|error| Fatal(format!("cannot listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let listen =
+            |kind| signal(kind).map_err(|error| Fatal(format!("cannot listen for signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     /// Resolves when either arrives.

@@ -1,7 +1,11 @@
 //! The model's chat template, rendered as Hugging Face transformers renders it.
 use std::{io, sync::Arc};
 
-use minijinja::{Environment, Error, ErrorKind, Value, context, syntax::SyntaxConfig, value::{Kwargs, Serde}};
+use minijinja::{
+    Environment, Error, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
+};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::{Map, ser};
@@ -33,28 +37,44 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
-        environment.set_syntax(syntax.build().map_err(|error| TemplateError::Syntax(error.to_string()))?);
+        environment.set_syntax(
+            syntax
+                .build()
+                .map_err(|error| TemplateError::Syntax(error.to_string()))?,
+        );
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_filter("tojson", tojson);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> { Err(Error::new(ErrorKind::InvalidOperation, message)) });
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| TemplateError::Syntax(error.to_string()))?;
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TemplateError::Syntax(error.to_string()))?;
         Ok(Self(Arc::new(environment)))
     }
 
     /// The prompt for the assistant's next message. `variables` are the request's `chat_template_kwargs`.
-    pub fn render(&self, messages: &[Message], variables: &Map<String, serde_json::Value>) -> Result<String, TemplateError> {
-        let refused = |error: Error| TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned));
+    pub fn render(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        let refused = |error: Error| {
+            TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned))
+        };
         let template = self.0.get_template(NAME).map_err(refused)?;
         // Names before `..` win: a request cannot replace its own messages.
-        let context = context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
+        let context =
+            context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
         template.render(context).map_err(refused)
     }
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False)`; minijinja's own filter escapes for HTML.
@@ -62,7 +82,10 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let mut out = Vec::new();
     let done = match indent {
-        Some(width) => value.serialize(&mut ser::Serializer::with_formatter(&mut out, ser::PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes()))),
+        Some(width) => value.serialize(&mut ser::Serializer::with_formatter(
+            &mut out,
+            ser::PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes()),
+        )),
         None => value.serialize(&mut ser::Serializer::with_formatter(&mut out, Spaced)),
     };
     done.map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
@@ -152,7 +175,9 @@ mod tests {
 
     fn render(messages: serde_json::Value, variables: serde_json::Value) -> Result<String, TemplateError> {
         let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
-        ChatTemplate::new(LIKE_QWEN3).unwrap().render(&messages, variables.as_object().unwrap())
+        ChatTemplate::new(LIKE_QWEN3)
+            .unwrap()
+            .render(&messages, variables.as_object().unwrap())
     }
 
     #[test]
@@ -181,21 +206,41 @@ mod tests {
         let ask = json!([{"role": "user", "content": "Hi"}]);
         let open = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(render(ask.clone(), json!({})).unwrap(), open);
-        assert_eq!(render(ask.clone(), json!({"enable_thinking": true})).unwrap(), open);
-        assert_eq!(render(ask, json!({"enable_thinking": false})).unwrap(), format!("{open}<think>\n\n</think>\n\n"));
+        assert_eq!(
+            render(ask.clone(), json!({"enable_thinking": true})).unwrap(),
+            open
+        );
+        assert_eq!(
+            render(ask, json!({"enable_thinking": false})).unwrap(),
+            format!("{open}<think>\n\n</think>\n\n")
+        );
     }
 
     #[test]
     fn what_the_template_raises_reaches_the_client() {
         let error = render(json!([{"role": "judge", "content": "Hi"}]), json!({})).unwrap_err();
-        assert_eq!(error.to_string(), "the model's chat template refuses these messages: no such role: judge");
-        assert!(matches!(ChatTemplate::new("{% if %}"), Err(TemplateError::Syntax(_))));
+        assert_eq!(
+            error.to_string(),
+            "the model's chat template refuses these messages: no such role: judge"
+        );
+        assert!(matches!(
+            ChatTemplate::new("{% if %}"),
+            Err(TemplateError::Syntax(_))
+        ));
     }
 
     #[test]
     fn helpers_of_transformers() {
-        let render = |source: &str| ChatTemplate::new(source).unwrap().render(&[], &Map::new()).unwrap();
-        assert_eq!(render("{{ {'a': [1, true, none]} | tojson }}"), r#"{"a": [1, true, null]}"#);
+        let render = |source: &str| {
+            ChatTemplate::new(source)
+                .unwrap()
+                .render(&[], &Map::new())
+                .unwrap()
+        };
+        assert_eq!(
+            render("{{ {'a': [1, true, none]} | tojson }}"),
+            r#"{"a": [1, true, null]}"#
+        );
         assert_eq!(render("{{ strftime_now('%Y')[:2] }}"), "20");
         assert_eq!(render("{% if true %}\n  x\n{% endif %}\n"), "  x\n");
     }

@@ -36,17 +36,26 @@ struct Inner {
 impl Tokenizer {
     /// Reads a tokenizer.json. Errors: malformed, or not byte-level.
     pub fn from_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
-        let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| TokenizerError::Malformed(error.to_string()))?;
+        let tokenizer = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|error| TokenizerError::Malformed(error.to_string()))?;
         let byte_level = match tokenizer.get_decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => true,
-            Some(DecoderWrapper::Sequence(sequence)) => sequence.get_decoders().iter().any(|one| matches!(one, DecoderWrapper::ByteLevel(_))),
+            Some(DecoderWrapper::Sequence(sequence)) => sequence
+                .get_decoders()
+                .iter()
+                .any(|one| matches!(one, DecoderWrapper::ByteLevel(_))),
             _ => false,
         };
         if !byte_level {
             return Err(TokenizerError::NotByteLevel);
         }
         let added = tokenizer.get_added_tokens_decoder();
-        let size = added.keys().map(|id| *id as usize + 1).max().unwrap_or(0).max(tokenizer.get_vocab_size(true));
+        let size = added
+            .keys()
+            .map(|id| *id as usize + 1)
+            .max()
+            .unwrap_or(0)
+            .max(tokenizer.get_vocab_size(true));
         let (mut bytes, mut ends, mut special) = (Vec::new(), Vec::with_capacity(size), vec![false; size]);
         for id in 0..size as u32 {
             if let Some(token) = added.get(&id) {
@@ -57,12 +66,21 @@ impl Tokenizer {
             }
             ends.push(bytes.len() as u32);
         }
-        Ok(Self(Arc::new(Inner { tokenizer, bytes, ends, special })))
+        Ok(Self(Arc::new(Inner {
+            tokenizer,
+            bytes,
+            ends,
+            special,
+        })))
     }
 
     /// Tokens of a text. `special` adds what the post-processor adds (nothing, for Qwen3).
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.0.tokenizer.encode_fast(text, special).map_err(|error| TokenizerError::Text(error.to_string()))?;
+        let encoding = self
+            .0
+            .tokenizer
+            .encode_fast(text, special)
+            .map_err(|error| TokenizerError::Text(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -79,7 +97,9 @@ impl Tokenizer {
     /// The bytes a token stands for; empty for numbers that are no token.
     pub fn bytes(&self, token: u32) -> &[u8] {
         let at = token as usize;
-        let Some(end) = self.0.ends.get(at) else { return &[] };
+        let Some(end) = self.0.ends.get(at) else {
+            return &[];
+        };
         let start = if at == 0 { 0 } else { self.0.ends[at - 1] };
         &self.0.bytes[start as usize..*end as usize]
     }
@@ -91,7 +111,9 @@ impl Tokenizer {
 
     /// A tokenizer of the 256 bytes and Qwen3's two end tokens (256 and 257), for use with the fake model.
     pub fn of_bytes() -> Result<Self, TokenizerError> {
-        let vocab: serde_json::Map<String, serde_json::Value> = (0..=255).map(|byte| (char_of(byte).to_string(), byte.into())).collect();
+        let vocab: serde_json::Map<String, serde_json::Value> = (0..=255)
+            .map(|byte| (char_of(byte).to_string(), byte.into()))
+            .collect();
         let special = |id: u32, text: &str| serde_json::json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
         let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
         let json = serde_json::json!({
@@ -117,7 +139,8 @@ fn char_of(byte: u8) -> char {
 
 fn extend_with_bytes(bytes: &mut Vec<u8>, token: &str) {
     use std::{collections::HashMap, sync::LazyLock};
-    static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| (0..=255).map(|byte| (char_of(byte), byte)).collect());
+    static BYTES: LazyLock<HashMap<char, u8>> =
+        LazyLock::new(|| (0..=255).map(|byte| (char_of(byte), byte)).collect());
     let start = bytes.len();
     for char in token.chars() {
         let Some(byte) = BYTES.get(&char) else {
@@ -139,7 +162,11 @@ mod tests {
         let tokenizer = Tokenizer::of_bytes().unwrap();
         let text = "Grüße, 世界 🙂\n<|im_end|>";
         let tokens = tokenizer.encode(text, false).unwrap();
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.bytes(*token)).copied().collect();
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| tokenizer.bytes(*token))
+            .copied()
+            .collect();
         assert_eq!(bytes, text.as_bytes());
         assert_eq!(tokens.last(), Some(&257));
         assert!(tokenizer.is_special(257) && !tokenizer.is_special(65));
@@ -151,8 +178,14 @@ mod tests {
 
     #[test]
     fn other_tokenizers_are_refused() {
-        assert!(matches!(Tokenizer::from_bytes(b"{}"), Err(TokenizerError::Malformed(_))));
+        assert!(matches!(
+            Tokenizer::from_bytes(b"{}"),
+            Err(TokenizerError::Malformed(_))
+        ));
         let json = r#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
-        assert!(matches!(Tokenizer::from_bytes(json.as_bytes()), Err(TokenizerError::NotByteLevel)));
+        assert!(matches!(
+            Tokenizer::from_bytes(json.as_bytes()),
+            Err(TokenizerError::NotByteLevel)
+        ));
     }
 }

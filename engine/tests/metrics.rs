@@ -19,7 +19,17 @@ const EXPECTED: &str = include_str!("metrics/expected.txt");
 /// One request of 20 prompt tokens, 4 of them cached, and 3 tokens of output; one that left in the queue; one rejected.
 fn known_traffic() -> String {
     let metrics = Metrics::new("qwen3").unwrap();
-    metrics.model_known(2048, &CacheInfo { block_size: 16, num_blocks: 100, prefix_caching: true, gpu_memory_utilization: 0.9 }).unwrap();
+    metrics
+        .model_known(
+            2048,
+            &CacheInfo {
+                block_size: 16,
+                num_blocks: 100,
+                prefix_caching: true,
+                gpu_memory_utilization: 0.9,
+            },
+        )
+        .unwrap();
     let progress = Progress::default();
     progress.set_total(1000);
     progress.set_done(1000);
@@ -36,7 +46,14 @@ fn known_traffic() -> String {
         first_token_latencies: vec![0.03],
         inter_token_latencies: vec![],
     };
-    let decode = StepStats { running: 1, waiting: 2, kv_usage: 0.5, generated_tokens: 1, inter_token_latencies: vec![0.06], ..StepStats::default() };
+    let decode = StepStats {
+        running: 1,
+        waiting: 2,
+        kv_usage: 0.5,
+        generated_tokens: 1,
+        inter_token_latencies: vec![0.06],
+        ..StepStats::default()
+    };
     metrics.step(&prefill);
     metrics.step(&decode);
     metrics.step(&decode);
@@ -80,10 +97,17 @@ fn known_traffic() -> String {
 fn the_exposition_is_as_committed() {
     let text = known_traffic();
     if std::env::var_os("UPDATE_EXPECT").is_some() {
-        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metrics/expected.txt"), &text).unwrap();
+        std::fs::write(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metrics/expected.txt"),
+            &text,
+        )
+        .unwrap();
         return;
     }
-    assert!(text == EXPECTED, "/metrics changed; run the test with UPDATE_EXPECT=1 and look at the difference:\n{text}");
+    assert!(
+        text == EXPECTED,
+        "/metrics changed; run the test with UPDATE_EXPECT=1 and look at the difference:\n{text}"
+    );
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -103,7 +127,8 @@ fn families_of(text: &str) -> BTreeMap<String, Family> {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
             current = name.to_owned();
             families.entry(current.clone()).or_default().help = help.to_owned();
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             families.entry(name.to_owned()).or_default().kind = kind.to_owned();
         } else if let Some((_, labels)) = line.split_once('{') {
             let family = families.get_mut(&current).unwrap();
@@ -128,14 +153,25 @@ fn families_that_vllm_has_are_equal_to_its() {
     let mut shared = 0;
     for (name, ours) in &ours {
         let Some(theirs) = theirs.get(name) else {
-            let own = ["vllm:request_latency_seconds", "vllm:gpu_cache_usage", "vllm:cpu_swap_cache_usage", "vllm:generated_tokens_per_second"];
-            assert!(name.starts_with("qwen:") || own.contains(&name.as_str()), "{name} is neither vLLM's nor one of ours");
+            let own = [
+                "vllm:request_latency_seconds",
+                "vllm:gpu_cache_usage",
+                "vllm:cpu_swap_cache_usage",
+                "vllm:generated_tokens_per_second",
+            ];
+            assert!(
+                name.starts_with("qwen:") || own.contains(&name.as_str()),
+                "{name} is neither vLLM's nor one of ours"
+            );
             continue;
         };
         shared += 1;
         if name == "vllm:cache_config_info" {
             // Of its labels only those that describe something here.
-            assert!(ours.labels.is_subset(&theirs.labels) && ours.help == theirs.help && ours.kind == theirs.kind, "{ours:?}");
+            assert!(
+                ours.labels.is_subset(&theirs.labels) && ours.help == theirs.help && ours.kind == theirs.kind,
+                "{ours:?}"
+            );
         } else {
             assert_eq!(ours, theirs, "{name}");
         }
@@ -146,6 +182,9 @@ fn families_that_vllm_has_are_equal_to_its() {
 #[test]
 fn the_table_is_what_is_served() {
     let served: BTreeSet<String> = families_of(EXPECTED).into_keys().collect();
-    let table: BTreeSet<String> = families::ALL.iter().map(|family| family.name.to_owned()).collect();
+    let table: BTreeSet<String> = families::ALL
+        .iter()
+        .map(|family| family.name.to_owned())
+        .collect();
     assert_eq!(served, table);
 }

@@ -99,8 +99,12 @@ fn judge(name: &str, value: &str, rule: Rule) -> Result<(), Fatal> {
     match rule {
         Warn => Ok(()),
         Only(only) if value == only => Ok(()),
-        Only(only) => Err(Fatal(format!("{name} {value} is not supported; leave {name} out or set it to {only}"))),
-        Refuse => Err(Fatal(format!("{name} would change what is served and is not supported; leave it out"))),
+        Only(only) => Err(Fatal(format!(
+            "{name} {value} is not supported; leave {name} out or set it to {only}"
+        ))),
+        Refuse => Err(Fatal(format!(
+            "{name} would change what is served and is not supported; leave it out"
+        ))),
     }
 }
 

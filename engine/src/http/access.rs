@@ -27,13 +27,25 @@ pub(super) struct RequestId(pub(super) String);
 pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = given_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     request.extensions_mut().insert(RequestId(id.clone()));
-    let path = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", |path| path.as_str())
+        .to_owned();
     let (started, method) = (Instant::now(), request.method().clone());
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
     }
-    let exchange = Exchange { app, id, path, method, status: response.status().as_u16(), started, tally: response.extensions_mut().remove::<Arc<Tally>>() };
+    let exchange = Exchange {
+        app,
+        id,
+        path,
+        method,
+        status: response.status().as_u16(),
+        started,
+        tally: response.extensions_mut().remove::<Arc<Tally>>(),
+    };
     // The closure owns the exchange, so it is dropped with the body: at the end of a stream, or when the client leaves.
     response.map(|body| {
         Body::new(body.map_err(move |error| {

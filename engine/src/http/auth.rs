@@ -26,10 +26,14 @@ impl ApiKeys {
         if self.0.is_empty() {
             return true;
         }
-        let Some(("Bearer" | "bearer", key)) = header.and_then(|header| header.split_once(' ')) else { return false };
+        let Some(("Bearer" | "bearer", key)) = header.and_then(|header| header.split_once(' ')) else {
+            return false;
+        };
         let given = digest(key.trim());
         // Every key is compared over its whole length, so the time tells neither which matched nor how far.
-        self.0.iter().fold(false, |found, key| found | (key.iter().zip(&given).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0))
+        self.0.iter().fold(false, |found, key| {
+            found | (key.iter().zip(&given).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0)
+        })
     }
 }
 
@@ -37,7 +41,18 @@ fn digest(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-pub(super) async fn require_key(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if app.keys.admit(header) { Ok(next.run(request).await) } else { Err(ApiError::Unauthorized) }
+pub(super) async fn require_key(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    if app.keys.admit(header) {
+        Ok(next.run(request).await)
+    } else {
+        Err(ApiError::Unauthorized)
+    }
 }

@@ -25,12 +25,25 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(metrics: Arc<Metrics>, prompts: &[Vec<u32>], n: usize) -> Self {
-        let generated = std::iter::repeat_with(AtomicUsize::default).take(prompts.len() * n).collect();
-        Self { metrics, n, prompt_tokens: prompts.iter().map(Vec::len).sum(), generated }
+        let generated = std::iter::repeat_with(AtomicUsize::default)
+            .take(prompts.len() * n)
+            .collect();
+        Self {
+            metrics,
+            n,
+            prompt_tokens: prompts.iter().map(Vec::len).sum(),
+            generated,
+        }
     }
 
     pub(super) fn usage(&self) -> Usage {
-        Usage::new(self.prompt_tokens, self.generated.iter().map(|count| count.load(Ordering::Relaxed)).sum())
+        Usage::new(
+            self.prompt_tokens,
+            self.generated
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .sum(),
+        )
     }
 }
 

@@ -48,8 +48,18 @@ impl App {
     /// A server that is still loading. `names` are what requests may call the model, at least one.
     pub fn new(names: Vec<String>, keys: ApiKeys, metrics: Arc<Metrics>, progress: Arc<Progress>) -> Self {
         // A clock before 1970 only makes /v1/models say 1970.
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { names, keys, metrics, created, progress, serving: OnceLock::new(), draining: AtomicBool::new(false) }
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            names,
+            keys,
+            metrics,
+            created,
+            progress,
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// The model is loaded: requests are taken from now on. A second call changes nothing.
@@ -83,7 +93,9 @@ impl App {
     /// The model, if requests are taken. Errors say why not.
     pub(super) fn ready(&self) -> Result<&Serving, ApiError> {
         if self.is_draining() {
-            return Err(ApiError::Unavailable("The server is shutting down and takes no new requests.".to_owned()));
+            return Err(ApiError::Unavailable(
+                "The server is shutting down and takes no new requests.".to_owned(),
+            ));
         }
         self.serving.get().ok_or_else(|| {
             let (done, total) = (self.progress.done(), self.progress.total());

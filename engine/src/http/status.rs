@@ -18,7 +18,10 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
         None => (StatusCode::OK, json!("loading")),
         Some(Health::Idle) => (StatusCode::OK, json!("idle")),
         Some(Health::Stepping) => (StatusCode::OK, json!("stepping")),
-        Some(Health::Stuck(since)) => (StatusCode::SERVICE_UNAVAILABLE, json!(format!("stuck for {} s in one step", since.as_secs()))),
+        Some(Health::Stuck(since)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!(format!("stuck for {} s in one step", since.as_secs())),
+        ),
         Some(Health::Dead) => (StatusCode::SERVICE_UNAVAILABLE, json!("dead")),
     };
     (status, Json(json!({"status": state}))).into_response()
@@ -26,7 +29,9 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
 
 /// Readiness: whether a request sent now would be taken, and if not, why.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    let Err(error) = app.ready() else { return Json(json!({"ready": true})).into_response() };
+    let Err(error) = app.ready() else {
+        return Json(json!({"ready": true})).into_response();
+    };
     let progress = app.progress();
     let body = json!({
         "ready": false,
@@ -40,8 +45,12 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    app.metrics.set_life(app.progress(), app.ready().is_ok(), app.is_draining());
-    let text = app.metrics.render(Instant::now()).map_err(|error| ApiError::Internal(format!("The metrics cannot be written: {error}.")))?;
+    app.metrics
+        .set_life(app.progress(), app.ready().is_ok(), app.is_draining());
+    let text = app
+        .metrics
+        .render(Instant::now())
+        .map_err(|error| ApiError::Internal(format!("The metrics cannot be written: {error}.")))?;
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 

@@ -1,7 +1,10 @@
 //! From the table to registered metrics.
 use std::collections::HashMap;
 
-use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, core::Collector};
+use prometheus::{
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry,
+    core::Collector,
+};
 
 use super::families::{Buckets, Family, Kind};
 
@@ -49,7 +52,9 @@ impl Builder<'_> {
             Kind::Histogram(Buckets::Fixed(bounds)) => bounds.to_vec(),
             _ => up_to(self.max_model_len),
         };
-        HistogramOpts::new(family.name, family.help).const_labels(self.labels.clone()).buckets(buckets)
+        HistogramOpts::new(family.name, family.help)
+            .const_labels(self.labels.clone())
+            .buckets(buckets)
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C> {
@@ -61,7 +66,11 @@ impl Builder<'_> {
 /// 1, 2, 5, 10, … while not above `most`.
 fn up_to(most: usize) -> Vec<f64> {
     let decades = std::iter::successors(Some(1usize), |decade| decade.checked_mul(10));
-    decades.flat_map(|decade| [1, 2, 5].map(|step| decade.saturating_mul(step))).take_while(|bound| *bound <= most).map(|bound| bound as f64).collect()
+    decades
+        .flat_map(|decade| [1, 2, 5].map(|step| decade.saturating_mul(step)))
+        .take_while(|bound| *bound <= most)
+        .map(|bound| bound as f64)
+        .collect()
 }
 
 #[cfg(test)]

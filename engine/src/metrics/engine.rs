@@ -88,7 +88,9 @@ impl EngineMetrics {
     pub(super) fn step(&self, stats: &StepStats, now: Instant) {
         self.running.set(stats.running as f64);
         self.waiting.set(stats.waiting as f64);
-        self.waiting_by_reason.with_label_values(&["capacity"]).set(stats.waiting as f64);
+        self.waiting_by_reason
+            .with_label_values(&["capacity"])
+            .set(stats.waiting as f64);
         for gauge in &self.kv_usage {
             gauge.set(stats.kv_usage);
         }
@@ -96,20 +98,34 @@ impl EngineMetrics {
         self.prefix_hits.inc_by(stats.prefix_hits as f64);
         self.preemptions.inc_by(stats.preemptions as f64);
         // vLLM counts a prompt's cached tokens as prompt tokens too, and tells them apart by source.
-        self.prompt_tokens.inc_by((stats.prefill_tokens + stats.prefix_hits) as f64);
-        self.prompt_by_source.with_label_values(&["local_compute"]).inc_by(stats.prefill_tokens as f64);
-        self.prompt_by_source.with_label_values(&["local_cache_hit"]).inc_by(stats.prefix_hits as f64);
+        self.prompt_tokens
+            .inc_by((stats.prefill_tokens + stats.prefix_hits) as f64);
+        self.prompt_by_source
+            .with_label_values(&["local_compute"])
+            .inc_by(stats.prefill_tokens as f64);
+        self.prompt_by_source
+            .with_label_values(&["local_cache_hit"])
+            .inc_by(stats.prefix_hits as f64);
         self.prompt_cached.inc_by(stats.prefix_hits as f64);
         self.generation_tokens.inc_by(stats.generated_tokens as f64);
         if stats.generated_tokens > 0 {
-            self.rate.lock().unwrap_or_else(PoisonError::into_inner).add(now, stats.generated_tokens);
+            self.rate
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(now, stats.generated_tokens);
         }
         let tokens = stats.prefill_tokens + stats.generated_tokens;
         if tokens > 0 {
             self.iteration_tokens.observe(tokens as f64);
         }
-        stats.first_token_latencies.iter().for_each(|seconds| self.first_token.observe(*seconds));
-        stats.inter_token_latencies.iter().for_each(|seconds| self.inter_token.observe(*seconds));
+        stats
+            .first_token_latencies
+            .iter()
+            .for_each(|seconds| self.first_token.observe(*seconds));
+        stats
+            .inter_token_latencies
+            .iter()
+            .for_each(|seconds| self.inter_token.observe(*seconds));
     }
 
     pub(super) fn finished(&self, request: &FinishedRequest) {
@@ -126,19 +142,31 @@ impl EngineMetrics {
         }
         self.request_preemptions.observe(request.preemptions as f64);
         // A request that left early has only the phases that it reached.
-        self.queue.observe(seconds(request.queued, request.scheduled.unwrap_or(request.finished)));
-        let (Some(scheduled), Some(first), Some(last)) = (request.scheduled, request.first_token, request.last_token) else { return };
+        self.queue.observe(seconds(
+            request.queued,
+            request.scheduled.unwrap_or(request.finished),
+        ));
+        let (Some(scheduled), Some(first), Some(last)) =
+            (request.scheduled, request.first_token, request.last_token)
+        else {
+            return;
+        };
         self.prefill.observe(seconds(scheduled, first));
         self.decode.observe(seconds(first, last));
         self.inference.observe(seconds(scheduled, last));
         if request.generated_tokens > 1 {
-            let each = last.saturating_duration_since(first) / u32::try_from(request.generated_tokens - 1).unwrap_or(u32::MAX);
+            let each = last.saturating_duration_since(first)
+                / u32::try_from(request.generated_tokens - 1).unwrap_or(u32::MAX);
             self.per_output_token.observe(Duration::as_secs_f64(&each));
         }
     }
 
     pub(super) fn scrape(&self, now: Instant) {
-        let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(now);
+        let rate = self
+            .rate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .per_second(now);
         self.tokens_per_second.set(rate);
     }
 }
@@ -166,6 +194,7 @@ impl LengthMetrics {
         self.prompt.observe(request.prompt_tokens as f64);
         self.generation.observe(request.generated_tokens as f64);
         self.max_tokens.observe(request.max_tokens as f64);
-        self.prefill_computed.observe(request.prompt_tokens.saturating_sub(request.cached_tokens) as f64);
+        self.prefill_computed
+            .observe(request.prompt_tokens.saturating_sub(request.cached_tokens) as f64);
     }
 }

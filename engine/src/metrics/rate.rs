@@ -29,7 +29,11 @@ impl Rate {
     }
 
     fn forget(&mut self, now: Instant) {
-        while self.counts.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW) {
+        while self
+            .counts
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW)
+        {
             self.counts.pop_front();
         }
     }

@@ -25,7 +25,14 @@ pub struct Detokenizer {
 impl Detokenizer {
     /// `stops` must not hold empty strings.
     pub fn new(tokenizer: Tokenizer, skip_special: bool, stops: Vec<String>, include_stop: bool) -> Self {
-        Self { tokenizer, skip_special, stops, include_stop, partial: Vec::new(), held: String::new() }
+        Self {
+            tokenizer,
+            skip_special,
+            stops,
+            include_stop,
+            partial: Vec::new(),
+            held: String::new(),
+        }
     }
 
     /// Takes the next token; `watch` says whether stop strings count yet.
@@ -33,10 +40,18 @@ impl Detokenizer {
         if !(self.skip_special && self.tokenizer.is_special(token)) {
             self.partial.extend_from_slice(self.tokenizer.bytes(token));
             let whole = whole_characters(&self.partial);
-            self.held.push_str(&String::from_utf8_lossy(&self.partial[..whole]));
+            self.held
+                .push_str(&String::from_utf8_lossy(&self.partial[..whole]));
             self.partial.drain(..whole);
         }
-        if watch { self.release() } else { Emitted { text: std::mem::take(&mut self.held), stopped: false } }
+        if watch {
+            self.release()
+        } else {
+            Emitted {
+                text: std::mem::take(&mut self.held),
+                stopped: false,
+            }
+        }
     }
 
     /// What is left when no more tokens come.
@@ -48,15 +63,26 @@ impl Detokenizer {
     }
 
     fn release(&mut self) -> Emitted {
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|at| (at, stop.len()))).min();
+        let found = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop).map(|at| (at, stop.len())))
+            .min();
         if let Some((at, length)) = found {
             let mut text = std::mem::take(&mut self.held);
             text.truncate(if self.include_stop { at + length } else { at });
             return Emitted { text, stopped: true };
         }
-        let keep = self.held.char_indices().map(|(at, _)| at).find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])));
+        let keep = self
+            .held
+            .char_indices()
+            .map(|(at, _)| at)
+            .find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])));
         let rest = self.held.split_off(keep.unwrap_or(self.held.len()));
-        Emitted { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Emitted {
+            text: std::mem::replace(&mut self.held, rest),
+            stopped: false,
+        }
     }
 }
 
@@ -97,9 +123,15 @@ mod tests {
 
     #[test]
     fn a_character_comes_whole() {
-        assert_eq!(pieces("é🙂".as_bytes(), &[], false), ["", "é", "", "", "", "🙂", ""]);
+        assert_eq!(
+            pieces("é🙂".as_bytes(), &[], false),
+            ["", "é", "", "", "", "🙂", ""]
+        );
         assert_eq!(pieces(&[b'a', 0xf0, 0x9f], &[], false), ["a", "", "", "\u{fffd}"]);
-        assert_eq!(pieces(&[0x80, 0x80, b'b'], &[], false), ["\u{fffd}", "\u{fffd}", "b", ""]);
+        assert_eq!(
+            pieces(&[0x80, 0x80, b'b'], &[], false),
+            ["\u{fffd}", "\u{fffd}", "b", ""]
+        );
     }
 
     #[test]

@@ -37,14 +37,25 @@ pub struct CompletionRequest {
 impl CompletionRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
-        let malformed = |_| ApiError::invalid("prompt", "`prompt` must be a string, an array of strings, an array of token numbers or an array of such arrays.");
+        let malformed = |_| {
+            ApiError::invalid(
+                "prompt",
+                "`prompt` must be a string, an array of strings, an array of token numbers or an array of such arrays.",
+            )
+        };
         let prompts = match fields.take("prompt").map_err(malformed)? {
             None => return Err(ApiError::invalid("prompt", "`prompt` is required.")),
             Some(Prompts::One(prompt)) => vec![prompt],
             Some(Prompts::Many(prompts)) => prompts,
         };
         if prompts.is_empty() || prompts.len() > MOST_PROMPTS {
-            return Err(ApiError::invalid("prompt", format!("`prompt` holds {} prompts and may hold 1 to {MOST_PROMPTS}.", prompts.len())));
+            return Err(ApiError::invalid(
+                "prompt",
+                format!(
+                    "`prompt` holds {} prompts and may hold 1 to {MOST_PROMPTS}.",
+                    prompts.len()
+                ),
+            ));
         }
         let mut params = Params::take(&mut fields, defaults)?;
         params.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);

@@ -48,7 +48,10 @@ pub enum ApiError {
 impl ApiError {
     /// A bad value of one field.
     pub fn invalid(param: &str, message: impl Into<String>) -> Self {
-        Self::Invalid { param: Some(param.to_owned()), message: message.into() }
+        Self::Invalid {
+            param: Some(param.to_owned()),
+            message: message.into(),
+        }
     }
 
     /// The HTTP status.
@@ -60,7 +63,9 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Submit(SubmitError::QueueFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) | Self::Submit(SubmitError::Draining | SubmitError::Dead) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::Submit(SubmitError::Draining | SubmitError::Dead) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -71,7 +76,9 @@ impl ApiError {
             Self::UnknownModel(_) => ("invalid_request_error", Some("model_not_found")),
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
             Self::Submit(SubmitError::QueueFull { .. }) => ("rate_limit_error", Some("queue_full")),
-            Self::Submit(SubmitError::NeverFits { .. }) => ("invalid_request_error", Some("context_length_exceeded")),
+            Self::Submit(SubmitError::NeverFits { .. }) => {
+                ("invalid_request_error", Some("context_length_exceeded"))
+            }
             _ if self.status().is_client_error() => ("invalid_request_error", None),
             Self::Unavailable(_) | Self::Submit(_) => ("service_unavailable_error", None),
             _ => ("server_error", None),

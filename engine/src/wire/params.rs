@@ -79,20 +79,30 @@ impl Params {
             Some(OneOrMany::Many(stops)) => stops,
         };
         if stop.len() > MOST_STOPS || stop.iter().any(String::is_empty) {
-            return Err(ApiError::invalid("stop", format!("`stop` takes up to {MOST_STOPS} strings, none of them empty.")));
+            return Err(ApiError::invalid(
+                "stop",
+                format!("`stop` takes up to {MOST_STOPS} strings, none of them empty."),
+            ));
         }
         let max_tokens = fields.number("max_tokens", |value: usize| value > 0, "at least 1")?;
         // OpenAI's newer name wins where a client sends both.
-        let max_tokens = fields.number("max_completion_tokens", |value: usize| value > 0, "at least 1")?.or(max_tokens);
+        let max_tokens = fields
+            .number("max_completion_tokens", |value: usize| value > 0, "at least 1")?
+            .or(max_tokens);
         let min_tokens = fields.take("min_tokens")?.unwrap_or(0);
         if max_tokens.is_some_and(|most| min_tokens > most) {
-            return Err(ApiError::invalid("min_tokens", format!("`min_tokens` is {min_tokens}, more than max_tokens.")));
+            return Err(ApiError::invalid(
+                "min_tokens",
+                format!("`min_tokens` is {min_tokens}, more than max_tokens."),
+            ));
         }
         Ok(Self {
             model: fields.take("model")?,
             stream,
             include_usage: include_usage(fields, stream)?,
-            n: fields.number("n", |n: usize| (1..=MOST_CHOICES).contains(&n), "1 to 128")?.unwrap_or(1),
+            n: fields
+                .number("n", |n: usize| (1..=MOST_CHOICES).contains(&n), "1 to 128")?
+                .unwrap_or(1),
             max_tokens,
             min_tokens,
             sampling: sampling(fields, &defaults.sampling)?,
@@ -116,25 +126,53 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
         _include_obfuscation: bool,
     }
     match fields.take::<StreamOptions>("stream_options")? {
-        Some(_) if !stream => Err(ApiError::invalid("stream_options", "`stream_options` needs `stream`: true.")),
+        Some(_) if !stream => Err(ApiError::invalid(
+            "stream_options",
+            "`stream_options` needs `stream`: true.",
+        )),
         options => Ok(options.is_some_and(|options| options.include_usage)),
     }
 }
 
 fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
     let penalty = |value: f32| (-2.0..=2.0).contains(&value);
-    let top_k = fields.number("top_k", |value: i64| (-1..=i64::from(u32::MAX)).contains(&value), "-1 or 0 (off), or a number of tokens")?;
+    let top_k = fields.number(
+        "top_k",
+        |value: i64| (-1..=i64::from(u32::MAX)).contains(&value),
+        "-1 or 0 (off), or a number of tokens",
+    )?;
     Ok(SamplingParams {
-        temperature: fields.number("temperature", |value: f32| (0.0..=2.0).contains(&value), "0 to 2")?.unwrap_or(default.temperature),
-        top_p: fields.number("top_p", |value: f32| value > 0.0 && value <= 1.0, "above 0, at most 1")?.unwrap_or(default.top_p),
+        temperature: fields
+            .number("temperature", |value: f32| (0.0..=2.0).contains(&value), "0 to 2")?
+            .unwrap_or(default.temperature),
+        top_p: fields
+            .number(
+                "top_p",
+                |value: f32| value > 0.0 && value <= 1.0,
+                "above 0, at most 1",
+            )?
+            .unwrap_or(default.top_p),
         top_k: top_k.map_or(default.top_k, |value| u32::try_from(value).unwrap_or(0)),
-        min_p: fields.number("min_p", |value: f32| (0.0..=1.0).contains(&value), "0 to 1")?.unwrap_or(default.min_p),
-        presence_penalty: fields.number("presence_penalty", penalty, "-2 to 2")?.unwrap_or(default.presence_penalty),
-        frequency_penalty: fields.number("frequency_penalty", penalty, "-2 to 2")?.unwrap_or(default.frequency_penalty),
+        min_p: fields
+            .number("min_p", |value: f32| (0.0..=1.0).contains(&value), "0 to 1")?
+            .unwrap_or(default.min_p),
+        presence_penalty: fields
+            .number("presence_penalty", penalty, "-2 to 2")?
+            .unwrap_or(default.presence_penalty),
+        frequency_penalty: fields
+            .number("frequency_penalty", penalty, "-2 to 2")?
+            .unwrap_or(default.frequency_penalty),
         repetition_penalty: fields
-            .number("repetition_penalty", |value: f32| value > 0.0 && value.is_finite(), "above 0")?
+            .number(
+                "repetition_penalty",
+                |value: f32| value > 0.0 && value.is_finite(),
+                "above 0",
+            )?
             .unwrap_or(default.repetition_penalty),
         // Clients send any 64-bit integer; the bits are what counts.
-        seed: fields.take::<i64>("seed")?.map(|seed| seed as u64).or(default.seed),
+        seed: fields
+            .take::<i64>("seed")?
+            .map(|seed| seed as u64)
+            .or(default.seed),
     })
 }

@@ -29,7 +29,11 @@ pub struct Usage {
 impl Usage {
     /// Adds up.
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+        }
     }
 }
 
@@ -53,7 +57,9 @@ impl Head {
             endpoint,
             id: format!("{prefix}-{request}"),
             // A clock before 1970 is no reason to fail a request.
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
             model: model.to_owned(),
         }
     }
@@ -77,7 +83,8 @@ impl Head {
 
     /// The chunk that opens a chat choice; text completions have none.
     pub fn opening(&self, index: usize) -> Option<Value> {
-        (self.endpoint == Endpoint::Chat).then(|| self.chunk(index, json!({"role": "assistant", "content": ""}), None))
+        (self.endpoint == Endpoint::Chat)
+            .then(|| self.chunk(index, json!({"role": "assistant", "content": ""}), None))
     }
 
     /// A chunk with text.

@@ -51,14 +51,21 @@ impl Reply {
 
     /// The data of each server-sent event.
     pub fn events(&self) -> Vec<String> {
-        self.body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
+        self.body
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The events that are JSON; the last, `[DONE]`, is checked and left out.
     pub fn chunks(&self) -> Vec<Value> {
         let mut events = self.events();
         assert_eq!(events.pop().as_deref(), Some("[DONE]"), "{}", self.body);
-        events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+        events
+            .iter()
+            .map(|event| serde_json::from_str(event).unwrap())
+            .collect()
     }
 }
 
@@ -99,18 +106,46 @@ pub fn loading(keys: &[String]) -> (Arc<App>, Arc<Metrics>, Arc<Progress>) {
     let metrics = Arc::new(Metrics::new("qwen3").unwrap());
     let progress = Arc::new(Progress::default());
     let names = vec!["qwen3".to_owned(), "alias".to_owned()];
-    (Arc::new(App::new(names, ApiKeys::new(keys), metrics.clone(), progress.clone())), metrics, progress)
+    (
+        Arc::new(App::new(
+            names,
+            ApiKeys::new(keys),
+            metrics.clone(),
+            progress.clone(),
+        )),
+        metrics,
+        progress,
+    )
 }
 
 fn serving(model: FakeModel, seqs: usize, queue: usize) -> Server {
     let (app, metrics, _) = loading(&[]);
     let (serving, finished, counts) = load(model, seqs, queue, metrics);
     app.start_serving(serving);
-    Server { router: qwen_engine::http::app(app.clone()), app, finished, counts }
+    Server {
+        router: qwen_engine::http::app(app.clone()),
+        app,
+        finished,
+        counts,
+    }
 }
 
-pub fn load(model: FakeModel, seqs: usize, queue: usize, metrics: Arc<Metrics>) -> (Serving, UnboundedReceiver<FinishReason>, UnboundedReceiver<(usize, usize)>) {
-    let cache = CacheInfo { block_size: 16, num_blocks: 1024, prefix_caching: true, gpu_memory_utilization: 0.9 };
+pub fn load(
+    model: FakeModel,
+    seqs: usize,
+    queue: usize,
+    metrics: Arc<Metrics>,
+) -> (
+    Serving,
+    UnboundedReceiver<FinishReason>,
+    UnboundedReceiver<(usize, usize)>,
+) {
+    let cache = CacheInfo {
+        block_size: 16,
+        num_blocks: 1024,
+        prefix_caching: true,
+        gpu_memory_utilization: 0.9,
+    };
     metrics.model_known(LENGTH, &cache).unwrap();
     let (finished, finished_receiver) = unbounded_channel();
     let (counts, counts_receiver) = unbounded_channel();
@@ -123,7 +158,16 @@ pub fn load(model: FakeModel, seqs: usize, queue: usize, metrics: Arc<Metrics>) 
         num_blocks: 1024,
         enable_prefix_caching: true,
     };
-    let engine = Engine::start(Box::new(model), config, Arc::new(Watch { metrics, finished, counts })).unwrap();
+    let engine = Engine::start(
+        Box::new(model),
+        config,
+        Arc::new(Watch {
+            metrics,
+            finished,
+            counts,
+        }),
+    )
+    .unwrap();
     let serving = Serving {
         engine,
         tokenizer: Tokenizer::of_bytes().unwrap(),
@@ -156,12 +200,19 @@ impl Server {
 }
 
 pub fn sample(text: &str, series: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().unwrap()
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+        .parse()
+        .unwrap()
 }
 
 pub fn post(path: &str, body: Value) -> Request<Body> {
-    Request::post(path).header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+    Request::post(path)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string()))
+        .unwrap()
 }
 
 pub fn get(path: &str) -> Request<Body> {
@@ -172,5 +223,9 @@ pub async fn send(router: &Router, request: Request<Body>) -> Reply {
     let response = router.clone().oneshot(request).await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    Reply { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+    Reply {
+        status,
+        headers,
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    }
 }
