@@ -1,34 +1,13 @@
 //! What the flags mean: checked once at the border, so that nothing behind it has to ask again.
 use std::{path::PathBuf, time::Duration};
 
-use crate::cli::{Fatal, ServeArgs};
+use crate::{
+    cli::{Fatal, ServeArgs},
+    device::{DeviceError, DeviceKind, Dtype},
+};
 
 /// vLLM prints the sizes of its largest model this way; nothing here is near it.
 const LONGEST: usize = 1 << 30;
-
-/// Type of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// What suits the device.
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit floats.
-    F16,
-}
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// CUDA if it was built in and a device is there, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The first CUDA device.
-    Cuda,
-}
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +50,7 @@ pub struct Config {
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Where the model runs.
-    pub device: DeviceChoice,
+    pub device: DeviceKind,
     /// Seed of requests that bring none.
     pub seed: Option<u64>,
     /// Whether the model's generation_config.json gives the sampling defaults.
@@ -163,27 +142,8 @@ impl Config {
             num_blocks: args.num_gpu_blocks_override,
             prefix_caching: !args.no_enable_prefix_caching,
             api_keys: args.api_key,
-            dtype: one_of(
-                "--dtype",
-                &args.dtype,
-                &[
-                    ("auto", Dtype::Auto),
-                    ("float32", Dtype::F32),
-                    ("float", Dtype::F32),
-                    ("bfloat16", Dtype::Bf16),
-                    ("float16", Dtype::F16),
-                    ("half", Dtype::F16),
-                ],
-            )?,
-            device: one_of(
-                "--device",
-                &args.device,
-                &[
-                    ("auto", DeviceChoice::Auto),
-                    ("cpu", DeviceChoice::Cpu),
-                    ("cuda", DeviceChoice::Cuda),
-                ],
-            )?,
+            dtype: args.dtype.parse().map_err(fatal)?,
+            device: device(&args.device)?,
             seed: args.seed,
             model_sampling_defaults: one_of(
                 "--generation-config",
@@ -223,6 +183,19 @@ fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
                 &format!("use one of {}", names.join(", ")),
             )
         })
+}
+
+/// `auto` is what the binary was built for.
+fn device(text: &str) -> Result<DeviceKind, Fatal> {
+    match text {
+        "auto" if cfg!(feature = "cuda") => Ok(DeviceKind::Cuda),
+        "auto" => Ok(DeviceKind::Cpu),
+        _ => text.parse().map_err(fatal),
+    }
+}
+
+fn fatal(error: DeviceError) -> Fatal {
+    Fatal(error.to_string())
 }
 
 /// Reads 4096, 4k (4000) and 4K (4096), as vLLM does.
