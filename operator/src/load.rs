@@ -1,0 +1,409 @@
+//! The load board: what the engine pods last said about their queues, shared by scraper, controller and metrics API.
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::core::{Selector, SelectorExt};
+
+/// A pod that has not answered for this long is left out of every sum and named as silent.
+pub const SILENT_AFTER: Duration = Duration::from_secs(6);
+
+/// A metric that an HPA can ask for, by the name that the engine (and vLLM) exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// `vllm:num_requests_waiting`, in requests.
+    Waiting,
+    /// `vllm:num_requests_running`, in requests.
+    Running,
+    /// `vllm:kv_cache_usage_perc`, 0 to 1.
+    KvUsage,
+}
+
+impl Metric {
+    /// Every metric, in the order of the discovery document.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Running, Self::KvUsage];
+
+    /// The exported name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "vllm:num_requests_waiting",
+            Self::Running => "vllm:num_requests_running",
+            Self::KvUsage => "vllm:kv_cache_usage_perc",
+        }
+    }
+
+    /// The metric of that exported name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+}
+
+/// How far a pod has come with loading its weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadProgress {
+    /// Bytes read so far.
+    pub bytes_loaded: f64,
+    /// Bytes of all weight files.
+    pub bytes_total: f64,
+    /// Seconds until the model is ready, as the engine estimates; 0 when it does not know.
+    pub eta_seconds: f64,
+}
+
+/// One answer of one pod.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Requests waiting in the queue.
+    pub waiting: f64,
+    /// Requests being computed.
+    pub running: f64,
+    /// Part of the KV cache in use, 0 to 1.
+    pub kv_usage: f64,
+    /// Set while the pod loads its model.
+    pub loading: Option<LoadProgress>,
+}
+
+impl Sample {
+    /// The value of one metric.
+    #[must_use]
+    pub const fn value(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::Waiting => self.waiting,
+            Metric::Running => self.running,
+            Metric::KvUsage => self.kv_usage,
+        }
+    }
+}
+
+/// What the operator keeps of an engine pod; the rest of the object is dropped at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnginePod {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Tells a pod from an earlier one of the same name.
+    pub uid: String,
+    /// Name of its QwenService.
+    pub service: String,
+    /// Labels, for the HPA's selector.
+    pub labels: BTreeMap<String, String>,
+    /// Where to scrape it; `None` unless its phase is Running.
+    pub address: Option<IpAddr>,
+    /// It is being deleted: still counted while it answers, but not called silent.
+    pub terminating: bool,
+}
+
+/// The last answer of one pod, as the controller reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodLoad {
+    /// Name of the pod.
+    pub pod: String,
+    /// Requests waiting in the queue.
+    pub waiting: f64,
+    /// Requests being computed.
+    pub running: f64,
+    /// Part of the KV cache in use, 0 to 1.
+    pub kv_usage: f64,
+    /// Set while the pod loads its model.
+    pub loading: Option<LoadProgress>,
+    /// How old the answer is.
+    pub age: Duration,
+}
+
+/// The load of one QwenService.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ServiceLoad {
+    /// Pods that answered lately.
+    pub pods: Vec<PodLoad>,
+    /// Names of running pods that did not.
+    pub silent: Vec<String>,
+}
+
+/// One pod's value of one metric, as the metrics API serves it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodValue {
+    /// Name of the pod.
+    pub pod: String,
+    /// The value, in the metric's own unit.
+    pub value: f64,
+    /// When it was read.
+    pub taken_at: Timestamp,
+}
+
+/// Shared board of all engine pods; clones see the same data.
+#[derive(Debug, Clone, Default)]
+pub struct LoadBoard(Arc<RwLock<Pods>>);
+
+/// Keyed by namespace and name.
+type Pods = BTreeMap<(String, String), Entry>;
+
+#[derive(Debug)]
+struct Entry {
+    pod: EnginePod,
+    /// When its address became known.
+    since: Instant,
+    last: Option<Answer>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    sample: Sample,
+    at: Instant,
+    taken_at: Timestamp,
+}
+
+impl Entry {
+    fn fresh(&self, now: Instant) -> Option<&Answer> {
+        self.last
+            .as_ref()
+            .filter(|answer| now.saturating_duration_since(answer.at) <= SILENT_AFTER)
+    }
+
+    fn silent(&self, now: Instant) -> bool {
+        let heard = self.last.as_ref().map_or(self.since, |answer| answer.at);
+        self.pod.address.is_some()
+            && !self.pod.terminating
+            && now.saturating_duration_since(heard) > SILENT_AFTER
+    }
+}
+
+impl LoadBoard {
+    /// Load of a QwenService; `None` when it has no pod.
+    #[must_use]
+    pub fn service(&self, namespace: &str, name: &str) -> Option<ServiceLoad> {
+        self.service_at(namespace, name, Instant::now())
+    }
+
+    fn service_at(&self, namespace: &str, name: &str, now: Instant) -> Option<ServiceLoad> {
+        let pods = self.read();
+        let mut load: Option<ServiceLoad> = None;
+        for entry in in_namespace(&pods, namespace).filter(|entry| entry.pod.service == name) {
+            let load = load.get_or_insert_default();
+            if let Some(answer) = entry.fresh(now) {
+                load.pods.push(PodLoad {
+                    pod: entry.pod.name.clone(),
+                    waiting: answer.sample.waiting,
+                    running: answer.sample.running,
+                    kv_usage: answer.sample.kv_usage,
+                    loading: answer.sample.loading,
+                    age: now.saturating_duration_since(answer.at),
+                });
+            } else if entry.silent(now) {
+                load.silent.push(entry.pod.name.clone());
+            }
+        }
+        load
+    }
+
+    /// Fresh values of `metric` for the pods of `namespace` that `selector` matches.
+    #[must_use]
+    pub fn select(&self, namespace: &str, selector: &Selector, metric: Metric) -> Vec<PodValue> {
+        let now = Instant::now();
+        in_namespace(&self.read(), namespace)
+            .filter(|entry| selector.matches(&entry.pod.labels))
+            .filter_map(|entry| {
+                entry.fresh(now).map(|answer| PodValue {
+                    pod: entry.pod.name.clone(),
+                    value: answer.sample.value(metric),
+                    taken_at: answer.taken_at,
+                })
+            })
+            .collect()
+    }
+
+    /// Adds or updates a pod. A new pod under an old name starts without an answer.
+    pub fn put(&self, pod: EnginePod) {
+        let mut pods = self.write();
+        let key = (pod.namespace.clone(), pod.name.clone());
+        match pods.get_mut(&key) {
+            Some(entry) if entry.pod.uid == pod.uid => {
+                if entry.pod.address.is_none() {
+                    entry.since = Instant::now();
+                }
+                entry.pod = pod;
+            }
+            _ => {
+                pods.insert(
+                    key,
+                    Entry {
+                        pod,
+                        since: Instant::now(),
+                        last: None,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&self, namespace: &str, name: &str) {
+        self.write().remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Forgets every pod that is not in `keep` (namespace, name): the end of a fresh listing.
+    pub fn retain(&self, keep: &std::collections::BTreeSet<(String, String)>) {
+        self.write().retain(|key, _| keep.contains(key));
+    }
+
+    /// Writes down a pod's answer, unless the pod has been replaced meanwhile.
+    pub fn answer(&self, pod: &EnginePod, sample: Sample) {
+        if let Some(entry) = self.write().get_mut(&(pod.namespace.clone(), pod.name.clone()))
+            && entry.pod.uid == pod.uid
+        {
+            entry.last = Some(Answer {
+                sample,
+                at: Instant::now(),
+                taken_at: Timestamp::now(),
+            });
+        }
+    }
+
+    /// The pods that can be scraped now.
+    #[must_use]
+    pub fn targets(&self) -> Vec<EnginePod> {
+        self.read()
+            .values()
+            .filter(|entry| entry.pod.address.is_some())
+            .map(|entry| entry.pod.clone())
+            .collect()
+    }
+
+    // A poisoned lock still guards whole entries: every write is a single insert, remove or assignment.
+    fn read(&self) -> RwLockReadGuard<'_, Pods> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Pods> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn in_namespace<'a>(pods: &'a Pods, namespace: &'a str) -> impl Iterator<Item = &'a Entry> {
+    pods.range((namespace.to_owned(), String::new())..)
+        .take_while(move |((of, _), _)| of == namespace)
+        .map(|(_, entry)| entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, uid: &str) -> EnginePod {
+        EnginePod {
+            namespace: "team".into(),
+            name: name.into(),
+            uid: uid.into(),
+            service: "chat".into(),
+            labels: BTreeMap::from([("qwen-operator.io/service".into(), "chat".into())]),
+            address: Some(IpAddr::from([127, 0, 0, 1])),
+            terminating: false,
+        }
+    }
+
+    fn busy(waiting: f64) -> Sample {
+        Sample {
+            waiting,
+            running: 2.0,
+            kv_usage: 0.5,
+            loading: None,
+        }
+    }
+
+    #[test]
+    fn a_pod_without_answers_becomes_silent_only_after_a_while() {
+        let board = LoadBoard::default();
+        board.put(pod("a", "1"));
+        let now = Instant::now();
+        assert_eq!(
+            board.service_at("team", "chat", now),
+            Some(ServiceLoad::default())
+        );
+        let later = board.service_at("team", "chat", now + SILENT_AFTER * 2).unwrap();
+        assert_eq!(later.silent, ["a"]);
+    }
+
+    #[test]
+    fn an_old_answer_is_left_out_and_its_pod_named() {
+        let board = LoadBoard::default();
+        board.put(pod("a", "1"));
+        board.answer(&pod("a", "1"), busy(7.0));
+        let load = board.service_at("team", "chat", Instant::now()).unwrap();
+        assert_eq!((load.pods[0].waiting, load.silent.len()), (7.0, 0));
+        let later = board
+            .service_at("team", "chat", Instant::now() + SILENT_AFTER * 2)
+            .unwrap();
+        assert_eq!((later.pods.len(), later.silent), (0, vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn pending_and_terminating_pods_are_not_called_silent() {
+        let board = LoadBoard::default();
+        board.put(EnginePod {
+            address: None,
+            ..pod("pending", "1")
+        });
+        board.put(EnginePod {
+            terminating: true,
+            ..pod("leaving", "2")
+        });
+        let later = board
+            .service_at("team", "chat", Instant::now() + SILENT_AFTER * 2)
+            .unwrap();
+        assert!(later.silent.is_empty());
+    }
+
+    #[test]
+    fn an_answer_of_a_replaced_pod_is_dropped() {
+        let board = LoadBoard::default();
+        board.put(pod("a", "2"));
+        board.answer(&pod("a", "1"), busy(7.0));
+        assert!(
+            board
+                .select("team", &Selector::default(), Metric::Waiting)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn the_selector_and_the_namespace_both_restrict() {
+        let board = LoadBoard::default();
+        for each in [
+            pod("a", "1"),
+            EnginePod {
+                labels: BTreeMap::new(),
+                ..pod("b", "2")
+            },
+        ] {
+            board.put(each.clone());
+            board.answer(&each, busy(3.0));
+        }
+        let other = EnginePod {
+            namespace: "teams".into(),
+            ..pod("c", "3")
+        };
+        board.put(other.clone());
+        board.answer(&other, busy(3.0));
+        let selector: Selector = [("qwen-operator.io/service", "chat")].into_iter().collect();
+        let names = |selector: &Selector| {
+            board
+                .select("team", selector, Metric::Waiting)
+                .into_iter()
+                .map(|v| v.pod)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&selector), ["a"]);
+        assert_eq!(names(&Selector::default()), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_listing_without_a_pod_forgets_it() {
+        let board = LoadBoard::default();
+        board.put(pod("a", "1"));
+        board.retain(&Default::default());
+        assert_eq!(board.service("team", "chat"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! Scrapes the engine pods every two seconds onto the load board.
+//!
+//! All engine pods are read, not only those of autoscaled services: a fixed service shows its queue depth and
+//! its loading progress in `kubectl get qwen` too.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::debug;
+
+use crate::load::{EnginePod, LoadBoard, Sample};
+use text::SeriesReader;
+
+mod pods;
+mod text;
+
+/// Time between two rounds.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Limit for connecting, answering and sending the whole text.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Pods read at once.
+const CONCURRENCY: usize = 32;
+/// A longer answer is not an engine's.
+const MAX_BODY: usize = 4 << 20;
+/// Port of the engine's API, fixed in the pods that the operator makes.
+const ENGINE_PORT: u16 = 8000;
+
+/// Why a pod gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrapeError {
+    /// The URL of the pod could not be written.
+    #[error("building the scrape request failed: {0}")]
+    Request(#[from] http::Error),
+    /// No connection, or none that spoke HTTP.
+    #[error("asking the engine for /metrics failed: {0}")]
+    Connect(#[from] hyper_util::client::legacy::Error),
+    /// The connection broke inside the answer.
+    #[error("reading the engine's /metrics failed: {0}")]
+    Body(#[from] hyper::Error),
+    /// Another status than 200.
+    #[error("the engine answered /metrics with status {0}")]
+    Status(http::StatusCode),
+    /// Took longer than a second.
+    #[error("the engine did not answer /metrics within {} s", TIMEOUT.as_secs())]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    /// More than a few MiB, or none of the engine's series.
+    #[error("what answered /metrics is not a Qwen engine")]
+    NotAnEngine,
+}
+
+type Http = HttpClient<HttpConnector, Empty<Bytes>>;
+
+/// Watches the engine pods and scrapes them, for ever.
+pub async fn run(client: kube::Client, board: LoadBoard) {
+    tokio::join!(pods::watch(client, board.clone()), rounds(board));
+}
+
+async fn rounds(board: LoadBoard) {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(TIMEOUT));
+    connector.set_nodelay(true);
+    let http: Http = HttpClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(1)
+        .pool_idle_timeout(INTERVAL * 3)
+        .build(connector);
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        futures::stream::iter(board.targets())
+            .for_each_concurrent(CONCURRENCY, |pod| visit(&http, &board, pod))
+            .await;
+    }
+}
+
+async fn visit(http: &Http, board: &LoadBoard, pod: EnginePod) {
+    let Some(address) = pod.address else { return };
+    let answer = timeout(TIMEOUT, scrape(http, SocketAddr::new(address, ENGINE_PORT))).await;
+    match answer.unwrap_or_else(|late| Err(late.into())) {
+        Ok(sample) => board.answer(&pod, sample),
+        // Not a warning: pods that start or leave do this, and those that stay silent are named in the status.
+        Err(error) => debug!(namespace = pod.namespace, pod = pod.name, %error, "pod gave no load"),
+    }
+}
+
+async fn scrape(http: &Http, address: SocketAddr) -> Result<Sample, ScrapeError> {
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(address.to_string())
+        .path_and_query("/metrics")
+        .build()?;
+    let response = http.request(Request::get(uri).body(Empty::new())?).await?;
+    if response.status() != http::StatusCode::OK {
+        return Err(ScrapeError::Status(response.status()));
+    }
+    let mut body = response.into_body();
+    let (mut reader, mut size) = (SeriesReader::default(), 0);
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            size += data.len();
+            if size > MAX_BODY {
+                return Err(ScrapeError::NotAnEngine);
+            }
+            reader.push(data);
+        }
+    }
+    reader.finish().sample().ok_or(ScrapeError::NotAnEngine)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+
+    use super::*;
+
+    async fn answering(app: Router) -> Result<Sample, ScrapeError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let http = HttpClient::builder(TokioExecutor::new()).build_http();
+        let answer = scrape(&http, address).await;
+        server.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_engines_answer_becomes_a_sample() {
+        let app = Router::new().route(
+            "/metrics",
+            get(|| async { "vllm:num_requests_waiting 4\nqwen:ready 1\n" }),
+        );
+        assert_eq!(answering(app).await.unwrap().waiting, 4.0);
+    }
+
+    #[tokio::test]
+    async fn an_error_page_and_a_stranger_are_no_samples() {
+        assert!(matches!(
+            answering(Router::new()).await,
+            Err(ScrapeError::Status(_))
+        ));
+        let app = Router::new().route("/metrics", get(|| async { "up 1\n" }));
+        assert!(matches!(answering(app).await, Err(ScrapeError::NotAnEngine)));
+    }
+}

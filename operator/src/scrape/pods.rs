@@ -1,0 +1,104 @@
+//! Keeps the load board's list of engine pods in step with the cluster.
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tracing::warn;
+
+use crate::load::{EnginePod, LoadBoard};
+
+/// Label that names a pod's QwenService.
+pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
+const ENGINE_PODS: &str = "app.kubernetes.io/name=qwen-engine,app.kubernetes.io/managed-by=qwen-operator";
+
+/// Watches engine pods of every namespace for ever; watch errors are logged and retried with backoff.
+pub async fn watch(client: Client, board: LoadBoard) {
+    // Small pages: a whole pod is only held between its decoding and `engine_pod`.
+    let config = watcher::Config::default().labels(ENGINE_PODS).page_size(50);
+    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    pin_mut!(events);
+    let mut listed = BTreeSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => take(&board, event, &mut listed),
+            Err(error) => warn!(%error, "watching the engine pods failed; it is tried again"),
+        }
+    }
+}
+
+fn take(board: &LoadBoard, event: watcher::Event<Pod>, listed: &mut BTreeSet<(String, String)>) {
+    match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(pod) => {
+            if let Some(pod) = engine_pod(&pod) {
+                listed.insert((pod.namespace.clone(), pod.name.clone()));
+                board.put(pod);
+            }
+        }
+        watcher::Event::InitDone => board.retain(&std::mem::take(listed)),
+        watcher::Event::Apply(pod) => {
+            if let Some(pod) = engine_pod(&pod) {
+                board.put(pod);
+            }
+        }
+        watcher::Event::Delete(pod) => board.remove(&pod.namespace().unwrap_or_default(), &pod.name_any()),
+    }
+}
+
+/// The few fields of a pod that are kept; `None` for one that no QwenService claims.
+fn engine_pod(pod: &Pod) -> Option<EnginePod> {
+    let status = pod.status.as_ref();
+    let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+    let address = status
+        .and_then(|status| status.pod_ip.as_deref())
+        .and_then(|ip| ip.parse().ok());
+    Some(EnginePod {
+        namespace: pod.namespace()?,
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        service: pod.labels().get(SERVICE_LABEL)?.clone(),
+        labels: pod.labels().clone(),
+        address: address.filter(|_| running),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, phase: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "team", "uid": name, "labels": {SERVICE_LABEL: "chat"}},
+            "status": {"phase": phase, "podIP": "10.1.2.3"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_a_running_pod_has_an_address() {
+        assert!(engine_pod(&pod("a", "Running")).unwrap().address.is_some());
+        assert!(engine_pod(&pod("a", "Pending")).unwrap().address.is_none());
+    }
+
+    #[test]
+    fn a_new_listing_replaces_the_old_one() {
+        let (board, mut listed) = (LoadBoard::default(), BTreeSet::new());
+        take(&board, watcher::Event::Apply(pod("gone", "Running")), &mut listed);
+        for event in [
+            watcher::Event::Init,
+            watcher::Event::InitApply(pod("new", "Running")),
+            watcher::Event::InitDone,
+        ] {
+            take(&board, event, &mut listed);
+        }
+        let names: Vec<_> = board.targets().into_iter().map(|pod| pod.name).collect();
+        assert_eq!(names, ["new"]);
+        take(&board, watcher::Event::Delete(pod("new", "Running")), &mut listed);
+        assert!(board.targets().is_empty());
+    }
+}
