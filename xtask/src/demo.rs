@@ -126,7 +126,7 @@ fn next_steps(paths: &Paths, local: bool) -> String {
 }
 
 /// Steps 3 and 4: the operator from its chart, the service from its manifest.
-fn deploy(demo: &Demo, registry: &str) -> Result<()> {
+pub fn deploy(demo: &Demo, registry: &str) -> Result<()> {
     step("helm install of the operator", |_| {
         demo.install(&[&format!("image.registry={registry}")])
             .map(|()| String::new())
@@ -138,7 +138,7 @@ fn deploy(demo: &Demo, registry: &str) -> Result<()> {
 }
 
 /// Step 5: the official OpenAI client, then curl.
-fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
+pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
     step("a chat streamed by the OpenAI Python client", |_| {
         let python = python(paths)?;
         let script = paths.root.join("tests/clients/chat_stream.py");
@@ -185,7 +185,7 @@ fn python(paths: &Paths) -> Result<std::path::PathBuf> {
 }
 
 /// Step 6: the target is UP and the article's queries answer.
-fn observe(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
+pub fn observe(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
     step(
         "Prometheus scrapes the service and answers the article's queries",
         |step| {
