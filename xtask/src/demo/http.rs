@@ -47,50 +47,45 @@ pub struct Streamed {
     pub finish_reason: Option<String>,
     /// Whether `data: [DONE]` came.
     pub done: bool,
+    /// Why the stream broke off, if it did.
+    pub broken: Option<String>,
 }
 
 /// POSTs a streaming completion and reads it to its end; `on_chunk` is called once for each chunk of text.
+///
+/// # Errors
+/// When the server did not take the request; a stream that broke off later is `broken`.
 pub fn stream(url: &str, body: &Value, timeout: Duration, on_chunk: impl FnMut()) -> Result<Streamed> {
-    let mut response = agent(timeout)
-        .post(url)
-        .send_json(body)
-        .with_context(|| format!("POST {url} failed"))?;
+    let mut response = agent(timeout).post(url).send_json(body).with_context(|| format!("POST {url} failed"))?;
     if !response.status().is_success() {
-        bail!(
-            "POST {url} answered {}: {}",
-            response.status(),
-            response.body_mut().read_to_string()?.trim()
-        );
+        bail!("POST {url} answered {}: {}", response.status(), response.body_mut().read_to_string()?.trim());
     }
-    read_events(BufReader::new(response.body_mut().as_reader()), on_chunk)
+    let mut streamed = Streamed::default();
+    let read = read_events(BufReader::new(response.body_mut().as_reader()), &mut streamed, on_chunk);
+    streamed.broken = read.err().map(|error| format!("{error:#}"));
+    Ok(streamed)
 }
 
-fn read_events(reader: impl BufRead, mut on_chunk: impl FnMut()) -> Result<Streamed> {
-    let mut streamed = Streamed::default();
+fn read_events(reader: impl BufRead, streamed: &mut Streamed, mut on_chunk: impl FnMut()) -> Result<()> {
     for line in reader.lines() {
-        let line = line.context("the stream broke off")?;
-        let Some(data) = line.strip_prefix("data: ") else {
-            continue;
-        };
+        let line = line.context("the connection was lost")?;
+        let Some(data) = line.strip_prefix("data: ") else { continue };
         if data == "[DONE]" {
             streamed.done = true;
-            break;
+            return Ok(());
         }
         let event: Value = serde_json::from_str(data).with_context(|| format!("bad event: {data}"))?;
         let choice = &event["choices"][0];
         if let Some(reason) = choice["finish_reason"].as_str() {
             streamed.finish_reason = Some(reason.to_owned());
         }
-        let text = choice["delta"]["content"]
-            .as_str()
-            .or(choice["text"].as_str())
-            .unwrap_or_default();
+        let text = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
         if !text.is_empty() {
             streamed.chunks += 1;
             on_chunk();
         }
     }
-    Ok(streamed)
+    bail!("it ended without [DONE]")
 }
 
 #[cfg(test)]
@@ -101,18 +96,12 @@ mod tests {
     fn a_stream_is_whole_only_with_its_last_line() {
         let events = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\
                       data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
-        let mut seen = 0;
-        let whole = read_events(events.as_bytes(), || seen += 1).unwrap();
-        assert_eq!(
-            whole,
-            Streamed {
-                chunks: 1,
-                finish_reason: Some("length".into()),
-                done: true
-            }
-        );
+        let (mut seen, mut whole) = (0, Streamed::default());
+        read_events(events.as_bytes(), &mut whole, || seen += 1).unwrap();
+        assert_eq!((whole.chunks, whole.done, whole.finish_reason.as_deref()), (1, true, Some("length")));
         assert_eq!(seen, 1);
-        let cut = read_events(&events.as_bytes()[..events.len() - 16], || ()).unwrap();
+        let mut cut = Streamed::default();
+        assert!(read_events(&events.as_bytes()[..events.len() - 16], &mut cut, || ()).is_err());
         assert!(!cut.done);
     }
 }

@@ -1,6 +1,6 @@
-//! Load through loopback, bounded in clients and time, and long streams that must end whole.
-use std::sync::Arc;
+//! Load through loopback, bounded in clients and time, and streams that must end whole.
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -76,52 +76,64 @@ fn ask(url: &str, body: &Value, counts: &Counts) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A long stream being read in the background.
-pub struct LongStream {
-    name: String,
-    chunks: Arc<AtomicUsize>,
-    reader: JoinHandle<Result<Streamed>>,
+/// A client of one pod that always has a stream open, until the pod takes no more.
+pub struct PodClient {
+    /// The pod.
+    pub pod: String,
+    seen: Arc<Seen>,
+    stop: Arc<AtomicBool>,
+    reader: JoinHandle<()>,
 }
 
-impl LongStream {
-    /// Opens a stream of exactly `tokens` tokens at `base` (…/v1); `name` says whose it is.
-    pub fn open(name: &str, base: &str, model: &str, tokens: usize) -> Self {
-        let chunks = Arc::new(AtomicUsize::new(0));
-        let seen = chunks.clone();
-        let url = format!("{base}/completions");
+/// What the client of a pod has seen.
+#[derive(Default)]
+struct Seen {
+    chunks: AtomicUsize,
+    streams: Mutex<Vec<(Instant, Streamed)>>,
+}
+
+impl PodClient {
+    /// Streams of exactly `tokens` tokens, one after the other, from `base` (…/v1).
+    pub fn start(pod: &str, base: &str, model: &str, tokens: usize) -> Self {
+        let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+        let (recorded, stopped, url) = (seen.clone(), stop.clone(), format!("{base}/completions"));
         let body = json!({"model": model, "max_tokens": tokens, "ignore_eos": true, "stream": true,
                           "prompt": "Tell me a long story."});
         let reader = std::thread::spawn(move || {
-            http::stream(&url, &body, Duration::from_secs(600), || {
-                seen.fetch_add(1, Ordering::Relaxed);
-            })
+            while !stopped.load(Ordering::Relaxed) {
+                let count = || {
+                    recorded.chunks.fetch_add(1, Ordering::Relaxed);
+                };
+                // A request that is not taken is no broken stream: the pod is on its way out.
+                let Ok(streamed) = http::stream(&url, &body, Duration::from_secs(300), count) else { return };
+                recorded.streams.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), streamed));
+            }
         });
-        Self {
-            name: name.to_owned(),
-            chunks,
-            reader,
-        }
+        Self { pod: pod.to_owned(), seen, stop, reader }
     }
 
     /// Chunks read so far.
     pub fn chunks(&self) -> usize {
-        self.chunks.load(Ordering::Relaxed)
+        self.seen.chunks.load(Ordering::Relaxed)
     }
 
-    /// Whether the stream goes on.
-    pub fn is_open(&self) -> bool {
-        !self.reader.is_finished()
-    }
-
-    /// Waits for the end; an error unless the stream ended whole, by its length.
-    pub fn finish(self) -> Result<usize> {
-        let Ok(result) = self.reader.join() else {
-            bail!("the reader of {} panicked", self.name)
-        };
-        let streamed = result?;
-        if !streamed.done || streamed.finish_reason.as_deref() != Some("length") {
-            bail!("the stream of {} ended early: {streamed:?}", self.name);
+    /// Ends after the stream under way. How many streams came, and when the last one ended.
+    ///
+    /// # Errors
+    /// When one of them was not whole.
+    pub fn finish(self) -> Result<(usize, Instant)> {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.reader.join().is_err() {
+            bail!("the client of {} panicked", self.pod);
         }
-        Ok(streamed.chunks)
+        let streams = self.seen.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = |one: &Streamed| one.done && one.finish_reason.as_deref() == Some("length");
+        if let Some((_, cut)) = streams.iter().find(|(_, one)| !whole(one)) {
+            bail!("a stream of {} did not end whole: {cut:?}", self.pod);
+        }
+        match streams.last() {
+            Some((ended, _)) => Ok((streams.len(), *ended)),
+            None => bail!("{} finished no stream", self.pod),
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The path of a user from a manifest to an alert, one function a step; each fails with what it waited for.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::http;
-use super::load::{Load, LongStream};
+use super::load::{Load, PodClient};
 use super::monitoring::{Monitoring, article_queries};
 use crate::kube::Kube;
 use crate::paths::Paths;
@@ -149,21 +149,35 @@ impl Demo<'_> {
         Load::start(&self.api(), SERVICE, clients, limit)
     }
 
-    /// Opens one stream on every ready pod and waits until each has brought text.
-    pub fn streams(&self, step: &mut Step, tokens: usize) -> Result<Vec<LongStream>> {
-        let open = |pod: &String| {
+    /// Keeps a stream open on every ready pod, and waits until each has brought text.
+    pub fn streams(&self, step: &mut Step, tokens: usize) -> Result<Vec<PodClient>> {
+        let start = |pod: &String| {
             let base = format!("{}/v1", self.proxy.pod(NAMESPACE, pod, 8000));
-            LongStream::open(pod, &base, SERVICE, tokens)
+            PodClient::start(pod, &base, SERVICE, tokens)
         };
-        let streams: Vec<_> = self.pods()?.iter().map(open).collect();
-        wait::until(step, "text on every stream", Duration::from_secs(60), || {
-            ensure!(
-                streams.iter().all(|stream| stream.chunks() > 0),
-                "a stream has brought nothing yet"
-            );
+        let clients: Vec<_> = self.pods()?.iter().map(start).collect();
+        wait::until(step, "text from every pod", Duration::from_secs(60), || {
+            ensure!(clients.iter().all(|client| client.chunks() > 0), "a pod has brought nothing yet");
             Ok(())
         })?;
-        Ok(streams)
+        Ok(clients)
+    }
+
+    /// Waits until the fleet has shrunk to one; when each pod that had to go was first seen leaving.
+    pub fn wait_shrunk(&self, step: &mut Step, before: &[String], limit: Duration) -> Result<Vec<(String, Instant)>> {
+        let mut leaving: Vec<(String, Instant)> = Vec::new();
+        wait::until(step, "the fleet to shrink to 1 replica", limit, || {
+            let staying = self.pods()?;
+            for pod in before.iter().filter(|pod| !staying.contains(pod)) {
+                if !leaving.iter().any(|(name, _)| name == pod) {
+                    leaving.push((pod.clone(), Instant::now()));
+                }
+            }
+            let (wanted, ready) = self.replicas()?;
+            ensure!((wanted, ready) == (1, 1), "{ready} of {wanted} replicas are ready");
+            Ok(())
+        })?;
+        Ok(leaving)
     }
 
     /// The alert is in this state in Prometheus, Alertmanager and at the webhook.
