@@ -1,0 +1,129 @@
+//! Leader election by one Lease: kube-runtime has none.
+//!
+//! As in client-go, a holder's lease counts as expired when it has not changed for its duration by *our* clock,
+//! so clocks of different nodes are never compared.
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::{Client, ResourceExt};
+
+/// Name of the Lease.
+const NAME: &str = "qwen-operator-leader";
+/// A lease that has not been renewed for this time may be taken.
+const DURATION: Duration = Duration::from_secs(15);
+/// The leader steps down when it could not renew for this time: before another may take over.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two tries.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A candidate for leadership.
+pub struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+    seen: Option<(String, Instant)>,
+}
+
+impl Candidate {
+    /// A candidate of this identity, such as the pod's name, for the lease in `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity, seen: None }
+    }
+
+    /// Waits until this candidate leads.
+    pub async fn acquire(&mut self) {
+        loop {
+            match self.try_once().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "failed to take the leader lease {NAME}; trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Renews the lease and returns when it is lost or could not be renewed in time.
+    pub async fn hold(&mut self) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(RETRY).await;
+            let left = DEADLINE.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left, self.try_once()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "failed to renew the leader lease {NAME}"),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives the lease back, so that another candidate need not wait for it to expire.
+    pub async fn release(&mut self) {
+        let released = async {
+            let mut lease = self.api.get(NAME).await?;
+            if holder(&lease) == Some(&self.identity) {
+                lease.spec.get_or_insert_default().holder_identity = Some(String::new());
+                self.api.replace(NAME, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "failed to release the leader lease {NAME}; it expires by itself");
+        }
+    }
+
+    /// One try to take or renew; tells whether we lead. A conflict means that another was faster.
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let outcome = match self.api.get_opt(NAME).await? {
+            None => self.api.create(&PostParams::default(), &self.lease(None)).await,
+            Some(lease) if self.may_take(&lease) => {
+                self.api.replace(NAME, &PostParams::default(), &self.lease(Some(lease))).await
+            }
+            Some(_) => return Ok(false),
+        };
+        match outcome {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn may_take(&mut self, lease: &Lease) -> bool {
+        let free = holder(lease).is_none_or(|holder| holder.is_empty() || *holder == self.identity);
+        let version = lease.resource_version().unwrap_or_default();
+        let unchanged_since = match &self.seen {
+            Some((seen, since)) if *seen == version => *since,
+            _ => self.seen.insert((version, Instant::now())).1,
+        };
+        let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration = duration.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
+        free || unchanged_since.elapsed() > duration
+    }
+
+    /// The lease as we would hold it; `replace` fails if it changed since it was read.
+    fn lease(&self, current: Option<Lease>) -> Lease {
+        let now = Some(MicroTime(Timestamp::now()));
+        let mut lease = current.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+            spec: None,
+        });
+        let old = lease.spec.take().unwrap_or_default();
+        let ours = old.holder_identity.as_ref() == Some(&self.identity);
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: if ours { old.acquire_time } else { now.clone() },
+            renew_time: now,
+            lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!ours)),
+            ..LeaseSpec::default()
+        });
+        lease
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref()
+}
