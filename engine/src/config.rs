@@ -1,34 +1,13 @@
 //! What the flags mean: checked once at the border, so that nothing behind it has to ask again.
 use std::{path::PathBuf, time::Duration};
 
-use crate::cli::{Fatal, ServeArgs};
+use crate::{
+    cli::{Fatal, ServeArgs},
+    device::{DeviceKind, Dtype},
+};
 
 /// vLLM prints the sizes of its largest model this way; nothing here is near it.
 const LONGEST: usize = 1 << 30;
-
-/// Type of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// What suits the device.
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit floats.
-    F16,
-}
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// CUDA if it was built in and a device is there, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The first CUDA device.
-    Cuda,
-}
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +50,7 @@ pub struct Config {
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Where the model runs.
-    pub device: DeviceChoice,
+    pub device: DeviceKind,
     /// Seed of requests that bring none.
     pub seed: Option<u64>,
     /// Whether the model's generation_config.json gives the sampling defaults.
@@ -179,9 +158,9 @@ impl Config {
                 "--device",
                 &args.device,
                 &[
-                    ("auto", DeviceChoice::Auto),
-                    ("cpu", DeviceChoice::Cpu),
-                    ("cuda", DeviceChoice::Cuda),
+                    ("auto", DeviceKind::Auto),
+                    ("cpu", DeviceKind::Cpu),
+                    ("cuda", DeviceKind::Cuda),
                 ],
             )?,
             seed: args.seed,

@@ -7,8 +7,10 @@ use tokio::runtime::Handle;
 use crate::{
     cli::Fatal,
     config::Config,
+    engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
     metrics::Metrics,
+    model::{self, LoadOptions},
     progress::Progress,
     source::{self, SourceOptions},
     template::ChatTemplate,
@@ -134,13 +136,39 @@ fn defaults(config: &Config, generation: &Value) -> Defaults {
     defaults
 }
 
+/// Reads the weights, plans memory and starts the engine thread.
 fn start(
     config: &Config,
     files: &source::ModelFiles,
     max_model_len: usize,
     progress: &Progress,
     metrics: &Arc<Metrics>,
-) -> Result<crate::engine::EngineHandle, Fatal> {
-    let _ = (config, files, max_model_len, progress, metrics);
-    Err(Fatal("TEMP".to_owned()))
+) -> Result<EngineHandle, Fatal> {
+    let options = LoadOptions {
+        device: config.device,
+        dtype: config.dtype,
+        max_model_len: Some(max_model_len),
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        block_size: config.block_size,
+        memory_utilization: config.gpu_memory_utilization,
+        num_blocks: config.num_blocks,
+        memory_limit: None,
+    };
+    let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
+        progress.set_total(total);
+        progress.set_done(done);
+    });
+    let loaded = loaded.map_err(fatal)?;
+    tracing::info!("{}", loaded.plan);
+    let limits = EngineConfig {
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_model_len,
+        max_queued_requests: config.max_queued_requests,
+        block_size: config.block_size,
+        num_blocks: loaded.plan.num_blocks,
+        enable_prefix_caching: config.prefix_caching,
+    };
+    Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
 }
