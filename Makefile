@@ -89,6 +89,7 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 
 .PHONY: generate
 generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart
+	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
 	mv target/crds.yaml crds/qwenservices.yaml
 	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
