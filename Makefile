@@ -30,7 +30,7 @@ demo-down: need-rust ## Remove everything that the demo started
 
 .PHONY: test
 test: lint test-code test-cluster ## Everything: lint, tests of the code, end-to-end tests on the local cluster
-	$(call section,make test: lint, code and cluster tests passed)
+	$(call section,make test: everything passed (lint; tests of the code; tests on the cluster))
 
 .PHONY: test-code
 test-code: need-rust ## Tests that need no cluster: pure, snapshots, mock API server, HTTP, golden logits
