@@ -25,7 +25,12 @@ fn helm(args: &[&str]) -> Result<Output> {
         .args(args)
         .current_dir(chart())
         .output()
-        .with_context(|| format!("cannot run {}: run `cargo xtask cluster programs` first", helm.display()))
+        .with_context(|| {
+            format!(
+                "cannot run {}: run `cargo xtask cluster programs` first",
+                helm.display()
+            )
+        })
 }
 
 /// Objects that the chart renders with these `--set` values.
@@ -35,13 +40,30 @@ fn render(values: &[&str]) -> Result<Vec<Value>> {
         args.extend(["--set", value]);
     }
     let output = helm(&args)?;
-    ensure!(output.status.success(), "helm template failed: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "helm template failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     documents(&String::from_utf8(output.stdout)?)
 }
 
 fn documents(yaml: &str) -> Result<Vec<Value>> {
     let all: Vec<Value> = serde_saphyr::from_multiple(yaml)?;
     Ok(all.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// The same value with every number as a float: helm writes 1.0 as 1, which is the same number to the API server.
+fn as_floats(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(as_floats).collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), as_floats(value)))
+            .collect(),
+        other => other.clone(),
+    }
 }
 
 /// The one object of a kind and name.
@@ -58,7 +80,9 @@ fn pod_spec(objects: &[Value]) -> Result<&Value> {
 
 #[test]
 fn the_charts_crd_is_the_one_of_the_folder_crds() -> Result<()> {
-    let read = |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+    let read = |path: PathBuf| {
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
     ensure!(
         read(chart().join(CRD))? == read(root().join("crds/qwenservices.yaml"))?,
         "charts/qwen-operator/{CRD} is not crds/qwenservices.yaml: run `make generate`"
@@ -78,7 +102,11 @@ fn the_charts_version_is_the_workspaces() -> Result<()> {
 #[ignore = "needs helm of the local cluster"]
 fn lint_finds_nothing() -> Result<()> {
     let output = helm(&["lint", "--strict", "."])?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     Ok(())
 }
 
@@ -87,15 +115,27 @@ fn lint_finds_nothing() -> Result<()> {
 fn the_crd_is_a_template_that_changes_nothing_but_labels_and_the_keep_annotation() -> Result<()> {
     let plain = documents(&std::fs::read_to_string(chart().join(CRD))?)?;
     let rendered = render(&[])?;
-    let name = plain[0]["metadata"]["name"].as_str().context("the CRD has no name")?;
+    let name = plain[0]["metadata"]["name"]
+        .as_str()
+        .context("the CRD has no name")?;
     let crd = find(&rendered, "CustomResourceDefinition", name)?;
-    assert_eq!(crd["spec"], plain[0]["spec"]);
+    ensure!(
+        as_floats(&crd["spec"]) == as_floats(&plain[0]["spec"]),
+        "helm renders another spec than {CRD} has"
+    );
     assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
 
     let dropped = render(&["crds.keep=false"])?;
     let crd = find(&dropped, "CustomResourceDefinition", name)?;
     assert!(crd["metadata"]["annotations"]["helm.sh/resource-policy"].is_null());
-    assert!(find(&render(&["crds.install=false"])?, "CustomResourceDefinition", name).is_err());
+    assert!(
+        find(
+            &render(&["crds.install=false"])?,
+            "CustomResourceDefinition",
+            name
+        )
+        .is_err()
+    );
     Ok(())
 }
 
@@ -104,12 +144,22 @@ fn the_crd_is_a_template_that_changes_nothing_but_labels_and_the_keep_annotation
 fn no_rule_has_a_wildcard() -> Result<()> {
     let objects = render(&["serviceMonitor.enabled=true"])?;
     let mut rules = 0;
-    for object in objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))) {
+    for object in objects
+        .iter()
+        .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
+    {
         for rule in object["rules"].as_array().context("a role without rules")? {
             rules += 1;
             for field in ["apiGroups", "resources", "verbs"] {
-                let names = rule[field].as_array().with_context(|| format!("a rule without {field}: {rule}"))?;
-                ensure!(!names.iter().any(|name| name.as_str().is_some_and(|name| name.contains('*'))), "wildcard in {rule}");
+                let names = rule[field]
+                    .as_array()
+                    .with_context(|| format!("a rule without {field}: {rule}"))?;
+                ensure!(
+                    !names
+                        .iter()
+                        .any(|name| name.as_str().is_some_and(|name| name.contains('*'))),
+                    "wildcard in {rule}"
+                );
             }
         }
     }
@@ -144,11 +194,20 @@ fn images_follow_the_registry_and_their_own_values() -> Result<()> {
         let objects = render(values)?;
         let container = &pod_spec(&objects)?["containers"][0];
         let env = container["env"].as_array().context("no env")?;
-        let engine = env.iter().find(|variable| variable["name"] == "ENGINE_IMAGE").context("no ENGINE_IMAGE")?;
+        let engine = env
+            .iter()
+            .find(|variable| variable["name"] == "ENGINE_IMAGE")
+            .context("no ENGINE_IMAGE")?;
         Ok((container["image"].clone(), engine["value"].clone()))
     };
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(images(&[])?, (json!(format!("qwen-operator:{version}")), json!(format!("qwen-engine:{version}"))));
+    assert_eq!(
+        images(&[])?,
+        (
+            json!(format!("qwen-operator:{version}")),
+            json!(format!("qwen-engine:{version}"))
+        )
+    );
     assert_eq!(
         images(&["image.registry=registry.example/team/"])?,
         (
@@ -157,8 +216,16 @@ fn images_follow_the_registry_and_their_own_values() -> Result<()> {
         )
     );
     assert_eq!(
-        images(&["image.registry=a.example", "image.tag=x", "engineImage.registry=b.example", "engineImage.tag=cuda"])?,
-        (json!("a.example/qwen-operator:x"), json!("b.example/qwen-engine:cuda"))
+        images(&[
+            "image.registry=a.example",
+            "image.tag=x",
+            "engineImage.registry=b.example",
+            "engineImage.tag=cuda"
+        ])?,
+        (
+            json!("a.example/qwen-operator:x"),
+            json!("b.example/qwen-engine:cuda")
+        )
     );
     Ok(())
 }
@@ -166,15 +233,38 @@ fn images_follow_the_registry_and_their_own_values() -> Result<()> {
 #[test]
 #[ignore = "needs helm of the local cluster"]
 fn every_reference_to_an_object_of_the_release_holds() -> Result<()> {
-    for values in [vec![], vec!["serviceAccount.name=mine"], vec!["serviceMonitor.enabled=true", "serviceMonitor.labels.release=x"]] {
+    for values in [
+        vec![],
+        vec!["serviceAccount.name=mine"],
+        vec!["serviceMonitor.enabled=true", "serviceMonitor.labels.release=x"],
+    ] {
         let objects = render(&values)?;
-        let account = pod_spec(&objects)?["serviceAccountName"].as_str().context("no service account")?;
-        assert_eq!(find(&objects, "ServiceAccount", account).is_err(), values.contains(&"serviceAccount.name=mine"));
-        for binding in objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"))) {
+        let account = pod_spec(&objects)?["serviceAccountName"]
+            .as_str()
+            .context("no service account")?;
+        assert_eq!(
+            find(&objects, "ServiceAccount", account).is_err(),
+            values.contains(&"serviceAccount.name=mine")
+        );
+        for binding in objects.iter().filter(|object| {
+            object["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("Binding"))
+        }) {
             let (kind, role) = (&binding["roleRef"]["kind"], &binding["roleRef"]["name"]);
-            let (kind, role) = (kind.as_str().unwrap_or_default(), role.as_str().unwrap_or_default());
-            let builtin = ["system:auth-delegator", "extension-apiserver-authentication-reader"].contains(&role);
-            ensure!(builtin || find(&objects, kind, role).is_ok(), "{binding} binds a role that does not exist");
+            let (kind, role) = (
+                kind.as_str().unwrap_or_default(),
+                role.as_str().unwrap_or_default(),
+            );
+            let builtin = [
+                "system:auth-delegator",
+                "extension-apiserver-authentication-reader",
+            ]
+            .contains(&role);
+            ensure!(
+                builtin || find(&objects, kind, role).is_ok(),
+                "{binding} binds a role that does not exist"
+            );
         }
         let labels = &find(&objects, "Deployment", RELEASE)?["spec"]["template"]["metadata"]["labels"];
         let service = find(&objects, "Service", RELEASE)?;
@@ -209,7 +299,10 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
     ] {
         match render(&[value]) {
             Ok(_) => bail!("{value} was accepted"),
-            Err(error) => ensure!(error.to_string().contains("schema"), "{value} was refused for another reason: {error}"),
+            Err(error) => ensure!(
+                error.to_string().contains("schema"),
+                "{value} was refused for another reason: {error}"
+            ),
         }
     }
     Ok(())
