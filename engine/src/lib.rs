@@ -1,2 +1,10 @@
 //! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
+pub mod engine;
+pub mod hub;
+pub mod kv;
+pub mod model;
 pub mod request;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+pub mod source;

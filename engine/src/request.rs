@@ -76,7 +76,9 @@ pub enum TokenEvent {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SubmitError {
     /// The queue is full: answer 429 with Retry-After.
-    #[error("the queue is full: {waiting} requests wait and --max-queued-requests is {limit}; try again later")]
+    #[error(
+        "the queue is full: {waiting} requests wait and --max-queued-requests is {limit}; try again later"
+    )]
     QueueFull {
         /// Requests waiting now.
         waiting: usize,
@@ -86,7 +88,9 @@ pub enum SubmitError {
         retry_after: Duration,
     },
     /// The request could never run: answer 400.
-    #[error("the request needs {needed} KV-cache blocks of {block_size} tokens and the cache has {total}; shorten the prompt or max_tokens")]
+    #[error(
+        "the request needs {needed} KV-cache blocks of {block_size} tokens and the cache has {total}; shorten the prompt or max_tokens"
+    )]
     NeverFits {
         /// Blocks for prompt and output.
         needed: usize,

@@ -190,7 +190,7 @@ impl Family {
         go.args(["-tags", self.tags, "-ldflags", self.ldflags, "-o"])
             .arg(format!("{}/", bin.display()));
         shell::follow(go.args(self.packages), |text| {
-            packages += 1;
+            packages += usize::from(!text.starts_with("go: "));
             step.note(&format!("{packages} packages, {text}"));
         })
         .context("Go could not build it (Go 1.26.6 or newer is needed, and its module proxy)")?;

@@ -119,7 +119,12 @@ pub fn unmount(folders: &[&Path]) -> Result<()> {
         // Lazily: a process of another mount namespace may still hold it for a moment.
         shell::output(umount.arg("-l").arg(&mount)).with_context(|| format!("cannot unmount {mount}"))?;
     }
-    Ok(())
+    // What is removed next must not lead through a mount into somebody's files.
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the list of mounts")?;
+    match mounts_below(&mounts, folders).first() {
+        Some(mount) => bail!("{mount} is still mounted: unmount it and try again"),
+        None => Ok(()),
+    }
 }
 
 /// Mount points at or below the folders in a text like /proc/mounts, last mounted first.

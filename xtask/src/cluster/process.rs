@@ -12,8 +12,9 @@ use super::cgroup;
 use crate::paths::Paths;
 use crate::shell;
 
-/// How long a process may take to end after SIGTERM before it is killed.
-const TERM_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process may take to end after SIGTERM before it is killed. Short: an apiserver would wait for its
+/// watches, and nothing of a removed cluster is worth that.
+const TERM_LIMIT: Duration = Duration::from_secs(3);
 
 /// A process as a pid file names it: the number alone could be another process by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +60,13 @@ pub fn start(paths: &Paths, name: &str, args: &[String]) -> Result<()> {
         .stderr(log)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
-    cgroup::adopt(child.id())?;
     let started = start_time(child.id()).with_context(|| format!("{name} ended at once: see its log"))?;
     fs::write(
         pid_folder(&paths.cluster()).join(name),
         format!("{} {started}\n", child.id()),
     )?;
-    Ok(())
+    // After the pid file: should this fail, the process can still be found and ended.
+    cgroup::adopt(child.id())
 }
 
 /// Every process with a pid file in that cluster folder, alive or not.
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn end_stops_a_process_that_ignores_sigterm_not_before_asking() {
+    fn ending_asks_before_it_kills() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let process = Process {
             name: "sleep".into(),

@@ -19,9 +19,12 @@ const SHARED: &[&str] = &[
     "/var/log/containers",
     "/var/lib/cni/results",
     "/var/lib/cni",
-    "/run/containerd/s",
+    SHIM_SOCKETS,
     "/run/containerd",
 ];
+
+/// Where every containerd of a machine has the sockets of its shims.
+const SHIM_SOCKETS: &str = "/run/containerd/s";
 
 /// Where the machine's own settings are remembered.
 pub fn saved(cluster: &Path) -> PathBuf {
@@ -80,6 +83,16 @@ fn remove_shared_files(cluster: &Path) -> Result<()> {
             remove_path(&link)?;
         }
     }
+    // Each bundle names the socket of its shim.
+    for bundle in files(&format!(
+        "{RUN_DIR}/containerd/io.containerd.runtime.v2.task/k8s.io"
+    )) {
+        if let Some(socket) =
+            shim_socket(&fs::read_to_string(bundle.join("bootstrap.json")).unwrap_or_default())
+        {
+            remove_path(&socket)?;
+        }
+    }
     // A kubelet that runs makes its socket again at once; these are of one that has ended.
     for name in ["kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"] {
         remove_path(&Path::new("/var/lib/kubelet/device-plugins").join(name))?;
@@ -88,4 +101,24 @@ fn remove_shared_files(cluster: &Path) -> Result<()> {
         let _not_empty_or_absent = fs::remove_dir(folder);
     }
     Ok(())
+}
+
+/// The socket in a shim's bootstrap.json, if it lies where such sockets lie.
+fn shim_socket(bootstrap: &str) -> Option<PathBuf> {
+    let bootstrap: serde_json::Value = serde_json::from_str(bootstrap).ok()?;
+    let path = bootstrap["address"].as_str()?.strip_prefix("unix://")?;
+    path.starts_with(SHIM_SOCKETS).then(|| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_of_shims_are_taken_from_a_bundle() {
+        let good = r#"{"version":3,"address":"unix:///run/containerd/s/ab12","protocol":"ttrpc"}"#;
+        assert_eq!(shim_socket(good), Some("/run/containerd/s/ab12".into()));
+        assert_eq!(shim_socket(r#"{"address":"unix:///etc/passwd"}"#), None);
+        assert_eq!(shim_socket(""), None);
+    }
 }

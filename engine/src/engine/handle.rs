@@ -1,0 +1,88 @@
+//! The side of the engine that the HTTP server holds.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::admission::{Health, Shared};
+use super::stream::TokenStream;
+use super::worker::Submission;
+use super::{Command, EngineConfig};
+use crate::request::{GenerateRequest, SubmitError};
+
+/// Submits requests to one engine; clones are cheap and reach the same engine.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    config: Arc<EngineConfig>,
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    next_id: Arc<AtomicU64>,
+}
+
+impl EngineHandle {
+    pub(super) fn new(config: EngineConfig, shared: Arc<Shared>, commands: Sender<Command>) -> Self {
+        Self {
+            config: Arc::new(config),
+            shared,
+            commands,
+            next_id: Arc::default(),
+        }
+    }
+
+    /// Queues a request and returns its tokens as they come.
+    ///
+    /// # Errors
+    /// When the request can never fit, the queue is full, or the engine drains or is dead.
+    pub fn submit(&self, request: GenerateRequest) -> Result<TokenStream, SubmitError> {
+        let needed = (request.prompt.len() + request.stop.max_tokens).div_ceil(self.config.block_size);
+        if needed > self.config.num_blocks {
+            let EngineConfig {
+                num_blocks: total,
+                block_size,
+                ..
+            } = *self.config;
+            return Err(SubmitError::NeverFits {
+                needed,
+                total,
+                block_size,
+            });
+        }
+        self.shared.enter()?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // Unbounded, but a request sends at most max_tokens + 1 events.
+        let (events, receiver) = unbounded_channel();
+        let submission = Submission {
+            id,
+            request,
+            events,
+            queued: Instant::now(),
+        };
+        if self.commands.send(Command::Submit(Box::new(submission))).is_err() {
+            self.shared.ended(true);
+            return Err(SubmitError::Dead);
+        }
+        Ok(TokenStream::new(id, receiver, self.commands.clone()))
+    }
+
+    /// The error that `submit` would return for any request now; cheap, for use before tokenizing.
+    pub fn queue_full(&self) -> Option<SubmitError> {
+        self.shared.refusal()
+    }
+
+    /// Takes no new requests from now on and resolves when none is left.
+    pub async fn drain(&self) {
+        self.shared.drain().await;
+    }
+
+    /// Whether the engine thread works.
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// The limits in force, the KV cache's blocks included.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+}

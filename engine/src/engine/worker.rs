@@ -1,0 +1,284 @@
+//! The engine thread: receives commands, runs steps, samples, and tells clients and observer.
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Command;
+use super::admission::Shared;
+use crate::model::{Logits, Model, StepPlan};
+use crate::request::{FinishReason, FinishedRequest, GenerateRequest, Observer, StepStats, TokenEvent};
+use crate::sampler::Sampler;
+use crate::scheduler::{EngineConfig, Scheduler, Step};
+use crate::sequence::SequenceId;
+
+/// A request on its way to the thread.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) id: SequenceId,
+    pub(super) request: GenerateRequest,
+    pub(super) events: UnboundedSender<TokenEvent>,
+    pub(super) queued: Instant,
+}
+
+/// A request that has not ended.
+struct Live {
+    request: GenerateRequest,
+    events: UnboundedSender<TokenEvent>,
+    sampler: Sampler,
+    queued: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    cached_tokens: usize,
+    generated: usize,
+    preemptions: usize,
+}
+
+/// Everything the thread owns.
+pub(super) struct Worker {
+    model: Box<dyn Model>,
+    config: EngineConfig,
+    scheduler: Scheduler,
+    live: HashMap<SequenceId, Live>,
+    observer: Arc<dyn Observer>,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        model: Box<dyn Model>,
+        config: EngineConfig,
+        observer: Arc<dyn Observer>,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let scheduler = Scheduler::new(config.clone());
+        Self {
+            model,
+            config,
+            scheduler,
+            live: HashMap::new(),
+            observer,
+            commands,
+            shared,
+        }
+    }
+
+    /// Runs until every handle and stream is gone. A panic ends all requests with an error and leaves the engine
+    /// dead, which `/health` tells, so that it is restarted instead of serving from a broken state.
+    pub(super) fn run(mut self) {
+        if catch_unwind(AssertUnwindSafe(|| while self.turn() {})).is_ok() {
+            return;
+        }
+        self.shared.set_dead();
+        tracing::error!("the engine thread panicked; every request fails until the process is restarted");
+        let ids: Vec<_> = self.live.keys().copied().collect();
+        self.fail(&ids, "the engine stopped working; try again later");
+        self.report(StepStats::default());
+        // Requests that were on their way when it died.
+        while let Ok(command) = self.commands.recv() {
+            if let Command::Submit(submission) = command {
+                let id = submission.id;
+                self.submit(*submission);
+                self.fail(&[id], "the engine stopped working; try again later");
+            }
+        }
+    }
+
+    /// Takes all commands, then runs one step. False when nobody can send any more.
+    fn turn(&mut self) -> bool {
+        let mut changed = false;
+        loop {
+            let command = match self.live.is_empty() && !changed {
+                true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
+                false => self.commands.try_recv(),
+            };
+            match command {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+            changed = true;
+        }
+        if changed {
+            // Shown before the step, which may take long.
+            self.report(StepStats::default());
+        }
+        if !self.live.is_empty() {
+            self.step();
+        }
+        true
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.submit(*submission),
+            Command::Abort(id) => self.end(id, FinishReason::Abort),
+            Command::Stop(id) => self.end(id, FinishReason::Stop),
+        }
+    }
+
+    fn submit(
+        &mut self,
+        Submission {
+            id,
+            request,
+            events,
+            queued,
+        }: Submission,
+    ) {
+        let sampler = Sampler::new(&request.sampling, &request.stop, &request.prompt);
+        self.scheduler.add(id, request.prompt.clone());
+        let live = Live {
+            request,
+            events,
+            sampler,
+            queued,
+            scheduled: None,
+            first_token: None,
+            last_token: None,
+            cached_tokens: 0,
+            generated: 0,
+            preemptions: 0,
+        };
+        self.live.insert(id, live);
+    }
+
+    fn step(&mut self) {
+        let step = self.scheduler.schedule();
+        self.note_schedule(&step);
+        self.shared.step_begins();
+        let result = self.model.forward(&step.plan);
+        let mut stats = StepStats {
+            prefill_tokens: step.prefill_tokens,
+            prefix_queries: step.prefix_queries,
+            prefix_hits: step.prefix_hits,
+            preemptions: step.preempted.len(),
+            ..StepStats::default()
+        };
+        match result {
+            Ok(logits) => self.sample(&step.plan, logits, &mut stats),
+            Err(error) => {
+                tracing::error!(%error, "a step failed; its requests end with an error");
+                let ids: Vec<_> = step.plan.chunks.iter().map(|chunk| chunk.sequence).collect();
+                self.fail(&ids, &error.to_string());
+            }
+        }
+        self.shared.step_ends();
+        self.report(stats);
+    }
+
+    /// Records what the scheduler started and preempted.
+    fn note_schedule(&mut self, step: &Step) {
+        let now = Instant::now();
+        for (id, cached_tokens) in &step.started {
+            self.shared.started(now);
+            if let Some(live) = self.live.get_mut(id) {
+                live.scheduled = Some(now);
+                live.cached_tokens = *cached_tokens;
+            }
+        }
+        for id in &step.preempted {
+            if let Some(live) = self.live.get_mut(id) {
+                live.preemptions += 1;
+            }
+        }
+        let free = match self.scheduler.waiting() {
+            0 => self.config.max_num_seqs - self.scheduler.running(),
+            // What still waits was held back by blocks or tokens: nobody else could start either.
+            _ => 0,
+        };
+        self.shared.set_free_places(free);
+    }
+
+    fn sample(&mut self, plan: &StepPlan, mut logits: Logits, stats: &mut StepStats) {
+        let now = Instant::now();
+        let mut sampled = HashMap::new();
+        let mut ended = Vec::new();
+        let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
+        for (chunk, row) in wanted.zip(logits.rows_mut()) {
+            let id = chunk.sequence;
+            let Some(live) = self.live.get_mut(&id) else {
+                continue;
+            };
+            let token = live.sampler.sample(row);
+            sampled.insert(id, token);
+            stats.generated_tokens += 1;
+            match live.last_token {
+                None => stats
+                    .first_token_latencies
+                    .push((now - live.request.arrival).as_secs_f64()),
+                Some(last) => stats.inter_token_latencies.push((now - last).as_secs_f64()),
+            }
+            ended.extend(
+                live.take(token, now, self.config.max_model_len)
+                    .map(|reason| (id, reason)),
+            );
+        }
+        self.scheduler.complete(plan, &sampled);
+        for (id, reason) in ended {
+            self.end(id, reason);
+        }
+    }
+
+    /// Ends a request by itself; unknown ids have already ended.
+    fn end(&mut self, id: SequenceId, reason: FinishReason) {
+        self.end_with(id, reason, TokenEvent::Finished(reason));
+    }
+
+    fn fail(&mut self, ids: &[SequenceId], message: &str) {
+        for &id in ids {
+            self.end_with(id, FinishReason::Error, TokenEvent::Failed(message.to_owned()));
+        }
+    }
+
+    fn end_with(&mut self, id: SequenceId, reason: FinishReason, event: TokenEvent) {
+        let Some(live) = self.live.remove(&id) else { return };
+        self.scheduler.remove(id);
+        let finished = FinishedRequest {
+            reason,
+            arrival: live.request.arrival,
+            queued: live.queued,
+            scheduled: live.scheduled,
+            first_token: live.first_token,
+            last_token: live.last_token,
+            finished: Instant::now(),
+            prompt_tokens: live.request.prompt.len(),
+            cached_tokens: live.cached_tokens,
+            generated_tokens: live.generated,
+            max_tokens: live.request.stop.max_tokens,
+            preemptions: live.preemptions,
+        };
+        self.observer.finished(&finished);
+        self.shared.ended(live.scheduled.is_none());
+        // The client may have left; then nobody needs the event.
+        let _ = live.events.send(event);
+    }
+
+    fn report(&self, mut stats: StepStats) {
+        stats.running = self.scheduler.running();
+        stats.waiting = self.scheduler.waiting();
+        stats.kv_usage = self.scheduler.kv_usage();
+        self.observer.step(&stats);
+    }
+}
+
+impl Live {
+    /// Takes a sampled token; returns how the request ends, if it does.
+    fn take(&mut self, token: u32, now: Instant, max_model_len: usize) -> Option<FinishReason> {
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        self.generated += 1;
+        if self.request.stop.stop_token_ids.contains(&token) {
+            return Some(FinishReason::Stop);
+        }
+        let _ = self.events.send(TokenEvent::Token(token));
+        let full = self.request.prompt.len() + self.generated >= max_model_len;
+        (self.generated >= self.request.stop.max_tokens || full).then_some(FinishReason::Length)
+    }
+}

@@ -1,0 +1,23 @@
+//! The name of a full block's content: its tokens and all tokens before it.
+use sha2::{Digest, Sha256};
+
+/// Hash of a block's tokens chained to the block before. SHA-256, because two prompts of different callers
+/// must never share a block by a collision, not even by one made on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockHash([u8; 32]);
+
+impl BlockHash {
+    /// Names of the full blocks of `tokens` from block `known.len()` on, appended to `known`.
+    pub fn extend(known: &mut Vec<Self>, tokens: &[u32], block_size: usize) {
+        for block in tokens.chunks_exact(block_size).skip(known.len()) {
+            let mut hasher = Sha256::new();
+            if let Some(Self(parent)) = known.last() {
+                hasher.update(parent);
+            }
+            for token in block {
+                hasher.update(token.to_le_bytes());
+            }
+            known.push(Self(hasher.finalize().into()));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The block pool: hands out blocks that return themselves on drop and remembers the contents of free ones.
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::BlockHash;
+
+/// All KV blocks. Clones share the same blocks.
+#[derive(Debug, Clone)]
+pub struct BlockPool(Arc<Mutex<Blocks>>);
+
+/// One use of a block. Clones and cache hits are further uses; the last drop frees the block.
+#[derive(Debug)]
+pub struct Block {
+    id: u32,
+    pool: BlockPool,
+}
+
+#[derive(Debug)]
+struct Blocks {
+    /// Uses of each block.
+    uses: Vec<u32>,
+    /// The published content of each block, in use or not.
+    content: Vec<Option<BlockHash>>,
+    by_content: HashMap<BlockHash, u32>,
+    /// Free blocks without content.
+    empty: Vec<u32>,
+    /// Free blocks with content, by the time of their last release: the first is evicted first.
+    cached: BTreeMap<u64, u32>,
+    /// When each cached block was released: its key in `cached`.
+    released: Vec<u64>,
+    clock: u64,
+}
+
+impl BlockPool {
+    /// A pool of `count` free blocks.
+    pub fn new(count: usize) -> Self {
+        let ids = u32::try_from(count).unwrap_or(u32::MAX);
+        Self(Arc::new(Mutex::new(Blocks {
+            uses: vec![0; count],
+            content: vec![None; count],
+            by_content: HashMap::new(),
+            empty: (0..ids).rev().collect(),
+            cached: BTreeMap::new(),
+            released: vec![0; count],
+            clock: 0,
+        })))
+    }
+
+    /// A free block, evicting the content unused for the longest time; `None` when all are in use.
+    pub fn allocate(&self) -> Option<Block> {
+        let mut blocks = self.lock();
+        let id = match blocks.empty.pop() {
+            Some(id) => id,
+            None => {
+                let (_, id) = blocks.cached.pop_first()?;
+                if let Some(hash) = blocks.content[id as usize].take() {
+                    blocks.by_content.remove(&hash);
+                }
+                id
+            }
+        };
+        blocks.uses[id as usize] = 1;
+        Some(Block {
+            id,
+            pool: self.clone(),
+        })
+    }
+
+    /// The block that holds this content, if any.
+    pub fn find(&self, hash: &BlockHash) -> Option<Block> {
+        let mut blocks = self.lock();
+        let id = *blocks.by_content.get(hash)?;
+        if blocks.uses[id as usize] == 0 {
+            let released = blocks.released[id as usize];
+            blocks.cached.remove(&released);
+        }
+        blocks.uses[id as usize] += 1;
+        Some(Block {
+            id,
+            pool: self.clone(),
+        })
+    }
+
+    /// Makes a computed block's content findable. A content already known keeps its first block.
+    pub fn publish(&self, block: &Block, hash: BlockHash) {
+        let mut blocks = self.lock();
+        if blocks.content[block.id as usize].is_none() && !blocks.by_content.contains_key(&hash) {
+            blocks.content[block.id as usize] = Some(hash);
+            blocks.by_content.insert(hash, block.id);
+        }
+    }
+
+    /// Blocks that `allocate` can still hand out.
+    pub fn available(&self) -> usize {
+        let blocks = self.lock();
+        blocks.empty.len() + blocks.cached.len()
+    }
+
+    /// All blocks.
+    pub fn total(&self) -> usize {
+        self.lock().uses.len()
+    }
+
+    fn release(&self, id: u32) {
+        let mut blocks = self.lock();
+        let uses = &mut blocks.uses[id as usize];
+        *uses -= 1;
+        if *uses > 0 {
+            return;
+        }
+        if blocks.content[id as usize].is_none() {
+            blocks.empty.push(id);
+            return;
+        }
+        blocks.clock += 1;
+        let now = blocks.clock;
+        blocks.released[id as usize] = now;
+        blocks.cached.insert(now, id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Blocks> {
+        // No code can panic between two changes that belong together, so a poisoned lock is still consistent.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Block {
+    /// Its index in the KV cache.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.pool.release(self.id);
+    }
+}

@@ -1,0 +1,82 @@
+//! What the engine thread asks of a model: one forward pass over a ragged batch with paged KV.
+pub mod fake;
+
+use crate::sequence::SequenceId;
+
+/// A model that owns its weights and KV cache.
+pub trait Model: Send {
+    /// Tokens in its vocabulary: the width of a logits row.
+    fn vocab_size(&self) -> usize;
+
+    /// Computes the KV of every token of the plan, and logits for the last token of each chunk with `sample`.
+    ///
+    /// # Errors
+    /// When the device fails; the KV of the plan's sequences is then undefined.
+    fn forward(&mut self, plan: &StepPlan) -> Result<Logits, ModelError>;
+}
+
+/// Consecutive tokens of one sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Whose tokens.
+    pub sequence: SequenceId,
+    /// Tokens to compute, at least one.
+    pub tokens: Vec<u32>,
+    /// Position of the first of them; all before it have KV.
+    pub start: usize,
+    /// KV blocks of the sequence: position `p` lies in `blocks[p / block_size]`.
+    pub blocks: Vec<u32>,
+    /// Whether the logits of the last token are wanted.
+    pub sample: bool,
+}
+
+/// The work of one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepPlan {
+    /// One chunk for each sequence that runs in this step.
+    pub chunks: Vec<Chunk>,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+}
+
+impl StepPlan {
+    /// Tokens in all chunks.
+    pub fn tokens(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.tokens.len()).sum()
+    }
+}
+
+/// One row of logits for each chunk with `sample`, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    values: Vec<f32>,
+    vocab_size: usize,
+}
+
+impl Logits {
+    /// Rows of `vocab_size` values each, one after the other.
+    pub fn new(values: Vec<f32>, vocab_size: usize) -> Self {
+        Self { values, vocab_size }
+    }
+
+    /// The rows; the sampler works in place.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.values.chunks_exact_mut(self.vocab_size)
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocab_size)
+    }
+}
+
+/// Why a forward pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// candle or the device below it.
+    #[error("the forward pass failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// Any other reason, one sentence.
+    #[error("{0}")]
+    Other(String),
+}

@@ -1,0 +1,98 @@
+//! A model without weights: deterministic, as fast or slow as asked, for tests and benches of all above it.
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::{Chunk, Logits, Model, ModelError, StepPlan};
+use crate::sequence::SequenceId;
+
+/// Predicts a fixed reply, or a token that follows from the last token and its position.
+#[derive(Debug)]
+pub struct FakeModel {
+    vocab_size: usize,
+    delay: Duration,
+    reply: Vec<u32>,
+    /// Length of each sequence when it was first sampled: where its reply starts.
+    first: HashMap<SequenceId, usize>,
+    gate: Option<Receiver<()>>,
+}
+
+/// Lets a gated model run: every `()` sent is one step; when it is dropped, all steps pass.
+pub type StepGate = Sender<()>;
+
+impl FakeModel {
+    /// A model with this many tokens, at least 1.
+    pub fn new(vocab_size: usize) -> Self {
+        Self {
+            vocab_size,
+            delay: Duration::ZERO,
+            reply: Vec::new(),
+            first: HashMap::new(),
+            gate: None,
+        }
+    }
+
+    /// Every step takes at least this long.
+    pub fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// Every request is answered with these tokens, over and over.
+    pub fn with_reply(mut self, reply: Vec<u32>) -> Self {
+        self.reply = reply;
+        self
+    }
+
+    /// Every step waits for the returned gate, so that tests decide when it happens.
+    pub fn with_gate(mut self) -> (Self, StepGate) {
+        let (sender, receiver) = channel();
+        self.gate = Some(receiver);
+        (self, sender)
+    }
+
+    /// The token that follows `last` at `position` without a fixed reply.
+    pub fn next_token(&self, last: u32, position: usize) -> u32 {
+        let mixed = u64::from(last)
+            .wrapping_mul(31)
+            .wrapping_add(position as u64 * 7 + 1);
+        (mixed % self.vocab_size as u64) as u32
+    }
+
+    fn predict(&mut self, chunk: &Chunk) -> u32 {
+        let end = chunk.start + chunk.tokens.len();
+        if !self.reply.is_empty() {
+            let first = *self.first.entry(chunk.sequence).or_insert(end);
+            return self.reply[(end - first) % self.reply.len()];
+        }
+        self.next_token(chunk.tokens.last().copied().unwrap_or_default(), end - 1)
+    }
+}
+
+impl Model for FakeModel {
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> Result<Logits, ModelError> {
+        if let Some(gate) = &self.gate
+            && gate.recv().is_err()
+        {
+            self.gate = None;
+        }
+        if !self.delay.is_zero() {
+            std::thread::sleep(self.delay);
+        }
+        let mut values = Vec::new();
+        for chunk in plan.chunks.iter().filter(|chunk| chunk.sample) {
+            let row = values.len();
+            let next = self.predict(chunk) as usize;
+            values.resize(row + self.vocab_size, 0.0);
+            if let Some(logit) = values.get_mut(row + next) {
+                // High enough that sampling at usual temperatures still follows the script.
+                *logit = 100.0;
+            }
+        }
+        Ok(Logits::new(values, self.vocab_size))
+    }
+}

@@ -1,0 +1,152 @@
+//! One request as the scheduler sees it: tokens, how many of them have KV, and the blocks that hold it.
+use crate::kv::{BlockHash, BlockPool, BlockTable};
+use crate::model::Chunk;
+
+/// Names a sequence for its whole life.
+pub type SequenceId = u64;
+
+/// Prompt and output of one request with its blocks.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its name.
+    pub id: SequenceId,
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    /// Tokens whose KV is in the blocks.
+    computed: usize,
+    blocks: BlockTable,
+    /// Names of the full blocks; empty when prefix caching is off.
+    hashes: Vec<BlockHash>,
+    /// Blocks whose content is published or came from the cache.
+    published: usize,
+    /// Whether it has run before.
+    pub(crate) admitted: bool,
+}
+
+impl Sequence {
+    /// A new sequence without blocks; `prompt` holds at least one token.
+    pub fn new(id: SequenceId, prompt: Vec<u32>) -> Self {
+        Self {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            computed: 0,
+            blocks: BlockTable::default(),
+            hashes: Vec::new(),
+            published: 0,
+            admitted: false,
+        }
+    }
+
+    /// Tokens of prompt and output so far.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether it has no tokens; a prompt has at least one, so never.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.prompt_len
+    }
+
+    /// Tokens still without KV: 1 while decoding, more in prefill.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self) -> &BlockTable {
+        &self.blocks
+    }
+
+    /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
+    /// Returns the tokens found in the cache, or `None`, holding nothing, when there are too few blocks.
+    pub(crate) fn place(
+        &mut self,
+        pool: &BlockPool,
+        block_size: usize,
+        caching: bool,
+        reserve: usize,
+    ) -> Option<usize> {
+        debug_assert!(self.blocks.is_empty());
+        if caching {
+            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
+        }
+        // The last token is always computed: its logits choose the next one.
+        let reusable = (self.tokens.len() - 1) / block_size;
+        for block in self
+            .hashes
+            .iter()
+            .take(reusable)
+            .map_while(|hash| pool.find(hash))
+        {
+            self.blocks.push(block);
+        }
+        let found = self.blocks.len();
+        let missing = self.tokens.len().div_ceil(block_size) - found;
+        if pool.available() < missing + reserve || !self.grow(pool, block_size) {
+            self.blocks.clear();
+            return None;
+        }
+        self.computed = found * block_size;
+        self.published = found;
+        Some(self.computed)
+    }
+
+    /// Makes sure that every token has a block; false when the pool is empty.
+    pub(crate) fn grow(&mut self, pool: &BlockPool, block_size: usize) -> bool {
+        while self.blocks.len() * block_size < self.tokens.len() {
+            match pool.allocate() {
+                Some(block) => self.blocks.push(block),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Gives all blocks back; the KV must be computed again.
+    pub(crate) fn release(&mut self) {
+        self.blocks.clear();
+        self.computed = 0;
+        self.published = 0;
+    }
+
+    /// The next `count` tokens as work for the model.
+    pub(crate) fn chunk(&self, count: usize) -> Chunk {
+        let end = self.computed + count;
+        Chunk {
+            sequence: self.id,
+            tokens: self.tokens[self.computed..end].to_vec(),
+            start: self.computed,
+            blocks: self.blocks.ids(),
+            sample: end == self.tokens.len(),
+        }
+    }
+
+    /// Records that the model computed `count` more tokens and what it sampled then.
+    pub(crate) fn advance(
+        &mut self,
+        count: usize,
+        sampled: Option<u32>,
+        pool: &BlockPool,
+        block_size: usize,
+        caching: bool,
+    ) {
+        self.computed += count;
+        if caching {
+            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
+            let full = self.computed / block_size;
+            for index in self.published..full {
+                if let (Some(block), Some(hash)) = (self.blocks.get(index), self.hashes.get(index)) {
+                    pool.publish(block, *hash);
+                }
+            }
+            self.published = self.published.max(full);
+        }
+        self.tokens.extend(sampled);
+    }
+}
