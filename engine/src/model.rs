@@ -1,5 +1,15 @@
 //! What the engine thread asks of a model: one forward pass over a ragged batch with paged KV.
+mod attention;
+pub mod config;
 pub mod fake;
+mod load;
+mod qwen3;
+mod rope;
+mod weights;
+
+pub use load::{LoadError, LoadOptions, LoadedModel, load};
+pub use qwen3::Qwen3;
+pub use weights::{Weights, WeightsError};
 
 use crate::sequence::SequenceId;
 

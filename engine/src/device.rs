@@ -1,0 +1,64 @@
+//! Where tensors live and how wide their numbers are; flags become candle's types here.
+use candle_core::{DType, Device};
+
+/// Kind of device, `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceKind {
+    /// A GPU if the binary has the `cuda` feature and finds one, else the CPU.
+    #[default]
+    Auto,
+    /// All cores that the process may use.
+    Cpu,
+    /// The first GPU; needs the `cuda` feature.
+    Cuda,
+}
+
+/// Type of weights and KV cache, `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dtype {
+    /// F32 on the CPU; on a GPU BF16.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits, GPU only.
+    Bf16,
+    /// 16 bits, GPU only.
+    F16,
+}
+
+/// A device or dtype that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// This binary or machine has no such GPU.
+    #[error(
+        "--device cuda cannot be used: {0}; use a build with the cuda feature on a machine with a GPU, or --device cpu"
+    )]
+    NoGpu(candle_core::Error),
+    /// The CPU computes in F32 only: no kernel multiplies 16-bit floats faster.
+    #[error("--dtype {0:?} needs --device cuda; on the CPU use auto or float32, which widens the weights")]
+    CpuIsF32(Dtype),
+}
+
+/// candle's device and type for the flags.
+///
+/// # Errors
+/// When there is no such GPU, or the CPU is asked for 16 bits.
+pub fn open(device: DeviceKind, dtype: Dtype) -> Result<(Device, DType), DeviceError> {
+    match (device, dtype) {
+        (DeviceKind::Auto, _) => match open(DeviceKind::Cuda, dtype) {
+            Err(_) => open(DeviceKind::Cpu, dtype),
+            gpu => gpu,
+        },
+        (DeviceKind::Cpu, Dtype::Auto | Dtype::F32) => Ok((Device::Cpu, DType::F32)),
+        (DeviceKind::Cpu, Dtype::Bf16 | Dtype::F16) => Err(DeviceError::CpuIsF32(dtype)),
+        (DeviceKind::Cuda, _) => {
+            let dtype = match dtype {
+                Dtype::Auto | Dtype::Bf16 => DType::BF16,
+                Dtype::F16 => DType::F16,
+                Dtype::F32 => DType::F32,
+            };
+            Ok((Device::new_cuda(0).map_err(DeviceError::NoGpu)?, dtype))
+        }
+    }
+}

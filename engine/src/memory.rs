@@ -1,0 +1,222 @@
+//! The memory plan: weights, activations and KV blocks must fit the cgroup's limit before anything is loaded.
+mod limit;
+
+use std::fmt;
+
+pub use limit::{MemoryLimit, system_limit};
+
+/// What the process takes beside tensors: code, tokenizer, HTTP buffers, stacks.
+const PROCESS: u64 = 48 << 20;
+
+/// What a model and its limits need.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemoryNeeds {
+    /// Bytes of all weights.
+    pub weights: u64,
+    /// Bytes of the largest step's tensors.
+    pub activations: u64,
+    /// Bytes of keys and values of one token.
+    pub kv_per_token: u64,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// `--max-model-len`.
+    pub max_model_len: usize,
+    /// `--max-num-seqs`.
+    pub max_num_seqs: usize,
+    /// Share of the limit that may be used, `--gpu-memory-utilization`.
+    pub utilization: f64,
+    /// `--num-gpu-blocks-override`.
+    pub num_blocks: Option<usize>,
+}
+
+/// How memory is shared out. Displays as the line that is printed at start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// What there is.
+    pub limit: MemoryLimit,
+    /// What was asked for.
+    pub needs: MemoryNeeds,
+    /// Blocks of the KV cache.
+    pub num_blocks: usize,
+}
+
+/// The model does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Too little is left for one request of full length.
+    #[error(
+        "the model does not fit: {source_name} {limit} × {utilization} leaves {left} for KV after weights {weights}, activations {activations} and the process {process}, and one request of --max-model-len {max_model_len} needs {needed}; {hint}"
+    )]
+    DoesNotFit {
+        /// Where the limit comes from.
+        source_name: &'static str,
+        /// The limit.
+        limit: Size,
+        /// The share that may be used.
+        utilization: f64,
+        /// What is left for KV.
+        left: Size,
+        /// Weights.
+        weights: Size,
+        /// Activations.
+        activations: Size,
+        /// Everything else.
+        process: Size,
+        /// `--max-model-len`.
+        max_model_len: usize,
+        /// KV of one request of that length.
+        needed: Size,
+        /// What to change.
+        hint: String,
+    },
+}
+
+/// Shares out the limit.
+///
+/// # Errors
+/// When not even one request of full length has room.
+pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, MemoryError> {
+    let block = needs.kv_per_token * needs.block_size as u64;
+    let usable = (limit.bytes as f64 * needs.utilization) as u64;
+    let left = usable.saturating_sub(needs.weights + needs.activations + PROCESS);
+    let room = (left / block.max(1)) as usize;
+    let one_request = needs.max_model_len.div_ceil(needs.block_size);
+    // More than all sequences at full length could never be used.
+    let most = one_request * needs.max_num_seqs;
+    let num_blocks = needs.num_blocks.unwrap_or(room.min(most));
+    if num_blocks < one_request || num_blocks > room {
+        let longest = room * needs.block_size;
+        let hint = match (needs.num_blocks, longest) {
+            (Some(asked), _) => {
+                format!("give --num-gpu-blocks-override between {one_request} and {room} instead of {asked}")
+            }
+            (None, 0) => "raise the memory limit or choose a smaller model".into(),
+            (None, longest) => format!("raise the memory limit or lower --max-model-len to {longest}"),
+        };
+        return Err(MemoryError::DoesNotFit {
+            source_name: limit.source,
+            limit: Size(limit.bytes),
+            utilization: needs.utilization,
+            left: Size(left),
+            weights: Size(needs.weights),
+            activations: Size(needs.activations),
+            process: Size(PROCESS),
+            max_model_len: needs.max_model_len,
+            needed: Size(one_request as u64 * block),
+            hint,
+        });
+    }
+    Ok(MemoryPlan {
+        limit,
+        needs,
+        num_blocks,
+    })
+}
+
+impl MemoryPlan {
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> u64 {
+        self.num_blocks as u64 * self.needs.block_size as u64 * self.needs.kv_per_token
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            limit,
+            needs,
+            num_blocks,
+        } = self;
+        let (weights, activations, kv) = (
+            Size(needs.weights),
+            Size(needs.activations),
+            Size(self.kv_bytes()),
+        );
+        write!(
+            f,
+            "memory: {} {} × {}: ",
+            limit.source,
+            Size(limit.bytes),
+            needs.utilization
+        )?;
+        write!(
+            f,
+            "weights {weights}, activations {activations}, KV cache {kv} ({num_blocks} blocks of {} tokens)",
+            needs.block_size
+        )
+    }
+}
+
+/// Bytes, shown in MiB or GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.0 as f64 / (1 << 20) as f64;
+        match mib {
+            _ if mib >= 1024.0 => write!(f, "{:.1} GiB", mib / 1024.0),
+            _ => write!(f, "{mib:.0} MiB"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn needs() -> MemoryNeeds {
+        MemoryNeeds {
+            weights: 100 * MIB,
+            activations: 52 * MIB,
+            kv_per_token: MIB / 16,
+            block_size: 16,
+            max_model_len: 512,
+            max_num_seqs: 4,
+            utilization: 0.5,
+            num_blocks: None,
+        }
+    }
+
+    fn limit(mib: u64) -> MemoryLimit {
+        MemoryLimit {
+            bytes: mib * MIB,
+            source: "cgroup limit",
+        }
+    }
+
+    #[test]
+    fn the_rest_becomes_kv_blocks() {
+        let plan = plan(needs(), limit(500)).unwrap();
+        assert_eq!(plan.num_blocks, 50);
+        let line = "memory: cgroup limit 500 MiB × 0.5: weights 100 MiB, activations 52 MiB, KV cache 50 MiB (50 blocks of 16 tokens)";
+        assert_eq!(plan.to_string(), line);
+    }
+
+    #[test]
+    fn no_more_blocks_than_all_sequences_can_use() {
+        assert_eq!(plan(needs(), limit(100_000)).unwrap().num_blocks, 4 * 32);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_numbers() {
+        let error = plan(needs(), limit(440)).unwrap_err().to_string();
+        assert!(
+            error.contains("leaves 20 MiB") && error.contains("needs 32 MiB"),
+            "{error}"
+        );
+        assert!(error.ends_with("lower --max-model-len to 320"), "{error}");
+        let error = plan(
+            MemoryNeeds {
+                num_blocks: Some(60),
+                ..needs()
+            },
+            limit(500),
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.ends_with("between 32 and 50 instead of 60"), "{error}");
+    }
+}

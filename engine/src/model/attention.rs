@@ -1,0 +1,124 @@
+//! Attention of a ragged batch over paged KV: on the CPU straight from the blocks, elsewhere through gathers.
+mod cpu;
+mod gather;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::StepPlan;
+use cpu::CpuCache;
+use gather::GatherCache;
+
+/// Sizes that every layer shares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) query: usize,
+    pub(super) kv: usize,
+    pub(super) dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.query / self.kv
+    }
+
+    fn scale(&self) -> f64 {
+        (self.dim as f64).sqrt().recip()
+    }
+}
+
+/// Keys and values of one layer.
+#[derive(Debug)]
+pub(super) enum KvCache {
+    Cpu(CpuCache),
+    Gather(GatherCache),
+}
+
+impl KvCache {
+    pub(super) fn new(
+        heads: Heads,
+        blocks: usize,
+        block_size: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu(CpuCache::new(heads, blocks, block_size))),
+            _ => Ok(Self::Gather(GatherCache::new(
+                heads,
+                blocks * block_size,
+                dtype,
+                device,
+            )?)),
+        }
+    }
+
+    /// Stores keys and values of the plan's tokens, then lets each token attend to all up to itself.
+    ///
+    /// `q` has shape (tokens, query heads, dim), `k` and `v` (tokens, kv heads, dim); the result is
+    /// (tokens, query heads × dim).
+    pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
+        match self {
+            Self::Cpu(cache) => cache.attend(q, k, v, plan),
+            Self::Gather(cache) => cache.attend(q, k, v, plan),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Chunk;
+
+    const HEADS: Heads = Heads {
+        query: 6,
+        kv: 2,
+        dim: 20,
+    };
+
+    fn chunk(sequence: u64, len: usize, start: usize, blocks: &[u32]) -> Chunk {
+        Chunk {
+            sequence,
+            tokens: vec![0; len],
+            start,
+            blocks: blocks.to_vec(),
+            sample: true,
+        }
+    }
+
+    /// Both caches see the same two steps of a ragged batch; they share no code.
+    #[test]
+    fn the_two_caches_agree() {
+        let steps = [
+            vec![chunk(0, 37, 0, &[5, 1, 7]), chunk(1, 3, 0, &[2])],
+            vec![
+                chunk(1, 1, 3, &[2]),
+                chunk(0, 11, 37, &[5, 1, 7]),
+                chunk(2, 16, 0, &[0]),
+            ],
+        ];
+        let mut cpu = CpuCache::new(HEADS, 8, 16);
+        let mut gather = GatherCache::new(HEADS, 8 * 16, DType::F32, &Device::Cpu).unwrap();
+        for chunks in steps {
+            let plan = StepPlan {
+                chunks,
+                block_size: 16,
+            };
+            let random =
+                |heads| Tensor::randn(0f32, 1.0, (plan.tokens(), heads, HEADS.dim), &Device::Cpu).unwrap();
+            let (q, k, v) = (random(HEADS.query), random(HEADS.kv), random(HEADS.kv));
+            let ours = cpu.attend(&q, &k, &v, &plan).unwrap();
+            let theirs = gather.attend(&q, &k, &v, &plan).unwrap();
+            assert_eq!(ours.dims(), [plan.tokens(), HEADS.query * HEADS.dim]);
+            let difference = (ours - theirs)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
+            assert!(difference < 1e-5, "largest difference {difference}");
+        }
+    }
+}
