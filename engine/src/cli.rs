@@ -232,8 +232,8 @@ mod tests {
                 "serve m --gpu-memory-utilization 1.5",
                 "--gpu-memory-utilization 1.5",
             ),
-            ("serve m --dtype int4", "--dtype \"int4\""),
-            ("serve m --device tpu", "--device \"tpu\""),
+            ("serve m --dtype int4", "--dtype int4"),
+            ("serve m --device tpu", "--device tpu"),
             ("serve m --log-format xml", "--log-format xml"),
             ("serve m --port eighty", "--port"),
             (

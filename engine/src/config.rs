@@ -3,7 +3,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     cli::{Fatal, ServeArgs},
-    device::{DeviceError, DeviceKind, Dtype},
+    device::{DeviceKind, Dtype},
 };
 
 /// vLLM prints the sizes of its largest model this way; nothing here is near it.
@@ -142,8 +142,27 @@ impl Config {
             num_blocks: args.num_gpu_blocks_override,
             prefix_caching: !args.no_enable_prefix_caching,
             api_keys: args.api_key,
-            dtype: args.dtype.parse().map_err(fatal)?,
-            device: device(&args.device)?,
+            dtype: one_of(
+                "--dtype",
+                &args.dtype,
+                &[
+                    ("auto", Dtype::Auto),
+                    ("float32", Dtype::F32),
+                    ("float", Dtype::F32),
+                    ("bfloat16", Dtype::Bf16),
+                    ("float16", Dtype::F16),
+                    ("half", Dtype::F16),
+                ],
+            )?,
+            device: one_of(
+                "--device",
+                &args.device,
+                &[
+                    ("auto", DeviceKind::Auto),
+                    ("cpu", DeviceKind::Cpu),
+                    ("cuda", DeviceKind::Cuda),
+                ],
+            )?,
             seed: args.seed,
             model_sampling_defaults: one_of(
                 "--generation-config",
@@ -183,19 +202,6 @@ fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
                 &format!("use one of {}", names.join(", ")),
             )
         })
-}
-
-/// `auto` is what the binary was built for.
-fn device(text: &str) -> Result<DeviceKind, Fatal> {
-    match text {
-        "auto" if cfg!(feature = "cuda") => Ok(DeviceKind::Cuda),
-        "auto" => Ok(DeviceKind::Cpu),
-        _ => text.parse().map_err(fatal),
-    }
-}
-
-fn fatal(error: DeviceError) -> Fatal {
-    Fatal(error.to_string())
 }
 
 /// Reads 4096, 4k (4000) and 4K (4096), as vLLM does.

@@ -1,12 +1,10 @@
 //! Command line of the engine.
 use std::process::ExitCode;
 
+#[allow(unsafe_code)]
 fn main() -> ExitCode {
-    // SAFETY: no other thread runs yet.
-    #[allow(unsafe_code)]
-    unsafe {
-        qwen_engine::threads::limit();
-    }
+    // SAFETY: nothing has run yet, so this is the only thread.
+    unsafe { qwen_engine::threads::limit() };
     match qwen_engine::cli::run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),

@@ -6,10 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    hub::{self, HubError},
-    model::Weights,
-};
+use crate::hub::{self, HubError};
+use crate::model::Weights;
 
 /// The files of one model, as text and bytes, or as paths where they are large.
 #[derive(Debug, Clone, PartialEq)]

@@ -63,3 +63,50 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get(app: Router, path: &str) -> (StatusCode, String) {
+        let response = app.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status();
+        (status, String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_says_what_is_missing_and_liveness_does_not_care() {
+        let capabilities = watch::Sender::new(Capabilities::Unknown("refused".into()));
+        let watching = watch::Sender::new(Err("QwenServices cannot be listed".to_owned()));
+        let app = app(Admin {
+            metrics: Metrics::new().unwrap(),
+            capabilities: capabilities.subscribe(),
+            watching: watching.subscribe(),
+            metrics_api: Some(MetricsApiState::default()),
+        });
+        let (status, text) = get(app.clone(), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.contains("refused"), "{text}");
+        assert_eq!(get(app.clone(), "/healthz").await.0, StatusCode::OK);
+        let (_, metrics) = get(app, "/metrics").await;
+        assert!(metrics.contains("qwen_operator_reconcile_errors_total{step=\"apply\"} 0"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_has_everything_is_ready() {
+        let capabilities = watch::Sender::new(Capabilities::Known(Default::default()));
+        let watching = watch::Sender::new(Ok(()));
+        let app = app(Admin {
+            metrics: Metrics::new().unwrap(),
+            capabilities: capabilities.subscribe(),
+            watching: watching.subscribe(),
+            metrics_api: None,
+        });
+        assert_eq!(get(app, "/readyz").await, (StatusCode::OK, "ok".to_owned()));
+    }
+}

@@ -127,3 +127,88 @@ impl Candidate {
 fn holder(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that keeps one lease and refuses to replace another version of it.
+    #[derive(Clone, Default)]
+    struct Server(Arc<Mutex<Option<Value>>>);
+
+    impl Server {
+        fn candidate(&self, identity: &str) -> Candidate {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let sent = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
+                    let (code, answer) = server.answer(&head.method, sent);
+                    let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                    Ok::<_, std::convert::Infallible>(response.unwrap())
+                }
+            });
+            Candidate::new(Client::new(service, "default"), "default", identity.to_owned())
+        }
+
+        fn answer(&self, method: &Method, mut sent: Value) -> (u16, Value) {
+            let mut lease = self.0.lock().unwrap();
+            let version = lease.as_ref().map_or("0", |lease| lease["metadata"]["resourceVersion"].as_str().unwrap());
+            let failure = |code: u16| (code, json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": "" }));
+            match (method, &*lease) {
+                (&Method::GET, None) => failure(404),
+                (&Method::GET, Some(lease)) => (200, lease.clone()),
+                (&Method::POST, Some(_)) => failure(409),
+                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => failure(409),
+                _ => {
+                    let next = version.parse::<u64>().unwrap() + 1;
+                    sent["metadata"]["resourceVersion"] = json!(next.to_string());
+                    *lease = Some(sent.clone());
+                    (200, sent)
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_leads_until_it_gives_the_lease_back() {
+        let server = Server::default();
+        let (mut one, mut other) = (server.candidate("one"), server.candidate("other"));
+        assert!(one.try_once().await.unwrap());
+        assert!(!other.try_once().await.unwrap());
+        assert!(one.try_once().await.unwrap());
+        one.release().await;
+        assert!(other.try_once().await.unwrap());
+        assert!(!one.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_renews_is_taken_after_its_duration() {
+        let server = Server::default();
+        server.candidate("one").try_once().await.unwrap();
+        let mut other = server.candidate("other");
+        assert!(!other.try_once().await.unwrap());
+        // As if it had been seen unchanged for longer than it lasts.
+        other.seen.as_mut().unwrap().1 = Instant::now().checked_sub(DURATION + RETRY).unwrap();
+        assert!(other.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_read_an_older_version_does_not_lead() {
+        let server = Server::default();
+        let mut one = server.candidate("one");
+        one.try_once().await.unwrap();
+        let stale = one.api.get(NAME).await.unwrap();
+        one.try_once().await.unwrap();
+        let outcome = one.api.replace(NAME, &PostParams::default(), &one.lease(Some(stale))).await;
+        assert!(matches!(outcome, Err(kube::Error::Api(status)) if status.code == 409));
+    }
+}

@@ -1,5 +1,4 @@
 //! Resource definition and planned objects as YAML, without a cluster.
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
@@ -34,15 +33,12 @@ pub enum RenderError {
     Write(String),
 }
 
-/// The resource definition, with the annotation that keeps it and its services when a release is removed.
+/// The resource definition.
 ///
 /// # Errors
 /// It cannot be written as YAML.
 pub fn crds() -> Result<String, RenderError> {
-    let mut crd: CustomResourceDefinition = QwenService::crd();
-    let annotations = crd.metadata.annotations.get_or_insert_default();
-    annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
-    yaml(&json!(crd))
+    yaml(&json!(QwenService::crd()))
 }
 
 /// Plans every QwenService of a YAML text, in its order.

@@ -18,12 +18,13 @@ pub fn judge(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) ->
     if let Some(error) = facts.applied.errors.iter().find(|error| error.kind() == Kind::HorizontalPodAutoscaler) {
         return Verdict::no(reasons::APPLY_FAILED, error.to_string());
     }
-    if let Some(obstacle) = facts.obstacle {
-        return Verdict::no(reasons::METRICS_MISSING, obstacle);
-    }
     let said = autoscaler
         .and_then(|hpa| hpa.status.as_ref())
         .and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == "ScalingActive"));
+    // Another server of the same API may give the values; only when none come is ours the reason.
+    if let Some(obstacle) = facts.obstacle.filter(|_| said.is_none_or(|said| said.status != "True")) {
+        return Verdict::no(reasons::METRICS_MISSING, obstacle);
+    }
     let Some(said) = said else {
         return Verdict::no(reasons::WAITING_FOR_AUTOSCALER, "the autoscaler has not looked at the service yet");
     };

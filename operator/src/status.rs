@@ -264,3 +264,34 @@ fn merge(old: &[Condition], verdicts: &[(&str, Verdict)], generation: Option<i64
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(depth: i64) -> QwenServiceStatus {
+        QwenServiceStatus {
+            autoscaling: Some(AutoscalingStatus { current_queue_depth: Some(depth), desired_replicas: 2 }),
+            ..QwenServiceStatus::default()
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_due_stay() {
+        let mut new = with(9);
+        keep_numbers(&mut new, &with(4));
+        assert_eq!(new, with(4));
+        assert!(numbers_differ(&with(4), &with(9)) && !numbers_differ(&with(4), &with(4)));
+    }
+
+    #[test]
+    fn a_transition_time_moves_only_with_the_status() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let yes = [("Ready", Verdict::yes("Available", "1 of 2"))];
+        let first = merge(&[], &yes, Some(1), at(10));
+        let same = merge(&first, &[("Ready", Verdict::yes("Available", "2 of 2"))], Some(1), at(20));
+        assert_eq!((same[0].last_transition_time.0, same[0].message.as_str()), (at(10), "2 of 2"));
+        let changed = merge(&same, &[("Ready", Verdict::no("Loading", ""))], Some(1), at(30));
+        assert_eq!(changed[0].last_transition_time.0, at(30));
+    }
+}

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Replicas follow the load between two limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "self.minReplicas <= self.maxReplicas"
 ).message("minReplicas must not be above maxReplicas: raise maxReplicas or lower minReplicas"))]
@@ -28,7 +28,7 @@ pub struct AutoscalingSpec {
 
 /// The target of the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct QueueDepth {
     /// Waiting requests per replica, on average, above which replicas are added.
     #[serde(default = "three")]

@@ -40,7 +40,7 @@ pub enum ImagePullPolicy {
 
 /// The engine of each replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct EngineSpec {
     /// Engine image; by default the one of the operator's own release.
     #[serde(skip_serializing_if = "Option::is_none")]

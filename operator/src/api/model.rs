@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The model to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.revision) || self.source.startsWith('hf://')"
 ).message("revision only means something for an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]

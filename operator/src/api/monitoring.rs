@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Monitoring of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct MonitoringSpec {
     /// The ServiceMonitor.
     pub service_monitor: ServiceMonitorSpec,
@@ -17,7 +17,7 @@ pub struct MonitoringSpec {
 
 /// Scraping by a ServiceMonitor of the Prometheus operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self.scrapeTimeout) <= duration(self.interval)", "message": "scrapeTimeout must not be longer than interval: lower scrapeTimeout or raise interval"}]))]
 pub struct ServiceMonitorSpec {
     /// Whether the ServiceMonitor exists.
@@ -43,7 +43,7 @@ impl Default for ServiceMonitorSpec {
 
 /// Alerts by a PrometheusRule of the Prometheus operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct AlertsSpec {
     /// Whether the PrometheusRule exists.
     pub enabled: bool,
@@ -66,7 +66,7 @@ impl Default for AlertsSpec {
 
 /// The numbers at which alerts fire. Shares are 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Thresholds {
     /// HighRequestLatency: seconds of the 95th percentile of whole requests over 5 minutes.
     #[schemars(range(min = 0))]
@@ -111,7 +111,7 @@ impl Default for Thresholds {
 
 /// A rule as Prometheus takes it: an alert or a recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "has(self.alert) != has(self.record)"
 ).message("a rule has either alert or record: write one of them"))]

@@ -40,7 +40,7 @@ use super::status::QwenServiceStatus;
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52"
     ).message("metadata.name also names a Service and pods: use at most 52 lower-case letters, digits and '-', beginning with a letter"),
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.gpus) || self.gpus == 0 || self.engine.device == 'Cuda'"
 ).message("gpus needs engine.device: Cuda; remove gpus, or set engine.device: Cuda"))]
@@ -109,7 +109,7 @@ pub struct QwenServiceSpec {
 
 /// More metadata of pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct PodMetadata {
     /// Labels; those that the operator sets win.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

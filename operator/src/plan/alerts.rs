@@ -113,13 +113,13 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     }
     let none = Alert {
         name: "NoReadyReplica",
-        expr: format!("absent({up} == 1)"),
+        expr: format!("absent({} == 1)", scope.of("qwen:ready")),
         for_: "2m",
         severity: "critical",
         summary: "No replica serves",
         summary_zh: "没有可用副本",
-        description: "Prometheus reaches no replica of this service. kubectl describe qwen tells why.".to_owned(),
-        description_zh: "Prometheus 无法访问该服务的任何副本。可用 kubectl describe qwen 查看原因。".to_owned(),
+        description: "No replica of this service takes requests. kubectl describe qwen tells why.".to_owned(),
+        description_zh: "该服务没有任何副本可以处理请求。可用 kubectl describe qwen 查看原因。".to_owned(),
     };
     let restarted = Alert {
         name: "EngineRestarted",
