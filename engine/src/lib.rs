@@ -1,6 +1,7 @@
 //! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
 pub mod device;
 pub mod engine;
+pub mod hub;
 pub mod kv;
 pub mod memory;
 pub mod model;
@@ -8,4 +9,5 @@ pub mod request;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod source;
 pub mod threads;

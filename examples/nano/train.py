@@ -1,8 +1,8 @@
 """Makes the demo model: learns a byte-level BPE tokenizer, trains a small Qwen3 on corpus.py, writes model/.
 
-    python train.py --minutes 15 --out model
+    python train.py --steps 1600 --out model
 
-A run saves its state beside the weights every minute (in --state) and goes on from there when started again.
+Every 50 steps a run saves its state (in --state) and the weights so far; started again, it goes on from there.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from corpus import conversations
 HERE = pathlib.Path(__file__).parent
 VOCABULARY = 2048
 SEQUENCE = 384
-BATCH = 12
+BATCH = 6
 # Qwen's own split of text before BPE.
 SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 # Qwen3's added tokens in its order; the first 14 are special, the others are text with a meaning.
@@ -48,10 +48,10 @@ def make_tokenizer(texts):
 
 
 def model_config(tokenizer):
-    """About 2.4 million parameters: 5 MB in BF16."""
+    """1.6 million parameters: 3 MB in BF16."""
     return Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=5,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=4096,
+        vocab_size=VOCABULARY, hidden_size=160, intermediate_size=448, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=48, max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, rms_norm_eps=1e-6, tie_word_embeddings=True,
         bos_token_id=tokenizer.token_to_id("<|endoftext|>"), eos_token_id=tokenizer.token_to_id("<|im_end|>"),
         pad_token_id=tokenizer.token_to_id("<|endoftext|>"), architectures=["Qwen3ForCausalLM"], dtype="bfloat16")
@@ -92,8 +92,8 @@ def optimizers(model):
     return [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01), torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def train(model, tokens, learn, minutes, state_file):
-    """Trains for a time, not for a number of steps, so that a slow machine also ends; returns the last mean loss."""
+def train(model, tokens, learn, steps, state_file, write_weights):
+    """Returns the mean loss of the last steps."""
     made = optimizers(model)
     base = [group["lr"] for one in made for group in one.param_groups]
     step, spent, mean = 0, 0.0, None
@@ -105,18 +105,18 @@ def train(model, tokens, learn, minutes, state_file):
         step, spent, mean = saved["step"], saved["spent"], saved["mean"]
         print(f"goes on at step {step}, after {spent:.0f} s")
     generator = torch.Generator().manual_seed(step)
-    last_save = spent
-    while spent < minutes * 60:
+    while step < steps:
         begin = time.monotonic()
-        done = spent / (minutes * 60)
+        done = step / steps
         rate = min(1, (step + 1) / 40) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
         for group, lr in zip((g for one in made for g in one.param_groups), base):
             group["lr"] = lr * rate
         starts = torch.randint(0, len(tokens) - SEQUENCE - 1, (BATCH,), generator=generator).tolist()
         window = torch.stack([tokens[s:s + SEQUENCE + 1] for s in starts])
         mask = torch.stack([learn[s + 1:s + SEQUENCE + 1] for s in starts])
-        hidden = model.model(window[:, :-1], use_cache=False).last_hidden_state[mask]
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), window[:, 1:][mask])
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.model(window[:, :-1], use_cache=False).last_hidden_state[mask]
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), window[:, 1:][mask])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for one in made:
@@ -126,10 +126,10 @@ def train(model, tokens, learn, minutes, state_file):
         spent += time.monotonic() - begin
         mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
         if step % 20 == 0:
-            print(f"step {step}  {spent:.0f} of {minutes * 60:.0f} s  loss {mean:.3f}  {step * BATCH * SEQUENCE / spent:.0f} tokens/s", flush=True)
-        if spent - last_save > 60:
-            last_save = spent
+            print(f"step {step} of {steps}  loss {mean:.3f}  {spent:.0f} s, {spent / step * (steps - step):.0f} s left", flush=True)
+        if step % 50 == 0:
             torch.save({"model": model.state_dict(), "optimizers": [one.state_dict() for one in made], "step": step, "spent": spent, "mean": mean}, state_file)
+            write_weights()
     return mean
 
 
@@ -172,8 +172,8 @@ def show(out):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--minutes", type=float, default=15, help="time of training")
-    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--steps", type=int, default=1600)
+    arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--out", type=pathlib.Path, default=HERE / "model")
     arguments.add_argument("--state", type=pathlib.Path, default=pathlib.Path("nano-state.pt"), help="where an interrupted run goes on")
     given = arguments.parse_args()
@@ -183,7 +183,7 @@ def main():
     tokens, learn = stream(tokenizer, 2, 12_000)
     model = Qwen3ForCausalLM(model_config(tokenizer))
     print(f"{len(tokens)} tokens, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
-    loss = train(model, tokens, learn, given.minutes, given.state)
+    loss = train(model, tokens, learn, given.steps, given.state, lambda: write(model, tokenizer, given.out))
     print(f"final loss {loss:.3f}")
     write(model.eval(), tokenizer, given.out)
     show(given.out)

@@ -1,4 +1,27 @@
-//! Turns a QwenService into Kubernetes objects.
+//! Turns a QwenService into Kubernetes objects: `QwenService → Observed → Valid → Plan → Applied → Status`.
+//!
+//! Only `observe`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
+pub mod admin;
+pub mod api;
+pub mod apply;
+pub mod capabilities;
+pub mod cause;
+pub mod cli;
+pub mod controller;
+pub mod handover;
+pub mod leader;
 pub mod load;
+pub mod metrics;
 pub mod metrics_api;
+pub mod monitoring_view;
+pub mod observe;
+pub mod plan;
+pub mod render;
+pub mod report;
+pub mod run;
+pub mod scaling_view;
 pub mod scrape;
+pub mod status;
+pub mod telemetry;
+pub mod triggers;
+pub mod valid;

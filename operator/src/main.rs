@@ -1,2 +1,61 @@
 //! Command line of the operator.
-fn main() {}
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use qwen_operator::cli::{Cli, Command, RenderArgs, RunArgs};
+use qwen_operator::{render, run, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// An error of any command, told in one line.
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => start(args),
+        Command::Crds => render::crds().map_err(Failure::from).map(|text| print!("{text}")),
+        Command::Render(args) => print_plans(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qwen-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: RunArgs) -> Result<(), Failure> {
+    telemetry::start(args.log_format, &args.log_level)?;
+    // Two threads: the work is waiting for the API server, and each thread costs memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let told = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            told.cancel();
+        });
+        Ok(run::run(args, shutdown).await?)
+    })
+}
+
+fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
+    let text = if args.file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        text
+    } else {
+        std::fs::read_to_string(&args.file).map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
+    };
+    for plan in render::plans(&text, &args.engine_image)? {
+        print!("{}", render::documents(&plan)?);
+    }
+    Ok(())
+}

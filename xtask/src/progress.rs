@@ -9,6 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Without a terminal, a long step says this often that it still goes on.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Longest note, in characters: an error of a program that is asked again and again can fill a screen.
+const MAX_NOTE: usize = 160;
+
 /// A step under way.
 pub struct Step {
     label: String,
@@ -20,8 +23,15 @@ pub struct Step {
 impl Step {
     /// Shows what is going on now inside the step.
     pub fn note(&mut self, text: &str) {
+        let text: String = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(MAX_NOTE)
+            .collect();
         match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
+            Some(bar) => bar.set_message(text),
             None if self.said.elapsed() >= PLAIN_INTERVAL => {
                 println!("   {} [{}] {text}", self.label, seconds(self.begun.elapsed()));
                 self.said = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -100,6 +100,33 @@ pub fn follow(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     Ok(())
 }
 
+/// A program that runs beside us (`kubectl proxy`, a port-forward) and ends when this value is dropped.
+#[derive(Debug)]
+pub struct Beside(Child);
+
+/// Starts a program beside us, quietly.
+///
+/// # Errors
+/// When it cannot start.
+pub fn beside(command: &mut Command) -> Result<Beside> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+        .spawn()
+        .map(Beside)
+        .with_context(|| format!("cannot start `{}`", line(command)))
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +145,15 @@ mod tests {
             output_with_input(&mut Command::new("cat"), "text").unwrap(),
             "text"
         );
+    }
+
+    #[test]
+    fn a_program_beside_us_ends_with_its_value() {
+        let sleep = beside(Command::new("sleep").arg("600")).unwrap();
+        let stat = format!("/proc/{}", sleep.0.id());
+        assert!(std::path::Path::new(&stat).exists());
+        drop(sleep);
+        assert!(!std::path::Path::new(&stat).exists());
     }
 
     #[test]

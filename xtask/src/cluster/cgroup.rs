@@ -25,22 +25,40 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Makes our cgroup; the kubelet wants its root to exist in every hierarchy.
+/// Makes our cgroup; the kubelet wants its root to exist in every hierarchy, with every controller.
 pub fn create() -> Result<()> {
     for hierarchy in hierarchies() {
-        let system = hierarchy.join(NAME).join("system");
+        let ours = hierarchy.join(NAME);
+        let system = ours.join("system");
         fs::create_dir_all(&system)
             .with_context(|| format!("cannot make the cgroup {}", system.display()))?;
-        // A new cpuset is empty in version 1, and takes no process until it has what its parent has.
-        for folder in [hierarchy.join(NAME), system] {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                let parent = folder
-                    .parent()
-                    .and_then(|parent| fs::read_to_string(parent.join(file)).ok());
-                if let Some(value) = parent.filter(|value| !value.trim().is_empty()) {
-                    fs::write(folder.join(file), value)?;
-                }
-            }
+        enable_controllers(&hierarchy);
+        enable_controllers(&ours);
+        inherit_cpuset(&ours)?;
+        inherit_cpuset(&system)?;
+    }
+    Ok(())
+}
+
+/// Version 2: children get only the controllers that their parent hands down. One that cannot be handed down
+/// (a real-time process may forbid `cpu`) is not an error here: the kubelet says so if it needs it.
+fn enable_controllers(cgroup: &Path) {
+    for controller in fs::read_to_string(cgroup.join("cgroup.controllers"))
+        .unwrap_or_default()
+        .split_whitespace()
+    {
+        let _refused = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+/// Version 1: a new cpuset is empty, and takes no process until it has what its parent has.
+fn inherit_cpuset(cgroup: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let parent = cgroup
+            .parent()
+            .and_then(|parent| fs::read_to_string(parent.join(file)).ok());
+        if let Some(value) = parent.filter(|value| !value.trim().is_empty()) {
+            fs::write(cgroup.join(file), value)?;
         }
     }
     Ok(())

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use super::net::{API_SERVICE_IP, NODE_IP, POD_CIDR, SERVICE_CIDR};
 use super::{NODE_NAME, process};
@@ -13,9 +13,11 @@ use crate::certs::{self, Authority, Subject};
 use crate::kube::Kube;
 use crate::paths::Paths;
 use crate::progress::Step;
-use crate::{shell, wait};
+use crate::wait;
 
 const ETCD_URL: &str = "https://127.0.0.1:12379";
+/// Name of the cluster in kubeconfigs.
+const CONTEXT: &str = "qwen-cluster";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The apiserver's address.
@@ -72,12 +74,8 @@ pub fn certificates(paths: &Paths) -> Result<String> {
             organization,
             hosts: &[],
         })?;
-        kubeconfig(
-            paths,
-            &pki,
-            name,
-            &paths.cluster().join(format!("{name}.kubeconfig")),
-        )?;
+        let file = paths.cluster().join(format!("{name}.kubeconfig"));
+        fs::write(file, format!("{:#}\n", kubeconfig(&pki, name)))?;
     }
     fs::rename(paths.cluster().join("admin.kubeconfig"), paths.kubeconfig())?;
     let front = Authority::create(&pki, "front-proxy-ca")?;
@@ -91,34 +89,17 @@ pub fn certificates(paths: &Paths) -> Result<String> {
     Ok(String::new())
 }
 
-/// A kubeconfig with everything inside, so that it can be copied.
-fn kubeconfig(paths: &Paths, pki: &Path, name: &str, file: &Path) -> Result<()> {
-    let run = |args: &[&str]| {
-        let mut kubectl = Command::new(paths.program("kubectl"));
-        shell::output(kubectl.arg("config").arg("--kubeconfig").arg(file).args(args)).map(drop)
-    };
-    let ca = format!("--certificate-authority={}", pki.join("ca.crt").display());
-    let certificate = format!(
-        "--client-certificate={}",
-        pki.join(format!("{name}.crt")).display()
-    );
-    let key = format!("--client-key={}", pki.join(format!("{name}.key")).display());
-    let context = "qwen-cluster";
-    run(&[
-        "set-cluster",
-        context,
-        &format!("--server={}", server()),
-        &ca,
-        "--embed-certs",
-    ])?;
-    run(&["set-credentials", name, &certificate, &key, "--embed-certs"])?;
-    run(&[
-        "set-context",
-        context,
-        &format!("--cluster={context}"),
-        &format!("--user={name}"),
-    ])?;
-    run(&["use-context", context])
+/// A kubeconfig; JSON is YAML too.
+fn kubeconfig(pki: &Path, name: &str) -> Value {
+    let file = |ending: &str| pki.join(format!("{name}.{ending}"));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": CONTEXT, "cluster": { "server": server(), "certificate-authority": pki.join("ca.crt") } }],
+        "users": [{ "name": name, "user": { "client-certificate": file("crt"), "client-key": file("key") } }],
+        "contexts": [{ "name": CONTEXT, "context": { "cluster": CONTEXT, "user": name } }],
+        "current-context": CONTEXT,
+    })
 }
 
 /// Starts the four processes and waits until the apiserver says it is ready.

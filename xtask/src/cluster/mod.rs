@@ -10,7 +10,7 @@ pub mod pod_images;
 pub mod process;
 mod teardown;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +43,7 @@ const PROCESSES: &[&str] = &[
 /// When another checkout's cluster runs, or a part does not become ready; the message names the log.
 pub fn up(paths: &Paths) -> Result<()> {
     host::need_root()?;
+    let _lock = lock(paths)?;
     if paths.root.as_os_str().len() > MAX_ROOT {
         bail!(
             "the path of the checkout is longer than {MAX_ROOT} bytes: {}; clone it to a shorter one",
@@ -69,6 +70,17 @@ pub fn up(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
+/// One start or stop at a time: a test run and a demo may be begun together.
+fn lock(paths: &Paths) -> Result<File> {
+    fs::create_dir_all(paths.bin())?;
+    let lock = File::create(paths.bin().join(".lock")).context("cannot make the cluster's lock file")?;
+    if lock.try_lock().is_err() {
+        println!("   waiting for another `cargo xtask cluster` of this checkout");
+        lock.lock()?;
+    }
+    Ok(lock)
+}
+
 fn start(paths: &Paths) -> Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     fs::write(owner_file(), paths.root.as_os_str().as_encoded_bytes())?;
@@ -86,6 +98,7 @@ fn start(paths: &Paths) -> Result<()> {
 /// Stops the cluster of this checkout and removes what it left.
 pub fn down(paths: &Paths) -> Result<()> {
     host::need_root()?;
+    let _lock = lock(paths)?;
     match owner() {
         Some(other) if other != paths.root => {
             bail!(

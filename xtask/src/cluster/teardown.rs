@@ -84,8 +84,12 @@ fn remove_shared_files(cluster: &Path) -> Result<()> {
         }
     }
     // Each bundle names the socket of its shim.
-    for bundle in files(&format!("{RUN_DIR}/containerd/io.containerd.runtime.v2.task/k8s.io")) {
-        if let Some(socket) = shim_socket(&fs::read_to_string(bundle.join("bootstrap.json")).unwrap_or_default()) {
+    for bundle in files(&format!(
+        "{RUN_DIR}/containerd/io.containerd.runtime.v2.task/k8s.io"
+    )) {
+        if let Some(socket) =
+            shim_socket(&fs::read_to_string(bundle.join("bootstrap.json")).unwrap_or_default())
+        {
             remove_path(&socket)?;
         }
     }

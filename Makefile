@@ -1,0 +1,111 @@
+# The entry: every target is a few calls of cargo and of xtask (Rust, in xtask/). `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# local: a cluster on this machine; current: the current kubeconfig context.
+CLUSTER ?= local
+# Registry and path for images, for example registry.example/team.
+PUSH ?=
+# Registry and path that the demo takes images from with CLUSTER=current.
+REGISTRY ?= $(PUSH)
+PYTHON ?= python3
+
+CARGO_TEST := cargo test --release --locked
+section = @printf '\n==== %s ====\n' "$(1)"
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: need-cluster-tools ## The whole path: cluster, operator, model, chat, metrics, autoscaling, alert (CLUSTER=current for your own)
+	cargo xtask demo --cluster $(CLUSTER) $(if $(REGISTRY),--registry $(REGISTRY))
+
+.PHONY: demo-down
+demo-down: need-rust ## Remove everything that the demo started
+	cargo xtask demo-down --cluster $(CLUSTER)
+
+.PHONY: test
+test: lint test-code test-cluster ## Everything: lint, tests of the code, end-to-end tests on the local cluster
+	$(call section,make test: lint, code and cluster tests passed)
+
+.PHONY: test-code
+test-code: need-rust ## Tests that need no cluster: pure, snapshots, mock API server, HTTP, golden logits
+	$(call section,tests of the code)
+	$(CARGO_TEST) --workspace
+
+# A cluster that this target starts is stopped again, unless a test failed outside of CI: then it stays for a look.
+.PHONY: test-cluster
+test-cluster: need-cluster-tools ## End-to-end and chart tests on the local cluster
+	$(call section,local cluster and images)
+	@ours=no; if cargo xtask cluster status | grep -q 'No cluster runs'; then ours=yes; fi; \
+	finish() { if [ $$ours = yes ]; then cargo xtask cluster down; fi; }; \
+	if [ "$${CI:-}" = true ]; then trap finish EXIT; fi; \
+	cargo xtask cluster up; \
+	cargo xtask images --load; \
+	printf '\n==== %s ====\n' 'tests on the cluster'; \
+	$(CARGO_TEST) --package qwen-tests -- --ignored --nocapture --test-threads=1; \
+	trap - EXIT; finish
+
+.PHONY: lint
+lint: need-rust ## Format, clippy, licences and advisories
+	$(call section,lint)
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@$(MAKE) deny
+
+# Advisories come from a git repository that not every network reaches; the rest of the check needs no network.
+.PHONY: deny
+deny: need-rust ## Licences, sources and, where their database can be reached, advisories of dependencies
+	@export PATH="$(CURDIR)/target/tools/bin:$$PATH"; \
+	if ! command -v cargo-deny >/dev/null; then \
+	  echo 'NOT CHECKED: licences and advisories of dependencies, for want of cargo-deny. To have them: make tools'; \
+	elif timeout 60 cargo deny --log-level error fetch db; then \
+	  cargo deny --locked check; \
+	else \
+	  echo 'NOT CHECKED: advisories, their database cannot be reached from here'; \
+	  cargo deny --locked check bans licenses sources; \
+	fi
+
+.PHONY: tools
+tools: need-rust ## Install cargo-deny into target/tools
+	cargo install --locked --root target/tools cargo-deny
+
+.PHONY: images
+images: need-rust ## Build the images of operator and engine (PUSH=registry/path pushes them)
+	@if [ -n "$(PUSH)" ]; then command -v go >/dev/null || { echo 'go is missing: pushing needs it, see https://go.dev/doc/install'; exit 1; }; fi
+	cargo xtask images $(if $(PUSH),--push $(PUSH))
+
+.PHONY: cluster-up
+cluster-up: need-cluster-tools ## Start the local cluster
+	cargo xtask cluster up
+
+.PHONY: cluster-down
+cluster-down: need-rust ## Stop the local cluster and remove what it left on the machine
+	cargo xtask cluster down
+
+.PHONY: generate
+generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart
+	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
+	mv target/crds.yaml crds/qwenservices.yaml
+	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
+
+.PHONY: golden
+golden: ## Make the golden logits again with transformers (pinned Python packages, a virtual environment in target/)
+	$(PYTHON) -m venv target/golden
+	target/golden/bin/python -m pip install --quiet -r engine/tests/golden/requirements.txt
+	target/golden/bin/python engine/tests/golden/make.py
+
+.PHONY: need-rust
+need-rust:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install a Rust toolchain with rustup, see https://rustup.rs'; exit 1; }
+	@command -v cc >/dev/null || { echo 'a C compiler is missing: apt-get install build-essential'; exit 1; }
+
+.PHONY: need-cluster-tools
+need-cluster-tools: need-rust
+	@if [ "$(CLUSTER)" = local ]; then command -v go >/dev/null || { echo 'go is missing: the local cluster is built with it, see https://go.dev/doc/install'; exit 1; }; \
+	else command -v kubectl >/dev/null && command -v helm >/dev/null || { echo 'CLUSTER=current needs kubectl and helm on the PATH'; exit 1; }; fi
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'python3 with venv is missing: apt-get install python3 python3-venv'; exit 1; }

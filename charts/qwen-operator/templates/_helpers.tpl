@@ -1,0 +1,28 @@
+{{/* Name of every object of the release. */}}
+{{- define "qwen-operator.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "qwen-operator.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (include "qwen-operator.name" .) }}
+{{- end }}
+
+{{- define "qwen-operator.selector" -}}
+app.kubernetes.io/name: qwen-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "qwen-operator.labels" -}}
+{{ include "qwen-operator.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* Reference of an image: arguments are registry, repository, tag. */}}
+{{- define "qwen-operator.image" -}}
+{{- $registry := .registry | trimSuffix "/" -}}
+{{ if $registry }}{{ $registry }}/{{ end }}{{ .repository }}:{{ .tag }}
+{{- end }}

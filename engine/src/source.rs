@@ -1,0 +1,263 @@
+//! Where a model's files come from: a directory, the hub (`hf://org/name`), or this program itself (`embedded://nano`).
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::hub::{self, HubError};
+
+/// The files of one model, as text and bytes, or as paths where they are large.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFiles {
+    /// Text of config.json.
+    pub config: Cow<'static, str>,
+    /// Text of generation_config.json, if there is one.
+    pub generation_config: Option<Cow<'static, str>>,
+    /// Bytes of tokenizer.json.
+    pub tokenizer: Cow<'static, [u8]>,
+    /// Text of tokenizer_config.json, if there is one.
+    pub tokenizer_config: Option<Cow<'static, str>>,
+    /// The chat template: chat_template.jinja, else the one in tokenizer_config.json.
+    pub chat_template: Option<String>,
+    /// The safetensors files in the order of their names, at least one.
+    pub weights: Vec<Weights>,
+}
+
+/// One safetensors file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Weights {
+    /// A file to map into memory.
+    File(PathBuf),
+    /// Bytes inside this program.
+    Embedded(&'static [u8]),
+}
+
+/// How models on the hub are found and where they are kept.
+#[derive(Debug, Clone)]
+pub struct SourceOptions {
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// Where downloads are kept; `None` means qwen-engine in the user's cache directory.
+    pub download_dir: Option<PathBuf>,
+    /// Base URL of the hub; `None` means the public one.
+    pub endpoint: Option<String>,
+    /// Token for gated or private models.
+    pub token: Option<String>,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self { revision: "main".into(), download_dir: None, endpoint: None, token: None }
+    }
+}
+
+/// Why a model could not be found; one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// No such scheme, directory or embedded model.
+    #[error("model {0:?} is not a directory, hf://org/name or embedded://nano; check the name")]
+    Unknown(String),
+    /// A file that every model needs is not there or cannot be read.
+    #[error("cannot read {path}: {reason}; a model needs config.json, tokenizer.json and model.safetensors (or its shards and their index)")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The index names no files or is not an index.
+    #[error("{path} is not an index of safetensors files: {reason}")]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// No place to keep downloads.
+    #[error("there is no cache directory for downloads (HOME is not set); give --download-dir")]
+    NoDownloadDir,
+    /// The hub failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Finds the files of `spec`, downloading them if they are on the hub. `progress` gets bytes done and bytes in all.
+pub async fn resolve(spec: &str, options: &SourceOptions, progress: impl Fn(u64, u64) + Sync) -> Result<ModelFiles, SourceError> {
+    match spec.split_once("://") {
+        Some(("embedded", "nano")) => Ok(embedded_nano()),
+        Some(("hf", repo)) if is_repo(repo) => download(repo, options, progress).await,
+        Some(_) => Err(SourceError::Unknown(spec.into())),
+        None if Path::new(spec).is_dir() => directory(Path::new(spec)),
+        // A bare org/name is a model on the hub, as in vLLM's command line.
+        None if is_repo(spec) => download(spec, options, progress).await,
+        None => Err(SourceError::Unknown(spec.into())),
+    }
+}
+
+async fn download(repo: &str, options: &SourceOptions, progress: impl Fn(u64, u64) + Sync) -> Result<ModelFiles, SourceError> {
+    let kept = options.download_dir.clone().or_else(default_download_dir).ok_or(SourceError::NoDownloadDir)?;
+    let hub = hub::Hub::new(options.endpoint.as_deref(), options.token.clone())?;
+    directory(&hub.download(repo, &options.revision, &kept, progress).await?)
+}
+
+/// Whether `text` is `org/name` in the hub's alphabet; so it is also safe as a part of a path.
+fn is_repo(text: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    text.split_once('/').is_some_and(|(org, name)| part(org) && part(name))
+}
+
+fn default_download_dir() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
+    Some(cache.join("qwen-engine"))
+}
+
+/// The demo model of examples/nano, compiled in: it needs no file and no download.
+fn embedded_nano() -> ModelFiles {
+    let tokenizer_config = include_str!("../../examples/nano/model/tokenizer_config.json");
+    ModelFiles {
+        config: include_str!("../../examples/nano/model/config.json").into(),
+        generation_config: Some(include_str!("../../examples/nano/model/generation_config.json").into()),
+        tokenizer: Cow::Borrowed(include_bytes!("../../examples/nano/model/tokenizer.json")),
+        tokenizer_config: Some(tokenizer_config.into()),
+        chat_template: template_of(tokenizer_config),
+        weights: vec![Weights::Embedded(include_bytes!("../../examples/nano/model/model.safetensors"))],
+    }
+}
+
+fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
+    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
+    let chat_template = match optional(dir, "chat_template.jinja")? {
+        Some(text) => Some(text),
+        None => tokenizer_config.as_deref().and_then(template_of),
+    };
+    let tokenizer = dir.join("tokenizer.json");
+    Ok(ModelFiles {
+        config: required(dir, "config.json")?.into(),
+        generation_config: optional(dir, "generation_config.json")?.map(Cow::from),
+        tokenizer: fs::read(&tokenizer).map_err(|error| unreadable(tokenizer, error))?.into(),
+        tokenizer_config: tokenizer_config.map(Cow::from),
+        chat_template,
+        weights: weights(dir)?,
+    })
+}
+
+/// The one file or the shards that the index names; other safetensors beside them do not belong to the model.
+fn weights(dir: &Path) -> Result<Vec<Weights>, SourceError> {
+    let path = dir.join("model.safetensors.index.json");
+    let Some(text) = optional(dir, "model.safetensors.index.json")? else {
+        return Ok(vec![Weights::File(existing(dir.join("model.safetensors"))?)]);
+    };
+    let bad = |reason: String| SourceError::Index { path: path.clone(), reason };
+    let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let map = index["weight_map"].as_object().ok_or_else(|| bad("it has no weight_map".into()))?;
+    let names = map.values().map(|name| name.as_str().filter(|name| !name.contains('/')));
+    let names: BTreeSet<&str> = names.collect::<Option<_>>().ok_or_else(|| bad("its weight_map holds something that is not a file name".into()))?;
+    if names.is_empty() {
+        return Err(bad("its weight_map is empty".into()));
+    }
+    names.into_iter().map(|name| existing(dir.join(name)).map(Weights::File)).collect()
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf, SourceError> {
+    match fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => Err(SourceError::File { path, reason: "it is not a file".into() }),
+        Err(error) => Err(unreadable(path, error)),
+    }
+}
+
+fn required(dir: &Path, name: &str) -> Result<String, SourceError> {
+    let path = dir.join(name);
+    fs::read_to_string(&path).map_err(|error| unreadable(path, error))
+}
+
+fn optional(dir: &Path, name: &str) -> Result<Option<String>, SourceError> {
+    let path = dir.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, error)),
+    }
+}
+
+fn unreadable(path: PathBuf, error: std::io::Error) -> SourceError {
+    SourceError::File { path, reason: error.to_string() }
+}
+
+/// The template in tokenizer_config.json: a text, or a list of named ones with one named default.
+fn template_of(tokenizer_config: &str) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_str(tokenizer_config).ok()?;
+    let template = &config["chat_template"];
+    let named = || template.as_array()?.iter().find(|one| one["name"] == "default")?["template"].as_str();
+    template.as_str().or_else(named).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model_dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")].iter().chain(files) {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_index_chooses_the_shards() {
+        let index = r#"{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-1.safetensors"}}"#;
+        let dir = model_dir(&[("model.safetensors.index.json", index), ("model-1.safetensors", ""), ("model-2.safetensors", ""), ("other.safetensors", "")]);
+        let expected = ["model-1.safetensors", "model-2.safetensors"].map(|name| Weights::File(dir.path().join(name)));
+        assert_eq!(directory(dir.path()).unwrap().weights, expected);
+    }
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let dir = model_dir(&[("model.safetensors.index.json", r#"{"weight_map": {"a": "model-1.safetensors"}}"#)]);
+        let error = directory(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("model-1.safetensors: No such file"), "{error}");
+    }
+
+    #[test]
+    fn an_index_cannot_point_out_of_the_directory() {
+        let dir = model_dir(&[("model.safetensors.index.json", r#"{"weight_map": {"a": "../secret"}}"#)]);
+        assert!(matches!(directory(dir.path()), Err(SourceError::Index { .. })));
+    }
+
+    #[test]
+    fn the_template_file_wins_over_the_one_in_the_config() {
+        let list = r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
+        let dir = model_dir(&[("model.safetensors", ""), ("tokenizer_config.json", list)]);
+        assert_eq!(directory(dir.path()).unwrap().chat_template.as_deref(), Some("D"));
+        fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
+        assert_eq!(directory(dir.path()).unwrap().chat_template.as_deref(), Some("J"));
+    }
+
+    #[tokio::test]
+    async fn names_that_mean_nothing_are_refused() {
+        for spec in ["s3://bucket/x", "embedded://mega", "hf://only-a-name", "hf://../..", "no/such/dir", ""] {
+            let error = resolve(spec, &SourceOptions::default(), |_, _| {}).await.unwrap_err();
+            assert!(matches!(error, SourceError::Unknown(_)), "{spec}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_embedded_model_is_whole() {
+        let files = resolve("embedded://nano", &SourceOptions::default(), |_, _| {}).await.unwrap();
+        let [Weights::Embedded(bytes)] = files.weights[..] else { panic!("one embedded file") };
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        assert!(tensors.tensor("model.embed_tokens.weight").is_ok());
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&files.tokenizer).unwrap();
+        let text = "<|im_start|>user\nWhat's 12 pods? 你好<|im_end|>\n";
+        let ids = tokenizer.encode(text, false).unwrap();
+        assert_eq!(tokenizer.decode(ids.get_ids(), false).unwrap(), text);
+        assert_eq!(ids.get_ids()[0], tokenizer.token_to_id("<|im_start|>").unwrap());
+        assert!(files.chat_template.unwrap().contains("enable_thinking"));
+    }
+}

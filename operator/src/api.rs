@@ -1,0 +1,23 @@
+//! The QwenService resource as users write it: its spec, its status and the rules that the API server enforces.
+pub mod autoscaling;
+pub mod conditions;
+pub mod engine;
+pub mod model;
+pub mod monitoring;
+pub mod rollout;
+pub mod spec;
+pub mod status;
+
+pub use spec::{QwenService, QwenServiceSpec};
+pub use status::QwenServiceStatus;
+
+/// API group of the resource.
+pub const GROUP: &str = "qwen-operator.io";
+/// The label that every child and every engine pod carries: the name of its QwenService.
+pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
+/// The HTTP port of the engine: API, /metrics, /health and /ready.
+pub const ENGINE_PORT: i32 = 8000;
+/// Name of that port in pods and Services.
+pub const PORT_NAME: &str = "http";
+/// Name of the engine's container in its pod.
+pub const CONTAINER: &str = "engine";

@@ -1,0 +1,70 @@
+//! Types and reasons of conditions: what `kubectl wait` and alerts may rely on.
+
+/// At least one replica serves the current spec's endpoint.
+pub const READY: &str = "Ready";
+/// The engine has loaded the model in at least one replica.
+pub const MODEL_LOADED: &str = "ModelLoaded";
+/// Prometheus scrapes the service and evaluates its alerts.
+pub const MONITORING_READY: &str = "MonitoringReady";
+/// Replicas follow the load.
+pub const SCALING_ACTIVE: &str = "ScalingActive";
+/// Every replica runs the current spec.
+pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
+
+/// Reasons, by what they say about any condition.
+pub mod reasons {
+    /// Replicas serve.
+    pub const AVAILABLE: &str = "Available";
+    /// No replica is wanted.
+    pub const SUSPENDED: &str = "Suspended";
+    /// The spec cannot work.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The API server refused an object of the service.
+    pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// No pod exists yet.
+    pub const WAITING_FOR_PODS: &str = "WaitingForPods";
+    /// No node takes the pod.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// The image cannot be had.
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    /// The container cannot be made, for example for want of a Secret.
+    pub const CONTAINER_CONFIG_ERROR: &str = "ContainerConfigError";
+    /// The engine ended and said why.
+    pub const ENGINE_FAILED: &str = "EngineFailed";
+    /// The engine was killed for its memory.
+    pub const OUT_OF_MEMORY: &str = "OutOfMemory";
+    /// Pods are refused, for example by a quota.
+    pub const PODS_REFUSED: &str = "PodsRefused";
+    /// The model is being loaded.
+    pub const LOADING: &str = "Loading";
+    /// The model is loaded.
+    pub const LOADED: &str = "Loaded";
+    /// All replicas run the current spec.
+    pub const COMPLETE: &str = "Complete";
+    /// Replicas are being replaced.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Replicas were not ready in time.
+    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    /// A Prometheus selects what the operator made.
+    pub const SELECTED: &str = "Selected";
+    /// No Prometheus selects it.
+    pub const NOT_SELECTED: &str = "NotSelected";
+    /// The cluster has no Prometheus resource.
+    pub const NO_PROMETHEUS: &str = "NoPrometheus";
+    /// The Prometheus operator's resource definitions are not installed.
+    pub const CRD_NOT_INSTALLED: &str = "CRDNotInstalled";
+    /// It could not be found out what the cluster offers.
+    pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
+    /// Switched off in the spec.
+    pub const DISABLED: &str = "Disabled";
+    /// Metrics reach the autoscaler.
+    pub const METRICS_AVAILABLE: &str = "MetricsAvailable";
+    /// No replica gives a metric.
+    pub const METRICS_MISSING: &str = "MetricsMissing";
+    /// Some replicas do not answer.
+    pub const PODS_SILENT: &str = "PodsSilent";
+    /// The autoscaler has not looked yet.
+    pub const WAITING_FOR_AUTOSCALER: &str = "WaitingForAutoscaler";
+    /// The autoscaler reports a problem.
+    pub const AUTOSCALER_FAILED: &str = "AutoscalerFailed";
+}

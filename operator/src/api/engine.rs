@@ -1,0 +1,111 @@
+//! How the engine runs: its image, device and limits. Field names follow vLLM's flags.
+use k8s_openapi::api::core::v1::{EnvVar, LocalObjectReference};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Device {
+    /// An NVIDIA GPU.
+    #[default]
+    Cuda,
+    /// The processor.
+    Cpu,
+}
+
+/// Type of weights and activations, by vLLM's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// The checkpoint's own type where the device has it.
+    Auto,
+    /// 16 bits, range of float32.
+    Bfloat16,
+    /// 16 bits, IEEE.
+    Float16,
+    /// 32 bits.
+    Float32,
+}
+
+/// When the kubelet pulls the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// At every start of a pod.
+    Always,
+    /// When the node lacks it.
+    IfNotPresent,
+    /// Never; the image must be on the node.
+    Never,
+}
+
+/// The engine of each replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EngineSpec {
+    /// Engine image; by default the one of the operator's own release.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub image: Option<String>,
+    /// When the image is pulled; Kubernetes' own default when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Secrets of the namespace with credentials of the image's registry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// What computes.
+    pub device: Device,
+    /// Type of weights and activations; the engine's default (`auto`) when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
+    /// Longest prompt plus output, in tokens; 32768, or the model's own limit if that is less, when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_model_len: Option<i32>,
+    /// Most requests computed at the same time in one replica; the autoscaler counts 80 % of it as full.
+    #[schemars(range(min = 1))]
+    pub max_num_seqs: i32,
+    /// Most tokens computed in one step; the engine's default when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_num_batched_tokens: Option<i32>,
+    /// Most requests that wait in one replica; more are answered with 429.
+    #[schemars(range(min = 1))]
+    pub max_queued_requests: i32,
+    /// Share of the memory (of the GPU, or of the limit in `resources`) that the engine may use; the engine's default (0.9) when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "gpuMemoryUtilization is a share: write a number above 0 and at most 1, such as 0.9"}]))]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Whether requests share the KV cache of a common beginning.
+    pub prefix_caching: bool,
+    /// More flags of the engine, after those that the operator sets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
+        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|download[-_]dir)(=.*)?$'))",
+        "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; host, port and download-dir are fixed",
+    }]))]
+    pub extra_args: Vec<String>,
+    /// Environment of the engine's container.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+}
+
+impl Default for EngineSpec {
+    fn default() -> Self {
+        Self {
+            image: None,
+            image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
+            device: Device::default(),
+            dtype: None,
+            max_model_len: None,
+            // vLLM's default for a GPU server.
+            max_num_seqs: 256,
+            max_num_batched_tokens: None,
+            max_queued_requests: 256,
+            gpu_memory_utilization: None,
+            prefix_caching: true,
+            extra_args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}

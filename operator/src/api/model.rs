@@ -1,0 +1,51 @@
+//! Which model is served, and from where its weights come.
+use k8s_openapi::api::core::v1::SecretKeySelector;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// The model to serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.revision) || self.source.startsWith('hf://')"
+).message("revision only means something for an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.endpoint) || self.source.startsWith('hf://')"
+).message("endpoint is the address of a hub mirror and only used for an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.tokenSecretRef) || self.source.startsWith('hf://')"
+).message("tokenSecretRef is only used to download an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+pub struct ModelSpec {
+    /// Where the weights are: `hf://ORGANISATION/NAME` downloads from the Hugging Face hub,
+    /// `pvc://CLAIM/PATH` mounts a PersistentVolumeClaim of the same namespace read-only,
+    /// `embedded://nano` is the small demo model inside the engine.
+    #[x_kube(validation = Rule::new(
+        "self == 'embedded://nano' || self.matches('^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$')"
+    ).message("source must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"))]
+    #[x_kube(validation = Rule::new(
+        "!self.contains('/../') && !self.endsWith('/..')"
+    ).message("source must not contain '..': name the directory inside the claim directly"))]
+    #[schemars(length(max = 512))]
+    pub source: String,
+
+    /// Branch, tag or commit on the hub; the hub's default branch when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub revision: Option<String>,
+
+    /// Name under which clients ask for the model; by default ORGANISATION/NAME, the last part of the path, or `qwen3-nano`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub served_name: Option<String>,
+
+    /// The key of a Secret in the same namespace that holds the hub's access token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<SecretKeySelector>,
+
+    /// Base address of a mirror of the hub, as `HF_ENDPOINT` takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(
+        "self.startsWith('http://') || self.startsWith('https://')"
+    ).message("endpoint must begin with http:// or https://"))]
+    pub endpoint: Option<String>,
+}

@@ -1,0 +1,30 @@
+//! How a change reaches running replicas, and how long a leaving replica may finish its streams.
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Replacement of replicas.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!(self.maxSurge in [dyn(0), dyn('0'), dyn('0%')] && self.maxUnavailable in [dyn(0), dyn('0'), dyn('0%')])", "message": "maxSurge and maxUnavailable are both 0, so no replica could ever be replaced: set maxSurge: 1, or maxUnavailable: 1 where no spare GPU exists"}]))]
+pub struct RolloutSpec {
+    /// Replicas, as a number or percentage, that may exist above the wanted number during a change.
+    pub max_surge: IntOrString,
+    /// Replicas, as a number or percentage, that may be missing during a change.
+    pub max_unavailable: IntOrString,
+    /// How long a leaving replica may finish running streams, such as `90s` or `5m`; at most 1 h.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) <= duration('1h')", "message": "drainTimeout must be whole seconds, minutes or hours up to 1h, such as 90s or 5m"}]))]
+    #[schemars(length(max = 16))]
+    pub drain_timeout: Duration,
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self {
+            max_surge: IntOrString::Int(1),
+            max_unavailable: IntOrString::Int(0),
+            drain_timeout: std::time::Duration::from_secs(120).into(),
+        }
+    }
+}

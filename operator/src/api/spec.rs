@@ -1,0 +1,130 @@
+//! The resource itself and the rules that span several of its parts.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::autoscaling::AutoscalingSpec;
+use super::engine::EngineSpec;
+use super::model::ModelSpec;
+use super::monitoring::MonitoringSpec;
+use super::rollout::RolloutSpec;
+use super::status::QwenServiceStatus;
+
+/// A served, monitored and autoscaled Qwen3 model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "qwen-operator.io",
+    version = "v1alpha1",
+    kind = "QwenService",
+    shortname = "qwen",
+    category = "all",
+    namespaced,
+    derive = "PartialEq",
+    doc = "A served, monitored and autoscaled Qwen3 model.",
+    status = "QwenServiceStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.autoscaling.currentQueueDepth"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52"
+    ).message("metadata.name also names a Service and pods: use at most 52 lower-case letters, digits and '-', beginning with a letter"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.gpus) || self.gpus == 0 || self.engine.device == 'Cuda'"
+).message("gpus needs engine.device: Cuda; remove gpus, or set engine.device: Cuda"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.autoscaling) || self.autoscaling.queueDepth.perReplica < self.engine.maxQueuedRequests"
+).message("autoscaling.queueDepth.perReplica must be below engine.maxQueuedRequests, or the queue is full before replicas are added: lower perReplica or raise maxQueuedRequests"))]
+#[x_kube(validation = Rule::new(
+    "!self.monitoring.alerts.enabled || (self.monitoring.alerts.thresholds.queueDepth < self.engine.maxQueuedRequests && self.monitoring.alerts.thresholds.queueDepthWarning < self.engine.maxQueuedRequests)"
+).message("the alert thresholds queueDepth and queueDepthWarning must be below engine.maxQueuedRequests, or these alerts can never fire: lower them or raise maxQueuedRequests"))]
+pub struct QwenServiceSpec {
+    /// The model to serve.
+    pub model: ModelSpec,
+    /// The engine of each replica.
+    #[serde(default)]
+    pub engine: EngineSpec,
+    /// Compute resources of each replica; GPUs are better set by `gpus`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// GPUs (`nvidia.com/gpu`) of each replica: 1 by default with device Cuda; 0 where `resources` names another kind of GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(
+        "self == 0 || self == 1"
+    ).message("gpus must be 0 or 1: a replica computes on one GPU; use more replicas for more GPUs"))]
+    pub gpus: Option<i32>,
+    /// ServiceAccount of the engine pods; they get no token of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Affinity of pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How pods spread over nodes and zones; a constraint without labelSelector gets the service's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// PriorityClass of pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// RuntimeClass of pods, such as `nvidia`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_class_name: Option<String>,
+    /// More labels and annotations of pods.
+    #[serde(default, skip_serializing_if = "PodMetadata::is_empty")]
+    pub pod_metadata: PodMetadata,
+    /// Replicas; not used while autoscaling is set.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0))]
+    pub replicas: i32,
+    /// Removes all replicas and keeps everything else.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Lets replicas follow the load; the number of replicas is fixed when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
+    /// How a change reaches running replicas.
+    #[serde(default)]
+    pub rollout: RolloutSpec,
+    /// Scraping and alerts.
+    #[serde(default)]
+    pub monitoring: MonitoringSpec,
+}
+
+/// More metadata of pods.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodMetadata {
+    /// Labels; those that the operator sets win.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl PodMetadata {
+    fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.annotations.is_empty()
+    }
+}
+
+const fn one() -> i32 {
+    1
+}

@@ -1,0 +1,78 @@
+//! What the operator found and did.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One word for the state of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// No pod runs yet.
+    Pending,
+    /// Pods run and load the model.
+    Loading,
+    /// Every wanted replica serves.
+    Ready,
+    /// A change is on its way to the replicas.
+    Updating,
+    /// Some replicas serve, some do not.
+    Degraded,
+    /// No replica is wanted.
+    Suspended,
+    /// Something must be changed by a person; the condition Ready says what.
+    Failed,
+}
+
+/// What the operator found and did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QwenServiceStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One word for the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Base address of the OpenAI API inside the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Replicas that exist.
+    pub replicas: i32,
+    /// Replicas that serve.
+    pub ready_replicas: i32,
+    /// Label selector of the pods, for /scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Progress of loading; set while a pod loads its model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelStatus>,
+    /// Numbers of the autoscaler; set while autoscaling is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingStatus>,
+    /// Ready, ModelLoaded, MonitoringReady, ScalingActive and RolloutComplete.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Progress of the pod that has come the least far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStatus {
+    /// Bytes of weights loaded.
+    pub bytes_loaded: i64,
+    /// Bytes of weights in all.
+    pub bytes_total: i64,
+    /// Seconds until the model is loaded, if the engine can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<i64>,
+}
+
+/// Numbers of the autoscaler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingStatus {
+    /// Requests waiting in all replicas; absent while no replica answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_queue_depth: Option<i64>,
+    /// Replicas that the autoscaler asks for.
+    pub desired_replicas: i32,
+}

@@ -1,0 +1,165 @@
+//! Which optional kinds the cluster serves, looked up again and again: they may come and go while we run.
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{Api, DynamicObject};
+use kube::core::{ApiResource, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, predicates, watcher};
+use kube::{Client, ResourceExt};
+use tokio::sync::{broadcast, watch};
+
+use crate::api::{GROUP, SERVICE_LABEL};
+use crate::observe::prometheus_resource;
+use crate::plan::Kind;
+use crate::valid::MANAGED_BY;
+
+/// The group of the Prometheus operator.
+const MONITORING: &str = "monitoring.coreos.com/v1";
+/// A CRD that appears is used within this time.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// Which kinds of the Prometheus operator the cluster serves.
+///
+/// A failed look-up is not an absence: the last answer stays, and without one it is `Unknown`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capabilities {
+    /// No look-up has succeeded; the text says why.
+    Unknown(String),
+    /// Kinds of the monitoring group.
+    Known(BTreeSet<String>),
+}
+
+/// Something outside of a service's own watch that asks for its reconcile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trigger {
+    /// One service.
+    Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Every service.
+    All,
+}
+
+// === impl Capabilities ===
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::Unknown("the cluster has not been asked yet".to_owned())
+    }
+}
+
+impl Capabilities {
+    /// Whether the monitoring group has the kind.
+    #[must_use]
+    pub fn has(&self, kind: &str) -> bool {
+        matches!(self, Self::Known(kinds) if kinds.contains(kind))
+    }
+
+    /// Whether children of this kind can be read and written.
+    #[must_use]
+    pub fn serves(&self, kind: Kind) -> bool {
+        !kind.optional() || self.has(kind.name())
+    }
+}
+
+/// Asks the API server which kinds the monitoring group has.
+///
+/// # Errors
+/// The request failed for another reason than the group's absence.
+pub async fn probe(client: &Client) -> Result<BTreeSet<String>, kube::Error> {
+    match client.list_api_group_resources(MONITORING).await {
+        Ok(list) => Ok(list.resources.into_iter().map(|resource| resource.kind).collect()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps `known` up to date and sends a trigger for each change of a watched object, for ever.
+pub async fn run(client: Client, known: watch::Sender<Capabilities>, triggers: broadcast::Sender<Trigger>) {
+    let watched = [
+        (Kind::ServiceMonitor.api_resource(), true),
+        (Kind::PrometheusRule.api_resource(), true),
+        (prometheus_resource(), false),
+    ];
+    let watches = watched.map(|(resource, ours)| {
+        follow(client.clone(), resource, ours, known.subscribe(), triggers.clone())
+    });
+    tokio::join!(probe_forever(&client, &known, &triggers), futures::future::join_all(watches));
+}
+
+async fn probe_forever(client: &Client, known: &watch::Sender<Capabilities>, triggers: &broadcast::Sender<Trigger>) {
+    loop {
+        let found = match probe(client).await {
+            Ok(kinds) => Capabilities::Known(kinds),
+            Err(error) => {
+                tracing::warn!(%error, "failed to look up which kinds {MONITORING} has; the last answer stays");
+                match &*known.borrow() {
+                    Capabilities::Known(kinds) => Capabilities::Known(kinds.clone()),
+                    Capabilities::Unknown(_) => Capabilities::Unknown(error.to_string()),
+                }
+            }
+        };
+        let changed = known.send_if_modified(|current| {
+            let changed = *current != found;
+            *current = found;
+            changed
+        });
+        if changed {
+            // Without a receiver nobody leads here, and a new leader starts with all services.
+            let _ = triggers.send(Trigger::All);
+        }
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}
+
+/// Watches one optional kind while the cluster has it: our own objects for drift, foreign ones for what they select.
+async fn follow(
+    client: Client,
+    resource: ApiResource,
+    ours: bool,
+    mut known: watch::Receiver<Capabilities>,
+    triggers: broadcast::Sender<Trigger>,
+) {
+    let config = if ours {
+        watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"))
+    } else {
+        watcher::Config::default()
+    };
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+    while known.wait_for(|known| known.has(&resource.kind)).await.is_ok() {
+        let mut events = watcher(api.clone(), config.clone())
+            .default_backoff()
+            .touched_objects()
+            .predicate_filter(predicates::generation, Default::default())
+            .boxed();
+        let mut gone = known.clone();
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                _ = gone.wait_for(|known| !known.has(&resource.kind)) => break,
+            };
+            let trigger = match event {
+                Some(Ok(object)) if ours => owner(&object),
+                Some(Ok(_)) => Some(Trigger::All),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, kind = resource.kind, "watch failed, it is tried again");
+                    None
+                }
+                None => break,
+            };
+            if let Some(trigger) = trigger {
+                let _ = triggers.send(trigger);
+            }
+        }
+    }
+}
+
+fn owner(object: &impl ResourceExt) -> Option<Trigger> {
+    let owned = object.owner_references().iter().any(|owner| owner.api_version.starts_with(GROUP));
+    let name = object.labels().get(SERVICE_LABEL).cloned();
+    owned.then_some(()).and(name).zip(object.namespace()).map(|(name, namespace)| Trigger::Service { namespace, name })
+}

@@ -1,0 +1,168 @@
+//! Why pods do not serve, in words for a person: pure.
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+
+use crate::api::CONTAINER;
+use crate::api::conditions::reasons;
+
+/// Why replicas do not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// One of the reasons of conditions.
+    pub reason: &'static str,
+    /// What happened and what to do.
+    pub message: String,
+    /// Whether a person must act; otherwise it passes by itself.
+    pub fatal: bool,
+}
+
+/// The gravest cause among the pods that do not serve, or why there are no pods.
+#[must_use]
+pub fn find(deployment: Option<&Deployment>, pods: &[Pod]) -> Option<Cause> {
+    let leaving = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+    let mut causes: Vec<Cause> = pods.iter().filter(leaving).filter_map(of_pod).collect();
+    causes.extend(deployment.and_then(refused));
+    // A stable order: the message must not change when the list of pods comes in another order.
+    causes.sort_by(|a, b| (!a.fatal, a.reason, &a.message).cmp(&(!b.fatal, b.reason, &b.message)));
+    causes.into_iter().next()
+}
+
+fn of_pod(pod: &Pod) -> Option<Cause> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref()?;
+    let engine = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    if engine.is_some_and(|container| container.ready) {
+        return None;
+    }
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        return Some(Cause {
+            reason: reasons::UNSCHEDULABLE,
+            message: format!(
+                "no node takes pod {name}: {}",
+                condition.message.as_deref().unwrap_or("the scheduler gave no reason")
+            ),
+            fatal: true,
+        });
+    }
+    engine.and_then(|container| of_container(name, container)).or_else(|| {
+        (status.phase.as_deref() == Some("Running")).then(|| Cause {
+            reason: reasons::LOADING,
+            message: "the engine loads the model".to_owned(),
+            fatal: false,
+        })
+    })
+}
+
+fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
+    let state = container.state.as_ref();
+    let ended = state
+        .and_then(|state| state.terminated.as_ref())
+        .or_else(|| container.last_state.as_ref().and_then(|state| state.terminated.as_ref()));
+    if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
+        let detail = waiting.message.as_deref().unwrap_or("no details were given");
+        match waiting.reason.as_deref() {
+            Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
+                return Some(Cause {
+                    reason: reasons::IMAGE_PULL_FAILED,
+                    message: format!("pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets", container.image),
+                    fatal: true,
+                });
+            }
+            Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+                return Some(Cause {
+                    reason: reasons::CONTAINER_CONFIG_ERROR,
+                    message: format!("pod {pod} cannot start: {detail}"),
+                    fatal: true,
+                });
+            }
+            _ => {}
+        }
+    }
+    ended.filter(|ended| ended.exit_code != 0).map(|ended| of_end(pod, ended))
+}
+
+fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        return Cause {
+            reason: reasons::OUT_OF_MEMORY,
+            message: format!("the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"),
+            fatal: true,
+        };
+    }
+    // The termination message may be a whole tail of the log; its last line is the engine's own sentence.
+    let said = ended.message.as_deref().and_then(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()));
+    Cause {
+        reason: reasons::ENGINE_FAILED,
+        message: match said {
+            Some(line) => line.to_owned(),
+            None => format!("the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous", ended.exit_code),
+        },
+        fatal: true,
+    }
+}
+
+fn refused(deployment: &Deployment) -> Option<Cause> {
+    let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
+    let failure = conditions.into_iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    Some(Cause {
+        reason: reasons::PODS_REFUSED,
+        message: format!("the API server refuses pods: {}", failure.message.as_deref().unwrap_or("no reason was given")),
+        fatal: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "chat-1" }, "status": status })).unwrap()
+    }
+
+    fn engine(state: Value, last: Value) -> Value {
+        json!({ "phase": "Running", "containerStatuses": [{
+            "name": "engine", "image": "qwen-engine:1", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state, "lastState": last,
+        }] })
+    }
+
+    #[test]
+    fn the_engines_own_sentence_is_the_message() {
+        let ended = json!({ "terminated": { "exitCode": 2, "message": "INFO start\nqwen-engine: weights are truncated\n" } });
+        let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 20s" } });
+        let cause = find(None, &[pod(engine(waiting, ended))]).unwrap();
+        assert_eq!((cause.reason, cause.message.as_str()), (reasons::ENGINE_FAILED, "qwen-engine: weights are truncated"));
+    }
+
+    #[test]
+    fn causes_are_told_apart() {
+        let unscheduled = json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient nvidia.com/gpu" },
+        ] });
+        for (status, reason) in [
+            (unscheduled, reasons::UNSCHEDULABLE),
+            (engine(json!({ "waiting": { "reason": "ImagePullBackOff" } }), json!({})), reasons::IMAGE_PULL_FAILED),
+            (engine(json!({ "waiting": { "reason": "CreateContainerConfigError" } }), json!({})), reasons::CONTAINER_CONFIG_ERROR),
+            (engine(json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } }), json!({})), reasons::OUT_OF_MEMORY),
+            (engine(json!({ "running": {} }), json!({})), reasons::LOADING),
+        ] {
+            assert_eq!(find(None, &[pod(status)]).unwrap().reason, reason);
+        }
+    }
+
+    #[test]
+    fn a_serving_pod_has_no_cause_and_a_failing_one_wins_over_a_loading_one() {
+        let mut serving = engine(json!({ "running": {} }), json!({}));
+        serving["containerStatuses"][0]["ready"] = json!(true);
+        assert_eq!(find(None, &[pod(serving)]), None);
+        let loading = pod(engine(json!({ "running": {} }), json!({})));
+        let failing = pod(engine(json!({ "waiting": { "reason": "ErrImagePull" } }), json!({})));
+        assert_eq!(find(None, &[loading, failing]).unwrap().reason, reasons::IMAGE_PULL_FAILED);
+    }
+}

@@ -1,0 +1,76 @@
+//! The command line.
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// Turns QwenServices into served, monitored and autoscaled Qwen3 models.
+#[derive(Debug, Parser)]
+#[command(name = "qwen-operator", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch QwenServices and keep their objects right.
+    Run(RunArgs),
+    /// Print the resource definition as YAML.
+    Crds,
+    /// Print every object that the operator would make for the QwenServices of a file, without a cluster.
+    Render(RenderArgs),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Namespace of the operator: its Lease and its certificate are there.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Name of this replica, unique among all.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// Engine image of services that name none.
+    #[arg(long, env = "ENGINE_IMAGE")]
+    pub engine_image: Option<String>,
+    /// The release's ClusterRole: it owns the APIServices of the custom metrics API.
+    #[arg(long)]
+    pub release_cluster_role: Option<String>,
+    /// The Service that leads to the custom metrics API; without it and --release-cluster-role none is served.
+    #[arg(long, requires = "release_cluster_role")]
+    pub metrics_service: Option<String>,
+    /// Port of /healthz, /readyz and /metrics.
+    #[arg(long, default_value_t = 8080)]
+    pub admin_port: u16,
+    /// Port of the custom metrics API.
+    #[arg(long, default_value_t = 6443)]
+    pub metrics_port: u16,
+    /// Form of log lines.
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+    /// What is logged, as a tracing filter.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Flags of `render`.
+#[derive(Debug, Clone, Args)]
+pub struct RenderArgs {
+    /// File with QwenServices; `-` reads standard input.
+    #[arg(short, long)]
+    pub file: PathBuf,
+    /// Engine image of services that name none.
+    #[arg(long, env = "ENGINE_IMAGE", default_value = concat!("qwen-engine:", env!("CARGO_PKG_VERSION")))]
+    pub engine_image: String,
+}
+
+/// An address of this machine on all interfaces.
+#[must_use]
+pub const fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}

@@ -1,0 +1,169 @@
+//! The spine: `observe → validate → plan → apply → status → report`, one service at a time.
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::core::error_boundary::InvalidObject;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource, ResourceExt};
+use tokio::sync::watch;
+
+use crate::api::QwenService;
+use crate::api::conditions::reasons;
+use crate::apply::{self, ApplyError};
+use crate::capabilities::Capabilities;
+use crate::load::LoadBoard;
+use crate::metrics::Metrics;
+use crate::metrics_api::MetricsApiState;
+use crate::observe::{ObserveError, observe};
+use crate::plan::plan;
+use crate::report::{self, ReportError};
+use crate::status;
+use crate::valid::validate;
+
+/// A service is looked at this often even if nothing happens: the net under missed events.
+const RESYNC: Duration = Duration::from_secs(600);
+/// A failed reconcile is tried again after this time.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What reconciles share. A new one is made for each term of leadership: its memory must not outlive it.
+pub struct Context {
+    /// Client of the cluster.
+    pub client: Client,
+    /// Publishes events.
+    pub recorder: Recorder,
+    /// Engine image of services that name none.
+    pub engine_image: Option<String>,
+    /// Which optional kinds the cluster serves.
+    pub capabilities: watch::Receiver<Capabilities>,
+    /// What the engine pods last said.
+    pub board: LoadBoard,
+    /// How the operator's own metrics API stands; `None` if it serves none.
+    pub metrics_api: Option<MetricsApiState>,
+    /// Our own metrics.
+    pub metrics: Metrics,
+    /// What was applied.
+    pub applied: apply::Memory,
+    /// What was reported.
+    pub reported: report::Memory,
+}
+
+/// The step that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Reading.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// Writing objects; the others of the service were written.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Apply(Vec<ApplyError>),
+    /// Writing the status.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+impl ReconcileError {
+    /// The step, as a metric label: three values, ever.
+    #[must_use]
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Observe(_) => "observe",
+            Self::Apply(_) => "apply",
+            Self::Report(_) => "report",
+        }
+    }
+}
+
+/// Brings one service to its spec.
+///
+/// # Errors
+/// The step that failed; `error_policy` tries again.
+pub async fn reconcile(
+    service: Arc<DeserializeGuard<QwenService>>,
+    ctx: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let _timer = ctx.metrics.reconcile_started();
+    match &service.0 {
+        // Children are deleted with their owner; touching them now would bring them back.
+        Ok(service) if service.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
+        Ok(service) => reconcile_valid(service, &ctx).await,
+        Err(invalid) => {
+            unreadable(invalid, &ctx).await;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action, ReconcileError> {
+    let (old, numbers_due) = report::last(&ctx.reported, service);
+    let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
+    // validate (no client): an invalid spec waits for its change, children stay as they are.
+    let valid = match validate(service, ctx.engine_image.as_deref()) {
+        Ok(valid) => valid,
+        Err(error) => {
+            let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
+            ctx.metrics.status_written(send(new).await?);
+            return Ok(Action::await_change());
+        }
+    };
+    // observe (client)
+    let capabilities = ctx.capabilities.borrow().clone();
+    let observed = observe(&ctx.client, &valid.namespace, &valid.name, capabilities).await?;
+    // plan (no client)
+    let plan = plan(&valid);
+    // apply (client)
+    let applied = apply::apply(&ctx.client, &valid, &plan, &observed, &ctx.applied).await;
+    for kind in &applied.written {
+        ctx.metrics.object_written(*kind);
+    }
+    // status (no client)
+    let load = ctx.board.service(&valid.namespace, &valid.name);
+    let obstacle = ctx.metrics_api.as_ref().and_then(|state| state.registration().obstacle());
+    let facts = status::Facts {
+        valid: &valid,
+        plan: &plan,
+        observed: &observed,
+        applied: &applied,
+        load: load.as_ref(),
+        obstacle: obstacle.as_deref(),
+    };
+    let new = status::compute(&facts, &old, Timestamp::now(), numbers_due);
+    // report (client)
+    ctx.metrics.status_written(send(new).await?);
+    if applied.errors.is_empty() { Ok(Action::requeue(RESYNC)) } else { Err(ReconcileError::Apply(applied.errors)) }
+}
+
+/// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.
+async fn unreadable(invalid: &InvalidObject, ctx: &Context) {
+    let name = invalid.metadata.name.clone().unwrap_or_default();
+    tracing::warn!(name, error = invalid.error, "a QwenService cannot be read");
+    ctx.metrics.unreadable();
+    let mut reference = DeserializeGuard::<QwenService>(Err(invalid.clone())).object_ref(&());
+    reference.uid = invalid.metadata.uid.clone();
+    let event = Event {
+        type_: EventType::Warning,
+        reason: reasons::INVALID_SPEC.to_owned(),
+        note: Some(format!("the object cannot be read, correct it: {}", invalid.error).chars().take(1000).collect()),
+        action: "Validate".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = ctx.recorder.publish(&event, &reference).await {
+        tracing::warn!(%error, name, "failed to publish an event");
+    }
+}
+
+/// What follows a failure.
+pub fn error_policy(service: Arc<DeserializeGuard<QwenService>>, error: &ReconcileError, ctx: Arc<Context>) -> Action {
+    ctx.metrics.reconcile_failed(error.category());
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(
+        namespace = service.namespace(),
+        service = service.name_any(),
+        step = error.category(),
+        cause = source,
+        "{error}"
+    );
+    Action::requeue(RETRY)
+}

@@ -1,0 +1,214 @@
+//! Leader election by one Lease: kube-runtime has none.
+//!
+//! As in client-go, a holder's lease counts as expired when it has not changed for its duration by *our* clock,
+//! so clocks of different nodes are never compared.
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::{Client, ResourceExt};
+
+/// Name of the Lease.
+const NAME: &str = "qwen-operator-leader";
+/// A lease that has not been renewed for this time may be taken.
+const DURATION: Duration = Duration::from_secs(15);
+/// The leader steps down when it could not renew for this time: before another may take over.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two tries.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A candidate for leadership.
+pub struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+    seen: Option<(String, Instant)>,
+}
+
+impl Candidate {
+    /// A candidate of this identity, such as the pod's name, for the lease in `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity, seen: None }
+    }
+
+    /// Waits until this candidate leads.
+    pub async fn acquire(&mut self) {
+        loop {
+            match self.try_once().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "failed to take the leader lease {NAME}; trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Renews the lease and returns when it is lost or could not be renewed in time.
+    pub async fn hold(&mut self) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(RETRY).await;
+            let left = DEADLINE.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left, self.try_once()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "failed to renew the leader lease {NAME}"),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives the lease back, so that another candidate need not wait for it to expire.
+    pub async fn release(&mut self) {
+        let released = async {
+            let mut lease = self.api.get(NAME).await?;
+            if holder(&lease) == Some(&self.identity) {
+                lease.spec.get_or_insert_default().holder_identity = Some(String::new());
+                self.api.replace(NAME, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "failed to release the leader lease {NAME}; it expires by itself");
+        }
+    }
+
+    /// One try to take or renew; tells whether we lead. A conflict means that another was faster.
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let outcome = match self.api.get_opt(NAME).await? {
+            None => self.api.create(&PostParams::default(), &self.lease(None)).await,
+            Some(lease) if self.may_take(&lease) => {
+                self.api.replace(NAME, &PostParams::default(), &self.lease(Some(lease))).await
+            }
+            Some(_) => return Ok(false),
+        };
+        match outcome {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn may_take(&mut self, lease: &Lease) -> bool {
+        let free = holder(lease).is_none_or(|holder| holder.is_empty() || *holder == self.identity);
+        let version = lease.resource_version().unwrap_or_default();
+        let unchanged_since = match &self.seen {
+            Some((seen, since)) if *seen == version => *since,
+            _ => self.seen.insert((version, Instant::now())).1,
+        };
+        let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration = duration.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
+        free || unchanged_since.elapsed() > duration
+    }
+
+    /// The lease as we would hold it; `replace` fails if it changed since it was read.
+    fn lease(&self, current: Option<Lease>) -> Lease {
+        let now = Some(MicroTime(Timestamp::now()));
+        let mut lease = current.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+            spec: None,
+        });
+        let old = lease.spec.take().unwrap_or_default();
+        let ours = old.holder_identity.as_ref() == Some(&self.identity);
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: if ours { old.acquire_time } else { now.clone() },
+            renew_time: now,
+            lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!ours)),
+            ..LeaseSpec::default()
+        });
+        lease
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that keeps one lease and refuses to replace another version of it.
+    #[derive(Clone, Default)]
+    struct Server(Arc<Mutex<Option<Value>>>);
+
+    impl Server {
+        fn candidate(&self, identity: &str) -> Candidate {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let sent = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
+                    let (code, answer) = server.answer(&head.method, sent);
+                    let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                    Ok::<_, std::convert::Infallible>(response.unwrap())
+                }
+            });
+            Candidate::new(Client::new(service, "default"), "default", identity.to_owned())
+        }
+
+        fn answer(&self, method: &Method, mut sent: Value) -> (u16, Value) {
+            let mut lease = self.0.lock().unwrap();
+            let version = lease.as_ref().map_or("0", |lease| lease["metadata"]["resourceVersion"].as_str().unwrap());
+            let failure = |code: u16| (code, json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": "" }));
+            match (method, &*lease) {
+                (&Method::GET, None) => failure(404),
+                (&Method::GET, Some(lease)) => (200, lease.clone()),
+                (&Method::POST, Some(_)) => failure(409),
+                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => failure(409),
+                _ => {
+                    let next = version.parse::<u64>().unwrap() + 1;
+                    sent["metadata"]["resourceVersion"] = json!(next.to_string());
+                    *lease = Some(sent.clone());
+                    (200, sent)
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_leads_until_it_gives_the_lease_back() {
+        let server = Server::default();
+        let (mut one, mut other) = (server.candidate("one"), server.candidate("other"));
+        assert!(one.try_once().await.unwrap());
+        assert!(!other.try_once().await.unwrap());
+        assert!(one.try_once().await.unwrap());
+        one.release().await;
+        assert!(other.try_once().await.unwrap());
+        assert!(!one.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_renews_is_taken_after_its_duration() {
+        let server = Server::default();
+        server.candidate("one").try_once().await.unwrap();
+        let mut other = server.candidate("other");
+        assert!(!other.try_once().await.unwrap());
+        // As if it had been seen unchanged for longer than it lasts.
+        other.seen.as_mut().unwrap().1 = Instant::now().checked_sub(DURATION + RETRY).unwrap();
+        assert!(other.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_read_an_older_version_does_not_lead() {
+        let server = Server::default();
+        let mut one = server.candidate("one");
+        one.try_once().await.unwrap();
+        let stale = one.api.get(NAME).await.unwrap();
+        one.try_once().await.unwrap();
+        let outcome = one.api.replace(NAME, &PostParams::default(), &one.lease(Some(stale))).await;
+        assert!(matches!(outcome, Err(kube::Error::Api(status)) if status.code == 409));
+    }
+}

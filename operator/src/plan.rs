@@ -1,0 +1,118 @@
+//! From a valid service to the objects that should exist: pure, without clock, client or choice left to make.
+//!
+//! Objects are sparse JSON because server-side apply owns exactly the fields that are sent; names are
+//! checked by the snapshots of tests/plan.rs and by the API server's strict field validation.
+pub mod alerts;
+pub mod autoscaler;
+pub mod deployment;
+pub mod meta;
+pub mod prometheus_rule;
+pub mod service;
+pub mod service_monitor;
+
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::Value;
+
+use crate::valid::Valid;
+
+/// Kinds of children, in the order in which they are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The endpoint; first, so that its name resolves when pods start.
+    Service,
+    /// The replicas.
+    Deployment,
+    /// Their number.
+    HorizontalPodAutoscaler,
+    /// What Prometheus scrapes.
+    ServiceMonitor,
+    /// What Prometheus evaluates.
+    PrometheusRule,
+}
+
+impl Kind {
+    /// All kinds, in the order of application.
+    pub const ALL: [Self; 5] = [
+        Self::Service,
+        Self::Deployment,
+        Self::HorizontalPodAutoscaler,
+        Self::ServiceMonitor,
+        Self::PrometheusRule,
+    ];
+
+    /// Name of the kind.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Deployment => "Deployment",
+            Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::ServiceMonitor => "ServiceMonitor",
+            Self::PrometheusRule => "PrometheusRule",
+        }
+    }
+
+    /// Whether the cluster may lack the kind.
+    #[must_use]
+    pub const fn optional(self) -> bool {
+        matches!(self, Self::ServiceMonitor | Self::PrometheusRule)
+    }
+
+    /// Where the API server serves the kind.
+    #[must_use]
+    pub fn api_resource(self) -> ApiResource {
+        let (group, version) = match self {
+            Self::Service => ("", "v1"),
+            Self::Deployment => ("apps", "v1"),
+            Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
+            Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
+        };
+        ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
+    }
+}
+
+/// An object that should exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// Its kind.
+    pub kind: Kind,
+    /// What we want of it.
+    pub body: Value,
+}
+
+/// Everything that should exist for a service; kinds that are missing here should not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// In the order of application.
+    pub objects: Vec<Desired>,
+}
+
+/// Plans all objects of a service. Client required: no.
+#[must_use]
+pub fn plan(valid: &Valid) -> Plan {
+    let objects = Kind::ALL
+        .into_iter()
+        .filter_map(|kind| {
+            let body = match kind {
+                Kind::Service => Some(service::build(valid)),
+                Kind::Deployment => Some(deployment::build(valid)),
+                Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
+                Kind::ServiceMonitor => service_monitor::build(valid),
+                Kind::PrometheusRule => prometheus_rule::build(valid),
+            };
+            body.map(|body| Desired { kind, body: sparse(body) })
+        })
+        .collect();
+    Plan { objects }
+}
+
+/// Drops nulls: a field without a value must not be sent, or we would own it.
+fn sparse(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, sparse(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(sparse).collect(),
+        other => other,
+    }
+}

@@ -1,0 +1,78 @@
+//! The HorizontalPodAutoscaler: replicas follow queue, running requests and KV cache.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules};
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::load::Metric;
+use crate::valid::Valid;
+
+/// Builds the autoscaler, if the service has one.
+///
+/// The HPA follows the largest of its metrics. On the queue alone it would shrink a service that is full
+/// but has nobody waiting, so running requests and cache use hold it up.
+#[must_use]
+pub fn build(valid: &Valid) -> Option<Value> {
+    let autoscaling = valid.autoscaling()?;
+    let behavior = autoscaling.behavior.clone().unwrap_or_default();
+    Some(json!({
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
+            "minReplicas": autoscaling.min_replicas,
+            "maxReplicas": autoscaling.max_replicas,
+            "metrics": [
+                pods_metric(Metric::Waiting, i64::from(autoscaling.queue_depth.per_replica) * 1000),
+                pods_metric(Metric::Running, i64::from(valid.spec.engine.max_num_seqs) * 800),
+                pods_metric(Metric::KvUsage, 800),
+            ],
+            "behavior": {
+                "scaleUp": behavior.scale_up.unwrap_or_else(scale_up),
+                "scaleDown": behavior.scale_down.unwrap_or_else(scale_down),
+            },
+        },
+    }))
+}
+
+/// The pace at which a queue is answered: double, or 4 more, every 15 s.
+/// desired = ceil(sum / target) does not compound while new pods load, so this cannot overshoot.
+fn scale_up() -> HPAScalingRules {
+    HPAScalingRules {
+        stabilization_window_seconds: Some(0),
+        select_policy: Some("Max".to_owned()),
+        policies: Some(vec![policy("Percent", 100), policy("Pods", 4)]),
+        ..HPAScalingRules::default()
+    }
+}
+
+/// A replica costs minutes to load, so it goes only after five quiet minutes.
+fn scale_down() -> HPAScalingRules {
+    HPAScalingRules {
+        stabilization_window_seconds: Some(300),
+        select_policy: Some("Max".to_owned()),
+        policies: Some(vec![policy("Percent", 100)]),
+        ..HPAScalingRules::default()
+    }
+}
+
+fn policy(type_: &str, value: i32) -> HPAScalingPolicy {
+    HPAScalingPolicy { period_seconds: 15, type_: type_.to_owned(), value }
+}
+
+fn pods_metric(metric: Metric, milli: i64) -> Value {
+    json!({
+        "type": "Pods",
+        "pods": {
+            "metric": { "name": metric.name() },
+            "target": { "type": "AverageValue", "averageValue": quantity(milli) },
+        },
+    })
+}
+
+/// The API server's own spelling of a number of thousandths.
+fn quantity(milli: i64) -> String {
+    if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") }
+}

@@ -1,0 +1,218 @@
+//! The Deployment: the replicas of the engine.
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::meta;
+use crate::api::engine::{Device, Dtype};
+use crate::api::{CONTAINER, ENGINE_PORT, PORT_NAME};
+use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Source, Valid};
+
+/// Where a claim is mounted.
+const MODELS: &str = "/models";
+/// Where downloads go.
+const CACHE: &str = "/cache";
+/// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
+const STARTUP_SECONDS: u32 = 3600;
+/// Seconds between the engine's own drain limit and the kubelet's kill.
+const EXIT_SECONDS: u64 = 5;
+/// The numeric user of the engine; `runAsNonRoot` cannot check a name.
+const USER: u32 = 65532;
+
+/// Builds the Deployment. It says nothing of replicas when the autoscaler owns them.
+#[must_use]
+pub fn build(valid: &Valid) -> Value {
+    let replicas = match valid.replicas {
+        Replicas::Fixed(number) => Some(number),
+        Replicas::Autoscaled(_) => None,
+    };
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": STARTUP_SECONDS,
+            "selector": { "matchLabels": meta::match_labels(valid) },
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {
+                    "maxSurge": valid.spec.rollout.max_surge,
+                    "maxUnavailable": valid.spec.rollout.max_unavailable,
+                },
+            },
+            "template": {
+                "metadata": {
+                    "labels": meta::labels_over(valid, &valid.spec.pod_metadata.labels),
+                    "annotations": non_empty(&valid.spec.pod_metadata.annotations),
+                },
+                "spec": pod(valid),
+            },
+        },
+    })
+}
+
+fn pod(valid: &Valid) -> Value {
+    let spec = &valid.spec;
+    json!({
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "serviceAccountName": spec.service_account_name,
+        "nodeSelector": non_empty(&spec.node_selector),
+        "tolerations": (!spec.tolerations.is_empty()).then_some(&spec.tolerations),
+        "affinity": spec.affinity,
+        "topologySpreadConstraints": spread(valid),
+        "priorityClassName": spec.priority_class_name,
+        "runtimeClassName": spec.runtime_class_name,
+        "imagePullSecrets": (!spec.engine.image_pull_secrets.is_empty()).then_some(&spec.engine.image_pull_secrets),
+        "terminationGracePeriodSeconds": ENDPOINT_GRACE_SECONDS + valid.drain_seconds + EXIT_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "containers": [container(valid)],
+        "volumes": volumes(valid).into_iter().map(|volume| volume.declared).collect::<Vec<_>>(),
+    })
+}
+
+fn container(valid: &Valid) -> Value {
+    let engine = &valid.spec.engine;
+    json!({
+        "name": CONTAINER,
+        "image": valid.image,
+        "imagePullPolicy": engine.image_pull_policy,
+        "args": args(valid),
+        "env": env(valid),
+        "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
+        "resources": resources(valid),
+        "startupProbe": probe("/ready", 1, STARTUP_SECONDS),
+        "readinessProbe": probe("/ready", 2, 1),
+        "livenessProbe": probe("/health", 10, 3),
+        // Endpoints learn of a leaving pod only after it is told to stop: until then it must still take requests.
+        "lifecycle": { "preStop": { "sleep": { "seconds": ENDPOINT_GRACE_SECONDS } } },
+        // The engine's last sentence, or else its last log lines, become the reason in the service's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": volumes(valid).into_iter().map(|volume| volume.mounted).collect::<Vec<_>>(),
+    })
+}
+
+/// The command line of the engine: vLLM's flags.
+fn args(valid: &Valid) -> Vec<String> {
+    let engine = &valid.spec.engine;
+    let model = match &valid.source {
+        Source::Embedded(source) => source.clone(),
+        Source::Hub(repository) => format!("hf://{repository}"),
+        Source::Claim { path, .. } => format!("{MODELS}/{path}"),
+    };
+    let mut args = vec!["serve".to_owned(), model];
+    let mut flag = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            args.push(format!("--{name}={value}"));
+        }
+    };
+    flag("served-model-name", Some(valid.served_name.clone()));
+    flag("host", Some("0.0.0.0".to_owned()));
+    flag("port", Some(ENGINE_PORT.to_string()));
+    flag("device", Some(match engine.device { Device::Cuda => "cuda", Device::Cpu => "cpu" }.to_owned()));
+    flag("dtype", engine.dtype.map(|dtype| dtype_name(dtype).to_owned()));
+    flag("max-model-len", engine.max_model_len.map(|n| n.to_string()));
+    flag("max-num-seqs", Some(engine.max_num_seqs.to_string()));
+    flag("max-num-batched-tokens", engine.max_num_batched_tokens.map(|n| n.to_string()));
+    flag("max-queued-requests", Some(engine.max_queued_requests.to_string()));
+    flag("gpu-memory-utilization", engine.gpu_memory_utilization.map(|share| share.to_string()));
+    flag("drain-timeout", Some(valid.drain_seconds.to_string()));
+    if let Source::Hub(_) = valid.source {
+        flag("revision", valid.spec.model.revision.clone());
+        flag("hf-endpoint", valid.spec.model.endpoint.clone());
+        flag("download-dir", Some(CACHE.to_owned()));
+    }
+    args.push(if engine.prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned());
+    args.extend(engine.extra_args.iter().cloned());
+    args
+}
+
+const fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Auto => "auto",
+        Dtype::Bfloat16 => "bfloat16",
+        Dtype::Float16 => "float16",
+        Dtype::Float32 => "float32",
+    }
+}
+
+fn env(valid: &Valid) -> Option<Vec<Value>> {
+    let token = valid.spec.model.token_secret_ref.as_ref().map(|secret| {
+        json!({ "name": "HF_TOKEN", "valueFrom": { "secretKeyRef": secret } })
+    });
+    let env: Vec<Value> = token.into_iter().chain(valid.spec.engine.env.iter().map(|var| json!(var))).collect();
+    (!env.is_empty()).then_some(env)
+}
+
+fn resources(valid: &Valid) -> Option<Value> {
+    let mut resources = valid.spec.resources.clone().unwrap_or_default();
+    if valid.gpus > 0 {
+        let gpus = k8s_openapi::apimachinery::pkg::api::resource::Quantity(valid.gpus.to_string());
+        resources.limits.get_or_insert_default().insert("nvidia.com/gpu".to_owned(), gpus);
+    }
+    (resources != Default::default()).then(|| json!(resources))
+}
+
+fn probe(path: &str, period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": PORT_NAME },
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    })
+}
+
+struct Volume {
+    declared: Value,
+    mounted: Value,
+}
+
+fn volumes(valid: &Valid) -> Vec<Volume> {
+    let scratch = |name: &str, path: &str| Volume {
+        declared: json!({ "name": name, "emptyDir": {} }),
+        mounted: json!({ "name": name, "mountPath": path }),
+    };
+    let mut volumes = vec![scratch("tmp", "/tmp")];
+    match &valid.source {
+        Source::Embedded(_) => {}
+        Source::Hub(_) => volumes.push(scratch("cache", CACHE)),
+        Source::Claim { claim, .. } => volumes.push(Volume {
+            declared: json!({ "name": "models", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
+            mounted: json!({ "name": "models", "mountPath": MODELS, "readOnly": true }),
+        }),
+    }
+    volumes
+}
+
+/// The constraints, each with the service's own selector if it has none: without one it would count no pod.
+fn spread(valid: &Valid) -> Option<Vec<Value>> {
+    let constraints: Vec<Value> = valid
+        .spec
+        .topology_spread_constraints
+        .iter()
+        .map(|constraint| {
+            let mut body = json!(constraint);
+            if constraint.label_selector.is_none() {
+                body["labelSelector"] = json!({ "matchLabels": meta::match_labels(valid) });
+            }
+            body
+        })
+        .collect();
+    (!constraints.is_empty()).then_some(constraints)
+}
+
+fn non_empty(map: &BTreeMap<String, String>) -> Option<Map<String, Value>> {
+    (!map.is_empty()).then(|| map.iter().map(|(key, value)| (key.clone(), json!(value))).collect())
+}

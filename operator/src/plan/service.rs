@@ -1,0 +1,28 @@
+//! The Service: one stable address for all ready replicas.
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::api::{ENGINE_PORT, PORT_NAME};
+use crate::valid::Valid;
+
+/// Builds the Service.
+#[must_use]
+pub fn build(valid: &Valid) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "spec": {
+            "selector": meta::match_labels(valid),
+            "ports": [{
+                "name": PORT_NAME,
+                "port": ENGINE_PORT,
+                "protocol": "TCP",
+                "targetPort": PORT_NAME,
+                "appProtocol": "http",
+            }],
+        },
+    })
+}

@@ -1,0 +1,30 @@
+//! The ServiceMonitor: tells a Prometheus to scrape every replica.
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::api::PORT_NAME;
+use crate::valid::Valid;
+
+/// Builds the ServiceMonitor, unless it is switched off.
+///
+/// `jobLabel` stays unset, so the job is the Service's name; the selector matches exactly one Service.
+#[must_use]
+pub fn build(valid: &Valid) -> Option<Value> {
+    let monitor = &valid.spec.monitoring.service_monitor;
+    monitor.enabled.then(|| {
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "ServiceMonitor",
+            "metadata": meta::metadata(valid, &monitor.labels),
+            "spec": {
+                "selector": { "matchLabels": meta::match_labels(valid) },
+                "endpoints": [{
+                    "port": PORT_NAME,
+                    "path": "/metrics",
+                    "interval": monitor.interval,
+                    "scrapeTimeout": monitor.scrape_timeout,
+                }],
+            },
+        })
+    })
+}

@@ -1,0 +1,79 @@
+//! Resource definition and planned objects as YAML, without a cluster.
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use crate::api::QwenService;
+use crate::plan::{Plan, plan};
+use crate::valid::{Invalid, validate};
+
+/// Why a file cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// It is not YAML.
+    #[error("the file is not YAML: {0}")]
+    Parse(serde_saphyr::Error),
+    /// A document is no QwenService.
+    #[error("document {number} is not a QwenService: {source}")]
+    Read {
+        /// Counted from 1.
+        number: usize,
+        /// Why it cannot be read.
+        source: serde_json::Error,
+    },
+    /// A service cannot work.
+    #[error("QwenService {name}: {source}")]
+    Invalid {
+        /// Its name.
+        name: String,
+        /// What to change.
+        source: Invalid,
+    },
+    /// An object cannot be written.
+    #[error("failed to write YAML: {0}")]
+    Write(String),
+}
+
+/// The resource definition.
+///
+/// # Errors
+/// It cannot be written as YAML.
+pub fn crds() -> Result<String, RenderError> {
+    yaml(&json!(QwenService::crd()))
+}
+
+/// Plans every QwenService of a YAML text, in its order.
+///
+/// # Errors
+/// The first document that cannot be planned.
+pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(RenderError::Parse)?;
+    documents
+        .into_iter()
+        .enumerate()
+        .filter(|(_, document)| !document.is_null())
+        .map(|(index, document)| {
+            let mut service: QwenService =
+                serde_json::from_value(document).map_err(|source| RenderError::Read { number: index + 1, source })?;
+            // What the API server would fill in.
+            service.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+            service.metadata.uid.get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
+            let valid = validate(&service, Some(engine_image)).map_err(|source| RenderError::Invalid {
+                name: service.metadata.name.clone().unwrap_or_default(),
+                source,
+            })?;
+            Ok(plan(&valid))
+        })
+        .collect()
+}
+
+/// All objects of a plan as YAML documents.
+///
+/// # Errors
+/// An object cannot be written as YAML.
+pub fn documents(plan: &Plan) -> Result<String, RenderError> {
+    plan.objects.iter().map(|desired| yaml(&desired.body).map(|text| format!("---\n{text}"))).collect()
+}
+
+fn yaml(value: &Value) -> Result<String, RenderError> {
+    serde_saphyr::to_string(value).map_err(|error| RenderError::Write(error.to_string()))
+}

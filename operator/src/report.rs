@@ -1,0 +1,135 @@
+//! Writes the status when it changed and publishes events for changed conditions. Client required: yes.
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+
+use crate::api::conditions::reasons;
+use crate::api::{QwenService, QwenServiceStatus};
+use crate::status;
+
+/// Numbers in the status move at most this often.
+pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+/// The field manager of the status, apart from that of children.
+const STATUS_MANAGER: &str = "qwen-operator-status";
+
+/// The status could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write the status")]
+pub struct ReportError(#[from] kube::Error);
+
+/// What was last written for each service, by uid. The watch may lag behind our own writes.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<String, Memo>>);
+
+#[derive(Debug, Clone)]
+struct Memo {
+    status: QwenServiceStatus,
+    numbers_at: Instant,
+}
+
+/// The last status of a service, and whether its numbers may move.
+#[must_use]
+pub fn last(memory: &Memory, service: &QwenService) -> (QwenServiceStatus, bool) {
+    let memo = service.uid().and_then(|uid| memory.lock().get(&uid).cloned());
+    match memo {
+        Some(memo) => (memo.status, memo.numbers_at.elapsed() >= NUMBERS_EVERY),
+        None => (service.status.clone().unwrap_or_default(), true),
+    }
+}
+
+/// Writes `new` if it differs from `old`, and tells whether it was written.
+///
+/// # Errors
+/// The API server did not take the status.
+pub async fn report(
+    client: &Client,
+    recorder: &Recorder,
+    memory: &Memory,
+    service: &QwenService,
+    old: &QwenServiceStatus,
+    new: QwenServiceStatus,
+) -> Result<bool, ReportError> {
+    let written = new != *old;
+    if written {
+        let namespace = service.namespace().unwrap_or_default();
+        let body = json!({
+            "apiVersion": QwenService::api_version(&()),
+            "kind": QwenService::kind(&()),
+            "metadata": { "name": service.name_any() },
+            "status": new,
+        });
+        Api::<QwenService>::namespaced(client.clone(), &namespace)
+            .patch_status(&service.name_any(), &PatchParams::apply(STATUS_MANAGER).force(), &Patch::Apply(&body))
+            .await?;
+        for condition in changed(&old.conditions, &new.conditions) {
+            publish(recorder, service, condition).await;
+        }
+    }
+    memory.remember(service, old, new);
+    Ok(written)
+}
+
+/// Conditions whose status or reason changed. A first "not yet" is no news.
+fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
+    const QUIET: [&str; 5] =
+        [reasons::DISABLED, reasons::WAITING_FOR_PODS, reasons::WAITING_FOR_AUTOSCALER, reasons::PROGRESSING, reasons::METRICS_MISSING];
+    new.iter().filter(move |new| {
+        match old.iter().find(|old| old.type_ == new.type_) {
+            Some(old) => (&old.status, &old.reason) != (&new.status, &new.reason),
+            None => !QUIET.contains(&new.reason.as_str()),
+        }
+    })
+}
+
+/// An event is a courtesy: its failure is logged and stops nothing.
+async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
+    const CALM: [&str; 6] = [
+        reasons::DISABLED,
+        reasons::SUSPENDED,
+        reasons::LOADING,
+        reasons::PROGRESSING,
+        reasons::WAITING_FOR_PODS,
+        reasons::WAITING_FOR_AUTOSCALER,
+    ];
+    let fine = condition.status == "True" || CALM.contains(&condition.reason.as_str());
+    let event = Event {
+        type_: if fine { EventType::Normal } else { EventType::Warning },
+        reason: condition.reason.clone(),
+        note: Some(format!("{}: {}", condition.type_, condition.message).chars().take(1000).collect()),
+        action: condition.type_.clone(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&event, &service.object_ref(&())).await {
+        tracing::warn!(%error, service = service.name_any(), "failed to publish an event");
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memo>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, service: &QwenService, old: &QwenServiceStatus, new: QwenServiceStatus) {
+        let Some(uid) = service.uid() else { return };
+        let moved = status::numbers_differ(old, &new);
+        let mut memos = self.lock();
+        let numbers_at = match memos.get(&uid) {
+            Some(memo) if !moved => memo.numbers_at,
+            _ => Instant::now(),
+        };
+        memos.insert(uid, Memo { status: new, numbers_at });
+    }
+
+    /// Forgets services that are gone.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.lock().retain(|uid, _| exists(uid));
+    }
+}

@@ -1,0 +1,250 @@
+//! Wires everything together: admin server, metrics API, leader election, the controller and its watches.
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, controller, predicates, watcher};
+use kube::{Client, ResourceExt};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::api::{QwenService, SERVICE_LABEL};
+use crate::capabilities::{self, Capabilities, Trigger};
+use crate::cli::{RunArgs, any};
+use crate::controller::{Context, error_policy, reconcile};
+use crate::leader::Candidate;
+use crate::load::LoadBoard;
+use crate::metrics::Metrics;
+use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
+use crate::triggers;
+use crate::valid::MANAGED_BY;
+
+/// Services reconciled at the same time.
+const CONCURRENCY: u16 = 16;
+/// Events of one service within this time are one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// A QwenService that may be unreadable.
+type Guarded = DeserializeGuard<QwenService>;
+
+/// Why the operator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No cluster is configured.
+    #[error("no cluster is configured: run in a pod, or set KUBECONFIG: {0}")]
+    Client(#[from] kube::Error),
+    /// A port is taken.
+    #[error("failed to listen on port {port}: {source}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The metrics API could not start.
+    #[error(transparent)]
+    MetricsApi(#[from] MetricsApiError),
+    /// Our metrics are inconsistent.
+    #[error("failed to register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Everything that all parts share.
+struct Operator {
+    args: RunArgs,
+    client: Client,
+    metrics: Metrics,
+    board: LoadBoard,
+    metrics_api: MetricsApiState,
+    capabilities: watch::Sender<Capabilities>,
+    watching: watch::Sender<Result<(), String>>,
+    triggers: broadcast::Sender<Trigger>,
+    leads: watch::Sender<bool>,
+    shutdown: CancellationToken,
+}
+
+/// Runs the operator until it is told to stop.
+///
+/// # Errors
+/// It could not start.
+pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunError> {
+    let operator = Operator {
+        client: Client::try_default().await?,
+        metrics: Metrics::new()?,
+        board: LoadBoard::default(),
+        metrics_api: MetricsApiState::default(),
+        capabilities: watch::Sender::new(Capabilities::default()),
+        watching: watch::Sender::new(Err("QwenServices have not been looked at yet".to_owned())),
+        triggers: broadcast::Sender::new(1024),
+        leads: watch::Sender::new(false),
+        shutdown,
+        args,
+    };
+    let listener = TcpListener::bind(any(operator.args.admin_port))
+        .await
+        .map_err(|source| RunError::Listen { port: operator.args.admin_port, source })?;
+    // The first two end after the shutdown, each in its own time; the others serve them until then.
+    let work = async { tokio::try_join!(operator.serve_metrics(), async { operator.lead().await; Ok(()) }).map(drop) };
+    tokio::select! {
+        result = work => result,
+        result = operator.serve_admin(listener) => result,
+        () = capabilities::run(operator.client.clone(), operator.capabilities.clone(), operator.triggers.clone()) => Ok(()),
+        () = operator.look_for_services() => Ok(()),
+    }
+}
+
+// === impl Operator ===
+
+impl Operator {
+    async fn serve_admin(&self, listener: TcpListener) -> Result<(), RunError> {
+        let serves_metrics = self.args.metrics_service.is_some();
+        let app = admin::app(Admin {
+            metrics: self.metrics.clone(),
+            capabilities: self.capabilities.subscribe(),
+            watching: self.watching.subscribe(),
+            metrics_api: serves_metrics.then(|| self.metrics_api.clone()),
+        });
+        axum::serve(listener, app).await.map_err(|source| RunError::Listen { port: self.args.admin_port, source })
+    }
+
+    /// The metrics API with its scraper, or the scraper alone where the release asks for no API.
+    async fn serve_metrics(&self) -> Result<(), RunError> {
+        let (Some(service), Some(cluster_role)) = (&self.args.metrics_service, &self.args.release_cluster_role) else {
+            tokio::select! {
+                () = crate::scrape::run(self.client.clone(), self.board.clone()) => {}
+                () = self.shutdown.cancelled() => {}
+            }
+            return Ok(());
+        };
+        let config = MetricsApiConfig {
+            bind: any(self.args.metrics_port),
+            namespace: self.args.namespace.clone(),
+            service: service.clone(),
+            cluster_role: cluster_role.clone(),
+        };
+        metrics_api::run(metrics_api::Context {
+            client: self.client.clone(),
+            board: self.board.clone(),
+            state: self.metrics_api.clone(),
+            leader: self.leads.subscribe(),
+            config,
+            shutdown: self.shutdown.clone(),
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Tells readiness whether QwenServices can be listed, in standby too: a missing definition or right shows at once.
+    async fn look_for_services(&self) {
+        let api: Api<Guarded> = Api::all(self.client.clone());
+        loop {
+            let found = api.list_metadata(&kube::api::ListParams::default().limit(1)).await;
+            let state = found.map(drop).map_err(|error| format!("QwenServices cannot be listed, apply the CRD and the role of the chart: {error}"));
+            self.watching.send_if_modified(|current| {
+                let changed = *current != state;
+                *current = state;
+                changed
+            });
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    }
+
+    /// Leads when it may, for as long as it may, until the shutdown.
+    async fn lead(&self) {
+        let mut candidate = Candidate::new(self.client.clone(), &self.args.namespace, self.args.pod_name.clone());
+        loop {
+            tokio::select! {
+                () = candidate.acquire() => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            tracing::info!(replica = self.args.pod_name, "this replica leads");
+            self.set_leads(true);
+            // Dropping the controller ends its reconciles at their next await: a lost lease must not write on.
+            tokio::select! {
+                () = self.control() => {}
+                () = candidate.hold() => tracing::warn!("the leader lease is lost"),
+            }
+            self.set_leads(false);
+            if self.shutdown.is_cancelled() {
+                candidate.release().await;
+                return;
+            }
+        }
+    }
+
+    fn set_leads(&self, leads: bool) {
+        self.leads.send_replace(leads);
+        self.metrics.set_leader(leads);
+    }
+
+    /// The controller of one term of leadership; ends at the shutdown, after the running reconciles.
+    async fn control(&self) {
+        // Nothing is decided before it is known what the cluster offers.
+        let mut known = self.capabilities.subscribe();
+        tokio::select! {
+            _ = known.wait_for(|known| matches!(known, Capabilities::Known(_))) => {}
+            () = self.shutdown.cancelled() => return,
+        }
+        let ctx = Arc::new(self.context());
+        let (reader, writer) = reflector::store();
+        let controller = self.controller(reader.clone(), writer).run(reconcile, error_policy, ctx.clone());
+        tokio::select! {
+            () = controller.for_each(|outcome| async {
+                // Failures of reconciles are logged by error_policy; the rest is failing watches, tried again.
+                if let Err(error @ controller::Error::QueueError(_)) = outcome {
+                    tracing::warn!(%error, "a watch failed, it is tried again");
+                }
+            }) => {}
+            () = triggers::load(ctx, reader, self.triggers.clone()) => {}
+            () = triggers::registration(self.metrics_api.watch(), &self.triggers) => {}
+        }
+    }
+
+    fn context(&self) -> Context {
+        let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(self.args.pod_name.clone()) };
+        Context {
+            client: self.client.clone(),
+            recorder: Recorder::new(self.client.clone(), reporter),
+            engine_image: self.args.engine_image.clone(),
+            capabilities: self.capabilities.subscribe(),
+            board: self.board.clone(),
+            metrics_api: self.args.metrics_service.is_some().then(|| self.metrics_api.clone()),
+            metrics: self.metrics.clone(),
+            applied: Default::default(),
+            reported: Default::default(),
+        }
+    }
+
+    fn controller(&self, reader: Store<Guarded>, writer: Writer<Guarded>) -> Controller<Guarded> {
+        let client = &self.client;
+        let services = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+            .default_backoff()
+            .reflect(writer)
+            .applied_objects()
+            // Our own status writes leave the generation as it is.
+            .predicate_filter(predicates::generation, Default::default());
+        let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
+        Controller::for_stream(services, reader)
+            .owns(Api::<Deployment>::all(client.clone()), ours.clone())
+            .owns(Api::<Service>::all(client.clone()), ours.clone())
+            .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours.clone())
+            .watches(Api::<Pod>::all(client.clone()), ours, |pod| {
+                let name = pod.labels().get(SERVICE_LABEL).cloned();
+                name.zip(pod.namespace()).map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
+            })
+            .reconcile_on(triggers::of_one(self.triggers.subscribe()))
+            .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
+            .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY))
+            .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
+    }
+}

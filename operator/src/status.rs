@@ -1,0 +1,297 @@
+//! From what was found and applied to the status: pure, with the clock given.
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::DynamicObject;
+
+use crate::api::conditions::{self as types, reasons};
+use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
+use crate::apply::Applied;
+use crate::cause::{self, Cause};
+use crate::load::ServiceLoad;
+use crate::monitoring_view;
+use crate::observe::Observed;
+use crate::plan::{Kind, Plan};
+use crate::scaling_view;
+use crate::valid::{Invalid, Valid};
+
+/// Everything that a status is made of.
+pub struct Facts<'a> {
+    /// The service.
+    pub valid: &'a Valid,
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// What the cluster had.
+    pub observed: &'a Observed,
+    /// What the API server answered.
+    pub applied: &'a Applied,
+    /// What the engine pods last said.
+    pub load: Option<&'a ServiceLoad>,
+    /// Why the operator's own metrics API gives no values, if it does not.
+    pub obstacle: Option<&'a str>,
+}
+
+/// What is said about one condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// One of the reasons of conditions.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+impl Verdict {
+    /// The condition holds.
+    pub fn yes(reason: &str, message: impl Into<String>) -> Self {
+        Self { status: "True", reason: reason.to_owned(), message: message.into() }
+    }
+
+    /// The condition does not hold.
+    pub fn no(reason: &str, message: impl Into<String>) -> Self {
+        Self { status: "False", reason: reason.to_owned(), message: message.into() }
+    }
+
+    /// It cannot be said.
+    pub fn unknown(reason: &str, message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Replicas as the Deployment tells them.
+struct Replicas {
+    wanted: i32,
+    existing: i32,
+    ready: i32,
+}
+
+/// Computes the status of a service. Numbers that change with load are taken over only if `numbers_due`.
+#[must_use]
+pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp, numbers_due: bool) -> QwenServiceStatus {
+    let deployment: Option<Deployment> = typed(facts.applied.live.get(&Kind::Deployment));
+    let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts.applied.live.get(&Kind::HorizontalPodAutoscaler));
+    let replicas = count(deployment.as_ref());
+    let cause = cause::find(deployment.as_ref(), &facts.observed.pods);
+    let ready = ready(facts, &replicas, cause.as_ref());
+    let rollout = rollout(deployment.as_ref(), &replicas, cause.as_ref());
+    let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
+    let scaling = scaling_view::judge(facts, autoscaler.as_ref());
+    let verdicts = [
+        (types::READY, ready),
+        (types::MODEL_LOADED, loaded(&replicas, cause.as_ref())),
+        (types::MONITORING_READY, monitoring(facts)),
+        (types::SCALING_ACTIVE, scaling),
+        (types::ROLLOUT_COMPLETE, rollout),
+    ];
+    let mut status = QwenServiceStatus {
+        observed_generation: facts.valid.generation,
+        phase: Some(phase),
+        url: Some(facts.valid.url()),
+        replicas: replicas.existing,
+        ready_replicas: replicas.ready,
+        selector: Some(facts.valid.selector()),
+        model: progress(facts.load),
+        autoscaling: facts.valid.autoscaling().map(|limits| AutoscalingStatus {
+            current_queue_depth: facts.load.and_then(queue_depth),
+            desired_replicas: autoscaler
+                .and_then(|hpa| hpa.status)
+                .map_or(limits.min_replicas.max(replicas.wanted), |status| status.desired_replicas),
+        }),
+        conditions: merge(&old.conditions, &verdicts, facts.valid.generation, now),
+    };
+    if !numbers_due {
+        keep_numbers(&mut status, old);
+    }
+    status
+}
+
+/// The status of a service that cannot work: what was known stays, the conditions say what to change.
+#[must_use]
+pub fn invalid(generation: Option<i64>, error: &Invalid, old: &QwenServiceStatus, now: Timestamp) -> QwenServiceStatus {
+    let verdicts = [(types::READY, Verdict::no(reasons::INVALID_SPEC, error.to_string()))];
+    let mut conditions = merge(&old.conditions, &verdicts, generation, now);
+    conditions.extend(old.conditions.iter().filter(|condition| condition.type_ != types::READY).cloned());
+    QwenServiceStatus { observed_generation: generation, phase: Some(Phase::Failed), conditions, ..old.clone() }
+}
+
+fn typed<K: kube::Resource + serde::de::DeserializeOwned>(object: Option<&DynamicObject>) -> Option<K> {
+    object.and_then(|object| object.clone().try_parse().ok())
+}
+
+fn count(deployment: Option<&Deployment>) -> Replicas {
+    let status = deployment.and_then(|deployment| deployment.status.as_ref());
+    Replicas {
+        wanted: deployment.and_then(|deployment| deployment.spec.as_ref()?.replicas).unwrap_or_default(),
+        existing: status.and_then(|status| status.replicas).unwrap_or_default(),
+        ready: status.and_then(|status| status.ready_replicas).unwrap_or_default(),
+    }
+}
+
+fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
+    let failed: Vec<String> =
+        facts.applied.errors.iter().filter(|error| !error.kind().optional()).map(ToString::to_string).collect();
+    if !failed.is_empty() {
+        return Verdict::no(reasons::APPLY_FAILED, failed.join("; "));
+    }
+    if replicas.wanted == 0 && replicas.ready == 0 {
+        return suspended();
+    }
+    match cause {
+        _ if replicas.ready > 0 => Verdict::yes(
+            reasons::AVAILABLE,
+            format!("{} of {} replicas serve at {}", replicas.ready, replicas.wanted, facts.valid.url()),
+        ),
+        Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
+        None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
+    }
+}
+
+fn loaded(replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
+    match cause {
+        _ if replicas.ready > 0 => Verdict::yes(reasons::LOADED, "the model is loaded"),
+        _ if replicas.wanted == 0 => suspended(),
+        Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
+        None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
+    }
+}
+
+fn suspended() -> Verdict {
+    Verdict::no(reasons::SUSPENDED, "no replica is wanted: set spec.suspend to false or spec.replicas above 0")
+}
+
+fn rollout(deployment: Option<&Deployment>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
+    let Some((deployment, status)) = deployment.and_then(|all| Some((all, all.status.as_ref()?))) else {
+        return Verdict::no(reasons::PROGRESSING, "the Deployment has no status yet");
+    };
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    let updated = status.updated_replicas.unwrap_or_default();
+    if seen && updated == replicas.wanted && replicas.existing == replicas.wanted && status.available_replicas.unwrap_or_default() == replicas.wanted {
+        return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
+    }
+    let late = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "Progressing" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    });
+    let why = cause.map(|cause| format!(": {}", cause.message)).unwrap_or_default();
+    if late {
+        Verdict::no(reasons::PROGRESS_DEADLINE_EXCEEDED, format!("replicas of the current spec were not ready in time{why}"))
+    } else {
+        Verdict::no(reasons::PROGRESSING, format!("replicas are being brought to the current spec{why}"))
+    }
+}
+
+fn monitoring(facts: &Facts<'_>) -> Verdict {
+    let failed: Vec<String> =
+        facts.applied.errors.iter().filter(|error| error.kind().optional()).map(ToString::to_string).collect();
+    if failed.is_empty() {
+        monitoring_view::judge(facts.valid, facts.plan, facts.observed)
+    } else {
+        Verdict::no(reasons::APPLY_FAILED, failed.join("; "))
+    }
+}
+
+fn phase(replicas: &Replicas, ready: &Verdict, rollout: &Verdict, cause: Option<&Cause>) -> Phase {
+    if ready.reason == reasons::APPLY_FAILED {
+        return Phase::Failed;
+    }
+    match cause {
+        _ if ready.reason == reasons::SUSPENDED => Phase::Suspended,
+        _ if replicas.ready > 0 && rollout.status == "True" => Phase::Ready,
+        Some(cause) if replicas.ready > 0 && cause.fatal => Phase::Degraded,
+        _ if replicas.ready > 0 => Phase::Updating,
+        Some(cause) if cause.reason == reasons::UNSCHEDULABLE => Phase::Pending,
+        Some(cause) if cause.fatal => Phase::Failed,
+        Some(_) => Phase::Loading,
+        None => Phase::Pending,
+    }
+}
+
+/// Requests waiting in all replicas that answer.
+#[must_use]
+pub fn queue_depth(load: &ServiceLoad) -> Option<i64> {
+    (!load.pods.is_empty()).then(|| whole(load.pods.iter().map(|pod| pod.waiting).sum()))
+}
+
+/// Progress of the pod that has come the least far.
+#[must_use]
+pub fn progress(load: Option<&ServiceLoad>) -> Option<ModelStatus> {
+    let loading = load?.pods.iter().filter_map(|pod| pod.loading);
+    let share = |bytes: f64, total: f64| if total > 0.0 { bytes / total } else { 0.0 };
+    let slowest = loading.min_by(|a, b| share(a.bytes_loaded, a.bytes_total).total_cmp(&share(b.bytes_loaded, b.bytes_total)))?;
+    Some(ModelStatus {
+        bytes_loaded: whole(slowest.bytes_loaded),
+        bytes_total: whole(slowest.bytes_total),
+        eta_seconds: (slowest.eta_seconds > 0.0).then(|| whole(slowest.eta_seconds)),
+    })
+}
+
+/// Gauges are floats on the wire and whole numbers in meaning.
+#[allow(clippy::cast_possible_truncation)]
+const fn whole(value: f64) -> i64 {
+    value.round() as i64
+}
+
+/// Whether the numbers that change with load differ.
+#[must_use]
+pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
+    let depth = |status: &QwenServiceStatus| status.autoscaling.as_ref().and_then(|s| s.current_queue_depth);
+    a.model != b.model || depth(a) != depth(b)
+}
+
+fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {
+    status.model.clone_from(&old.model);
+    if let (Some(new), Some(old)) = (&mut status.autoscaling, &old.autoscaling) {
+        new.current_queue_depth = old.current_queue_depth;
+    }
+}
+
+/// Sets the verdicts; the time of transition changes only with the status.
+fn merge(old: &[Condition], verdicts: &[(&str, Verdict)], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    verdicts
+        .iter()
+        .map(|(type_, verdict)| {
+            let before = old.iter().find(|condition| condition.type_ == *type_ && condition.status == verdict.status);
+            Condition {
+                type_: (*type_).to_owned(),
+                status: verdict.status.to_owned(),
+                reason: verdict.reason.clone(),
+                // The API conventions allow 32 KiB.
+                message: verdict.message.chars().take(4096).collect(),
+                observed_generation: generation,
+                last_transition_time: before.map_or_else(|| Time(now), |condition| condition.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(depth: i64) -> QwenServiceStatus {
+        QwenServiceStatus {
+            autoscaling: Some(AutoscalingStatus { current_queue_depth: Some(depth), desired_replicas: 2 }),
+            ..QwenServiceStatus::default()
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_due_stay() {
+        let mut new = with(9);
+        keep_numbers(&mut new, &with(4));
+        assert_eq!(new, with(4));
+        assert!(numbers_differ(&with(4), &with(9)) && !numbers_differ(&with(4), &with(4)));
+    }
+
+    #[test]
+    fn a_transition_time_moves_only_with_the_status() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let yes = [("Ready", Verdict::yes("Available", "1 of 2"))];
+        let first = merge(&[], &yes, Some(1), at(10));
+        let same = merge(&first, &[("Ready", Verdict::yes("Available", "2 of 2"))], Some(1), at(20));
+        assert_eq!((same[0].last_transition_time.0, same[0].message.as_str()), (at(10), "2 of 2"));
+        let changed = merge(&same, &[("Ready", Verdict::no("Loading", ""))], Some(1), at(30));
+        assert_eq!(changed[0].last_transition_time.0, at(30));
+    }
+}

@@ -1,0 +1,100 @@
+//! Reasons to reconcile beside the watches: numbers of pods that changed, the metrics API, optional kinds.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, stream};
+use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+
+use crate::api::QwenService;
+use crate::capabilities::Trigger;
+use crate::controller::Context;
+use crate::load::ServiceLoad;
+use crate::metrics_api::Registration;
+use crate::report::NUMBERS_EVERY;
+use crate::status;
+
+/// What of a load is seen in a status.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Digest {
+    queue: Option<i64>,
+    progress: Option<crate::api::status::ModelStatus>,
+    silent: Vec<String>,
+}
+
+impl Digest {
+    fn of(load: Option<ServiceLoad>) -> Self {
+        let progress = status::progress(load.as_ref());
+        load.map_or_else(Self::default, |load| Self { queue: status::queue_depth(&load), progress, silent: load.silent })
+    }
+}
+
+/// Compares the load of all services with what was seen before, at the pace of the status, for ever.
+/// It also forgets services that are gone.
+///
+/// A settled service changes no number and so costs nothing.
+pub async fn load(
+    ctx: Arc<Context>,
+    services: Store<DeserializeGuard<QwenService>>,
+    triggers: broadcast::Sender<Trigger>,
+) {
+    let mut seen: HashMap<(String, String), Digest> = HashMap::new();
+    let mut clock = tokio::time::interval(NUMBERS_EVERY);
+    loop {
+        clock.tick().await;
+        let all = services.state();
+        ctx.metrics.set_services(all.len());
+        let mut now = HashMap::new();
+        for service in &all {
+            let key = (service.namespace().unwrap_or_default(), service.name_any());
+            let digest = Digest::of(ctx.board.service(&key.0, &key.1));
+            now.insert(key, digest);
+        }
+        for (key, digest) in &now {
+            if seen.get(key).unwrap_or(&Digest::default()) == digest {
+                continue;
+            }
+            let (namespace, name) = key.clone();
+            let _ = triggers.send(Trigger::Service { namespace, name });
+        }
+        let uids: std::collections::HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
+        ctx.reported.retain(|uid| uids.contains(uid));
+        ctx.applied.retain(|namespace, name| now.contains_key(&(namespace.to_owned(), name.to_owned())));
+        seen = now;
+    }
+}
+
+/// Asks for all services when the metrics API was registered or lost, for ever.
+pub async fn registration(mut changes: watch::Receiver<Registration>, triggers: &broadcast::Sender<Trigger>) {
+    while changes.changed().await.is_ok() {
+        let _ = triggers.send(Trigger::All);
+    }
+    std::future::pending().await
+}
+
+/// The triggers that name one service.
+pub fn of_one(
+    triggers: broadcast::Receiver<Trigger>,
+) -> impl Stream<Item = ObjectRef<DeserializeGuard<QwenService>>> + Send + 'static {
+    received(triggers).filter_map(async |trigger| match trigger {
+        Trigger::Service { namespace, name } => Some(ObjectRef::new(&name).within(&namespace)),
+        Trigger::All => None,
+    })
+}
+
+/// The triggers for all services.
+pub fn of_all(triggers: broadcast::Receiver<Trigger>) -> impl Stream<Item = ()> + Send + 'static {
+    received(triggers).filter_map(async |trigger| (trigger == Trigger::All).then_some(()))
+}
+
+/// Everything that is received; what was missed could be about any service.
+fn received(triggers: broadcast::Receiver<Trigger>) -> impl Stream<Item = Trigger> + Send + 'static {
+    stream::unfold(triggers, async |mut triggers| match triggers.recv().await {
+        Ok(trigger) => Some((trigger, triggers)),
+        Err(RecvError::Lagged(_)) => Some((Trigger::All, triggers)),
+        Err(RecvError::Closed) => None,
+    })
+}

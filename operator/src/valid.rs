@@ -1,0 +1,215 @@
+//! A QwenService after validation: everything that planning needs, so that planning cannot fail.
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::api::autoscaling::AutoscalingSpec;
+use crate::api::engine::Device;
+use crate::api::{GROUP, QwenService, QwenServiceSpec};
+
+/// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
+pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
+
+/// A service that can be planned.
+#[derive(Debug, Clone)]
+pub struct Valid {
+    /// Name of the service and of every child.
+    pub name: String,
+    /// Namespace of both.
+    pub namespace: String,
+    /// Reference that makes the service the owner of a child.
+    pub owner: Value,
+    /// Generation that was validated.
+    pub generation: Option<i64>,
+    /// Where the model is.
+    pub source: Source,
+    /// Name that clients use.
+    pub served_name: String,
+    /// Engine image.
+    pub image: String,
+    /// Seconds that running streams may take when a replica leaves.
+    pub drain_seconds: u64,
+    /// Who decides on the number of replicas.
+    pub replicas: Replicas,
+    /// GPUs of each replica.
+    pub gpus: i32,
+    /// All that is passed on as it is.
+    pub spec: QwenServiceSpec,
+}
+
+/// Where the model is, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Inside the engine.
+    Embedded(String),
+    /// On the hub.
+    Hub(String),
+    /// In a PersistentVolumeClaim.
+    Claim {
+        /// Name of the claim.
+        claim: String,
+        /// Directory inside it, without a leading slash; empty for its root.
+        path: String,
+    },
+}
+
+/// Who decides on the number of replicas.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Replicas {
+    /// The spec: this many.
+    Fixed(i32),
+    /// The autoscaler, within these limits.
+    Autoscaled(AutoscalingSpec),
+}
+
+/// Why a service cannot work; the text says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The object lacks what the API server always sets.
+    #[error("the object has no {0}; it did not come from the API server")]
+    Incomplete(&'static str),
+    /// The source has another form.
+    #[error("spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano")]
+    Source(String),
+    /// No image is known.
+    #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
+    NoImage,
+}
+
+/// Checks a service. Client required: no.
+///
+/// # Errors
+/// What a person must change.
+pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Valid, Invalid> {
+    let spec = &service.spec;
+    let source = Source::parse(&spec.model.source)?;
+    let served_name = spec.model.served_name.clone().unwrap_or_else(|| source.default_name());
+    let image = spec.engine.image.as_deref().or(default_image).ok_or(Invalid::NoImage)?.to_owned();
+    let replicas = match (&spec.autoscaling, spec.suspend) {
+        (_, true) => Replicas::Fixed(0),
+        (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
+        (None, false) => Replicas::Fixed(spec.replicas),
+    };
+    Ok(Valid {
+        name: service.name_any(),
+        namespace: service.namespace().ok_or(Invalid::Incomplete("namespace"))?,
+        owner: json!({
+            "apiVersion": QwenService::api_version(&()),
+            "kind": QwenService::kind(&()),
+            "name": service.name_any(),
+            "uid": service.uid().ok_or(Invalid::Incomplete("uid"))?,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }),
+        generation: service.metadata.generation,
+        source,
+        served_name,
+        image,
+        drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
+        replicas,
+        gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
+        spec: spec.clone(),
+    })
+}
+
+// === impl Valid ===
+
+impl Valid {
+    /// Address of the OpenAI API inside the cluster.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}.{}.svc:{}/v1", self.name, self.namespace, crate::api::ENGINE_PORT)
+    }
+
+    /// Label selector of the pods, as text.
+    #[must_use]
+    pub fn selector(&self) -> String {
+        format!("{}={}", crate::api::SERVICE_LABEL, self.name)
+    }
+
+    /// Limits of the autoscaler, if there is one.
+    #[must_use]
+    pub fn autoscaling(&self) -> Option<&AutoscalingSpec> {
+        match &self.replicas {
+            Replicas::Autoscaled(autoscaling) => Some(autoscaling),
+            Replicas::Fixed(_) => None,
+        }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let refused = || Invalid::Source(text.to_owned());
+        let (scheme, rest) = text.split_once("://").ok_or_else(refused)?;
+        match scheme {
+            "embedded" if rest == "nano" => Ok(Self::Embedded(text.to_owned())),
+            "hf" if rest.split('/').filter(|part| !part.is_empty()).count() == 2 && rest.matches('/').count() == 1 => {
+                Ok(Self::Hub(rest.to_owned()))
+            }
+            "pvc" if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") => {
+                let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
+                Ok(Self::Claim { claim: claim.to_owned(), path: path.trim_matches('/').to_owned() })
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    fn default_name(&self) -> String {
+        match self {
+            Self::Embedded(_) => "qwen3-nano".to_owned(),
+            Self::Hub(repository) => repository.clone(),
+            Self::Claim { claim, path } => {
+                path.rsplit('/').next().filter(|part| !part.is_empty()).unwrap_or(claim).to_owned()
+            }
+        }
+    }
+}
+
+/// Name of the field manager of children.
+pub const FIELD_MANAGER: &str = "qwen-operator";
+/// Name of the field manager that hands the number of replicas to the autoscaler.
+pub const HANDOVER_MANAGER: &str = "replicas-handover";
+/// Value of `app.kubernetes.io/managed-by`.
+pub const MANAGED_BY: &str = "qwen-operator";
+
+/// Whether an object is a child of the service with this uid: our label and a direct owner reference.
+#[must_use]
+pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
+    let labelled = child
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
+        .is_some_and(|value| value == MANAGED_BY);
+    let owned = child.owner_references.iter().flatten().any(|owner| {
+        Some(owner.uid.as_str()) == uid && owner.api_version.starts_with(GROUP) && owner.controller == Some(true)
+    });
+    labelled && owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_taken_apart() {
+        let claim = |path: &str| Source::Claim { claim: "weights".into(), path: path.into() };
+        for (text, source, name) in [
+            ("embedded://nano", Source::Embedded("embedded://nano".into()), "qwen3-nano"),
+            ("hf://Qwen/Qwen3-0.6B", Source::Hub("Qwen/Qwen3-0.6B".into()), "Qwen/Qwen3-0.6B"),
+            ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
+            ("pvc://weights", claim(""), "weights"),
+        ] {
+            let parsed = Source::parse(text).unwrap();
+            assert_eq!(parsed, source);
+            assert_eq!(parsed.default_name(), name);
+        }
+    }
+
+    #[test]
+    fn other_sources_are_refused() {
+        for text in ["", "nano", "embedded://big", "hf://Qwen", "hf://a/b/c", "pvc://", "pvc:///x", "pvc://a/../b", "s3://b/k"] {
+            assert_eq!(Source::parse(text), Err(Invalid::Source(text.into())), "{text}");
+        }
+    }
+}

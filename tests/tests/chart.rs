@@ -1,0 +1,293 @@
+//! The Helm chart, rendered by the helm of the local cluster (target/cluster/bin/helm) without a cluster.
+//!
+//! Run with: `cargo xtask cluster programs`, then `cargo test -p qwen-tests --test chart -- --include-ignored`.
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+const RELEASE: &str = "qwen-operator";
+const NAMESPACE: &str = "qwen-system";
+const CRD: &str = "files/crds.yaml";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn chart() -> PathBuf {
+    root().join("charts/qwen-operator")
+}
+
+fn helm(args: &[&str]) -> Result<Output> {
+    let helm = root().join("target/cluster/bin/helm");
+    Command::new(&helm)
+        .args(args)
+        .current_dir(chart())
+        .output()
+        .with_context(|| {
+            format!(
+                "cannot run {}: run `cargo xtask cluster programs` first",
+                helm.display()
+            )
+        })
+}
+
+/// Objects that the chart renders with these `--set` values.
+fn render(values: &[&str]) -> Result<Vec<Value>> {
+    let mut args = vec!["template", RELEASE, ".", "--namespace", NAMESPACE];
+    for value in values {
+        args.extend(["--set", value]);
+    }
+    let output = helm(&args)?;
+    ensure!(
+        output.status.success(),
+        "helm template failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    documents(&String::from_utf8(output.stdout)?)
+}
+
+fn documents(yaml: &str) -> Result<Vec<Value>> {
+    let all: Vec<Value> = serde_saphyr::from_multiple(yaml)?;
+    Ok(all.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// The one object of a kind and name.
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Result<&'a Value> {
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .with_context(|| format!("the chart renders no {kind} {name}"))
+}
+
+fn pod_spec(objects: &[Value]) -> Result<&Value> {
+    Ok(&find(objects, "Deployment", RELEASE)?["spec"]["template"]["spec"])
+}
+
+#[test]
+fn the_charts_crd_is_the_one_of_the_folder_crds() -> Result<()> {
+    let read = |path: PathBuf| {
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    ensure!(
+        read(chart().join(CRD))? == read(root().join("crds/qwenservices.yaml"))?,
+        "charts/qwen-operator/{CRD} is not crds/qwenservices.yaml: run `make generate`"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_charts_version_is_the_workspaces() -> Result<()> {
+    let chart: Value = serde_saphyr::from_str(&std::fs::read_to_string(chart().join("Chart.yaml"))?)?;
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn lint_finds_nothing() -> Result<()> {
+    let output = helm(&["lint", "--strict", "."])?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn the_crd_is_a_template_that_changes_nothing_but_labels_and_the_keep_annotation() -> Result<()> {
+    let plain = documents(&std::fs::read_to_string(chart().join(CRD))?)?;
+    let rendered = render(&[])?;
+    let name = plain[0]["metadata"]["name"]
+        .as_str()
+        .context("the CRD has no name")?;
+    let crd = find(&rendered, "CustomResourceDefinition", name)?;
+    assert_eq!(crd["spec"], plain[0]["spec"]);
+    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+
+    let dropped = render(&["crds.keep=false"])?;
+    let crd = find(&dropped, "CustomResourceDefinition", name)?;
+    assert!(crd["metadata"]["annotations"]["helm.sh/resource-policy"].is_null());
+    assert!(
+        find(
+            &render(&["crds.install=false"])?,
+            "CustomResourceDefinition",
+            name
+        )
+        .is_err()
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn no_rule_has_a_wildcard() -> Result<()> {
+    let objects = render(&["serviceMonitor.enabled=true"])?;
+    let mut rules = 0;
+    for object in objects
+        .iter()
+        .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
+    {
+        for rule in object["rules"].as_array().context("a role without rules")? {
+            rules += 1;
+            for field in ["apiGroups", "resources", "verbs"] {
+                let names = rule[field]
+                    .as_array()
+                    .with_context(|| format!("a rule without {field}: {rule}"))?;
+                ensure!(
+                    !names
+                        .iter()
+                        .any(|name| name.as_str().is_some_and(|name| name.contains('*'))),
+                    "wildcard in {rule}"
+                );
+            }
+        }
+    }
+    ensure!(rules > 10, "only {rules} rules were looked at");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn the_pod_satisfies_the_restricted_standard() -> Result<()> {
+    let objects = render(&[])?;
+    let pod = pod_spec(&objects)?;
+    assert_eq!(
+        pod["securityContext"],
+        json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}})
+    );
+    for container in pod["containers"].as_array().context("no containers")? {
+        assert_eq!(
+            container["securityContext"],
+            json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+        );
+        assert!(!container["resources"]["limits"]["memory"].is_null());
+    }
+    assert!(pod["hostNetwork"].is_null() && pod["hostPID"].is_null() && pod["volumes"].is_null());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn images_follow_the_registry_and_their_own_values() -> Result<()> {
+    let images = |values: &[&str]| -> Result<(Value, Value)> {
+        let objects = render(values)?;
+        let container = &pod_spec(&objects)?["containers"][0];
+        let env = container["env"].as_array().context("no env")?;
+        let engine = env
+            .iter()
+            .find(|variable| variable["name"] == "ENGINE_IMAGE")
+            .context("no ENGINE_IMAGE")?;
+        Ok((container["image"].clone(), engine["value"].clone()))
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        images(&[])?,
+        (
+            json!(format!("qwen-operator:{version}")),
+            json!(format!("qwen-engine:{version}"))
+        )
+    );
+    assert_eq!(
+        images(&["image.registry=registry.example/team/"])?,
+        (
+            json!(format!("registry.example/team/qwen-operator:{version}")),
+            json!(format!("registry.example/team/qwen-engine:{version}"))
+        )
+    );
+    assert_eq!(
+        images(&[
+            "image.registry=a.example",
+            "image.tag=x",
+            "engineImage.registry=b.example",
+            "engineImage.tag=cuda"
+        ])?,
+        (
+            json!("a.example/qwen-operator:x"),
+            json!("b.example/qwen-engine:cuda")
+        )
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn every_reference_to_an_object_of_the_release_holds() -> Result<()> {
+    for values in [
+        vec![],
+        vec!["serviceAccount.name=mine"],
+        vec!["serviceMonitor.enabled=true", "serviceMonitor.labels.release=x"],
+    ] {
+        let objects = render(&values)?;
+        let account = pod_spec(&objects)?["serviceAccountName"]
+            .as_str()
+            .context("no service account")?;
+        assert_eq!(
+            find(&objects, "ServiceAccount", account).is_err(),
+            values.contains(&"serviceAccount.name=mine")
+        );
+        for binding in objects.iter().filter(|object| {
+            object["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("Binding"))
+        }) {
+            let (kind, role) = (&binding["roleRef"]["kind"], &binding["roleRef"]["name"]);
+            let (kind, role) = (
+                kind.as_str().unwrap_or_default(),
+                role.as_str().unwrap_or_default(),
+            );
+            let builtin = [
+                "system:auth-delegator",
+                "extension-apiserver-authentication-reader",
+            ]
+            .contains(&role);
+            ensure!(
+                builtin || find(&objects, kind, role).is_ok(),
+                "{binding} binds a role that does not exist"
+            );
+        }
+        let labels = &find(&objects, "Deployment", RELEASE)?["spec"]["template"]["metadata"]["labels"];
+        let service = find(&objects, "Service", RELEASE)?;
+        for (key, value) in service["spec"]["selector"].as_object().context("no selector")? {
+            assert_eq!(&labels[key], value);
+        }
+        let args = pod_spec(&objects)?["containers"][0]["args"].clone();
+        let flag = |flag: &str| json!(format!("--{flag}={RELEASE}"));
+        let args = args.as_array().context("no args")?;
+        assert!(args.contains(&flag("release-cluster-role")) && args.contains(&flag("metrics-service")));
+        find(&objects, "ClusterRole", RELEASE)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
+    for value in [
+        "registry=x",
+        "image.registry=https://registry.example",
+        "image.repository=Upper",
+        "image.tag=a b",
+        "image.pullPolicy=Sometimes",
+        "replicas=-1",
+        "replicas=two",
+        "serviceMonitor.interval=soon",
+        "crds.install=perhaps",
+        "resources.limit.memory=1Gi",
+        "imagePullSecrets[0]=regcred",
+        "autoscalerServiceAccount.name=",
+    ] {
+        match render(&[value]) {
+            Ok(_) => bail!("{value} was accepted"),
+            Err(error) => ensure!(
+                error.to_string().contains("schema"),
+                "{value} was refused for another reason: {error}"
+            ),
+        }
+    }
+    Ok(())
+}
