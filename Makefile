@@ -30,7 +30,7 @@ demo-down: need-rust ## Remove everything that the demo started
 
 .PHONY: test
 test: lint test-code test-cluster ## Everything: lint, tests of the code, end-to-end tests on the local cluster
-	$(call section,make test: lint, code and cluster tests passed)
+	$(call section,make test: everything passed (lint; tests of the code; tests on the cluster))
 
 .PHONY: test-code
 test-code: need-rust ## Tests that need no cluster: pure, snapshots, mock API server, HTTP, golden logits
@@ -89,7 +89,9 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 
 .PHONY: generate
 generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart
+	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
+	mkdir -p crds charts/qwen-operator/files
 	mv target/crds.yaml crds/qwenservices.yaml
 	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
 

@@ -1,13 +1,13 @@
 //! Where tensors live and how wide their numbers are; flags become candle's types here.
-use std::str::FromStr;
-
 use candle_core::{DType, Device};
 
 /// Kind of device, `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceKind {
-    /// All cores that the process may use.
+    /// A GPU if the binary has the `cuda` feature and finds one, else the CPU.
     #[default]
+    Auto,
+    /// All cores that the process may use.
     Cpu,
     /// The first GPU; needs the `cuda` feature.
     Cuda,
@@ -30,12 +30,6 @@ pub enum Dtype {
 /// A device or dtype that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// Not a name of a device.
-    #[error("--device {0:?} is unknown; use cpu or cuda")]
-    UnknownDevice(String),
-    /// Not a name of a dtype.
-    #[error("--dtype {0:?} is unknown; use auto, float32, bfloat16 or float16")]
-    UnknownDtype(String),
     /// This binary or machine has no such GPU.
     #[error(
         "--device cuda cannot be used: {0}; use a build with the cuda feature on a machine with a GPU, or --device cpu"
@@ -46,38 +40,16 @@ pub enum DeviceError {
     CpuIsF32(Dtype),
 }
 
-impl FromStr for DeviceKind {
-    type Err = DeviceError;
-
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        match text {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            _ => Err(DeviceError::UnknownDevice(text.into())),
-        }
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = DeviceError;
-
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "float32" | "float" => Ok(Self::F32),
-            "bfloat16" => Ok(Self::Bf16),
-            "float16" | "half" => Ok(Self::F16),
-            _ => Err(DeviceError::UnknownDtype(text.into())),
-        }
-    }
-}
-
 /// candle's device and type for the flags.
 ///
 /// # Errors
 /// When there is no such GPU, or the CPU is asked for 16 bits.
 pub fn open(device: DeviceKind, dtype: Dtype) -> Result<(Device, DType), DeviceError> {
     match (device, dtype) {
+        (DeviceKind::Auto, _) => match open(DeviceKind::Cuda, dtype) {
+            Err(_) => open(DeviceKind::Cpu, dtype),
+            gpu => gpu,
+        },
         (DeviceKind::Cpu, Dtype::Auto | Dtype::F32) => Ok((Device::Cpu, DType::F32)),
         (DeviceKind::Cpu, Dtype::Bf16 | Dtype::F16) => Err(DeviceError::CpuIsF32(dtype)),
         (DeviceKind::Cuda, _) => {

@@ -1,13 +1,24 @@
 //! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
+pub mod cli;
+pub mod config;
 pub mod device;
 pub mod engine;
+pub mod http;
 pub mod hub;
 pub mod kv;
 pub mod memory;
+pub mod metrics;
 pub mod model;
+pub mod progress;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod serve;
+pub mod shutdown;
 pub mod source;
+pub mod telemetry;
+pub mod template;
 pub mod threads;
+pub mod tokenizer;
+pub mod wire;

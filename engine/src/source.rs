@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::hub::{self, HubError};
+use crate::model::Weights;
 
 /// The files of one model, as text and bytes, or as paths where they are large.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,15 +24,6 @@ pub struct ModelFiles {
     pub chat_template: Option<String>,
     /// The safetensors files in the order of their names, at least one.
     pub weights: Vec<Weights>,
-}
-
-/// One safetensors file.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Weights {
-    /// A file to map into memory.
-    File(PathBuf),
-    /// Bytes inside this program.
-    Embedded(&'static [u8]),
 }
 
 /// How models on the hub are found and where they are kept.

@@ -30,6 +30,8 @@ SPECIAL = ["endoftext", "im_start", "im_end", "object_ref_start", "object_ref_en
 ADDED = [f"<|{name}|>" for name in SPECIAL] + [
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+# What Qwen3's template adds for enable_thinking=false.
+NO_THOUGHTS = "<think>\n\n</think>\n\n"
 
 
 def make_tokenizer(texts):
@@ -61,26 +63,27 @@ def render(messages, empty_thoughts):
     """The text of Qwen3's template. With `empty_thoughts` the last answer follows what enable_thinking=false adds."""
     text = ""
     for i, message in enumerate(messages):
-        thoughts = "<think>\n\n</think>\n\n" if empty_thoughts and i == len(messages) - 1 else ""
+        thoughts = NO_THOUGHTS if empty_thoughts and i == len(messages) - 1 else ""
         text += f"<|im_start|>{message['role']}\n{thoughts}{message['content']}<|im_end|>\n"
     return text
 
 
 def stream(tokenizer, seed, count):
     """Conversations one after the other as one row of tokens, and which of them the model is to learn: the answers."""
-    start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
-    role = tokenizer.encode("assistant\n").ids
+    end = tokenizer.token_to_id("<|im_end|>")
+    # The empty thoughts come from the template, never from the model.
+    begins = [tokenizer.encode("<|im_start|>assistant\n" + thoughts).ids for thoughts in (NO_THOUGHTS, "")]
     texts = [render(messages, i % 6 == 0) for i, messages in enumerate(conversations(seed, count))]
     tokens, learn = [], []
     for encoding in tokenizer.encode_batch(texts):
-        ids, answering = encoding.ids, False
+        ids, answer = encoding.ids, len(encoding.ids)
         for i, token in enumerate(ids):
-            learn.append(answering)
-            if ids[i - len(role):i] == role and i > len(role) and ids[i - len(role) - 1] == start:
-                answering = True
-                learn[-1] = True
+            begin = next((b for b in begins if ids[i:i + len(b)] == b), None)
+            if begin:
+                answer = i + len(begin)
+            learn.append(i >= answer)
             if token == end:
-                answering = False
+                answer = len(ids)
         tokens += ids
     return torch.tensor(tokens), torch.tensor(learn)
 

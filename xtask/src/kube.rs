@@ -15,6 +15,7 @@ use crate::{shell, wait};
 #[derive(Clone, Debug)]
 pub struct Kube {
     program: PathBuf,
+    helm: PathBuf,
     kubeconfig: Option<PathBuf>,
 }
 
@@ -23,6 +24,7 @@ impl Kube {
     pub fn local(paths: &Paths) -> Self {
         Self {
             program: paths.program("kubectl"),
+            helm: paths.program("helm"),
             kubeconfig: Some(paths.kubeconfig()),
         }
     }
@@ -31,6 +33,7 @@ impl Kube {
     pub fn current() -> Self {
         Self {
             program: "kubectl".into(),
+            helm: "helm".into(),
             kubeconfig: None,
         }
     }
@@ -38,6 +41,15 @@ impl Kube {
     /// A kubectl command to fill and start oneself.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        command
+    }
+
+    /// A helm command for the same cluster.
+    pub fn helm(&self) -> Command {
+        let mut command = Command::new(&self.helm);
         if let Some(kubeconfig) = &self.kubeconfig {
             command.arg("--kubeconfig").arg(kubeconfig);
         }

@@ -2,11 +2,13 @@
 
 pub mod certs;
 pub mod cluster;
+pub mod demo;
 pub mod image;
 pub mod images;
 pub mod kube;
 pub mod paths;
 pub mod programs;
 pub mod progress;
+pub mod proxy;
 pub mod shell;
 pub mod wait;

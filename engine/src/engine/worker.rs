@@ -150,6 +150,10 @@ impl Worker {
         let step = self.scheduler.schedule();
         self.note_schedule(&step);
         self.shared.step_begins();
+        if !step.started.is_empty() {
+            // A long prefill must not show its requests as waiting.
+            self.report(StepStats::default());
+        }
         let result = self.model.forward(&step.plan);
         let mut stats = StepStats {
             prefill_tokens: step.prefill_tokens,

@@ -4,7 +4,7 @@
 //! a new CA and lists the old one behind it in the bundle until all replicas have moved on.
 use std::time::Duration;
 
-use jiff::{Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -177,11 +177,8 @@ impl ServingCertificate {
     /// Whether it is time for a new one.
     #[must_use]
     pub fn stale(&self, now: Timestamp) -> bool {
-        let left = self
-            .not_after
-            .since((Unit::Second, now))
-            .map_or(0, |span| span.get_seconds());
-        left < i64::try_from(RENEW_BEFORE.as_secs()).unwrap_or(i64::MAX)
+        self.not_after.duration_since(now)
+            < SignedDuration::try_from(RENEW_BEFORE).unwrap_or(SignedDuration::MAX)
     }
 }
 

@@ -26,11 +26,19 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
     /// The API server refused.
-    #[error("keeping the APIServices of {GROUP} failed: {0}")]
+    #[error("keeping the APIServices of {GROUP} failed: {}", plainly(.0))]
     Api(#[from] kube::Error),
     /// No certificate could be made.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+}
+
+/// kube prints a refusal twice, the second time as a Rust value; a person wants the server's sentence.
+fn plainly(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Keeps the APIServices while this replica leads, for ever.
@@ -68,40 +76,31 @@ async fn step(
         });
     };
     let secrets = Api::<Secret>::namespaced(client.clone(), &config.namespace);
-    let secret = secrets.get_opt(&config.secret()).await?;
+    let mut secret = secrets.get_opt(&config.secret()).await?;
+    if secret.is_none() {
+        create_secret(client, config).await?;
+        secret = secrets.get_opt(&config.secret()).await?;
+    }
     let current = secret
         .as_ref()
         .and_then(|secret| ServingCertificate::read(secret).ok());
-    let renewed = match &current {
-        Some(certificate) if !certificate.stale(now) => None,
-        old => {
-            let old = old.as_ref().map(|old| old.ca_bundle.as_str());
-            Some(Material::generate(&config.service, &config.namespace, old, now)?)
-        }
-    };
-    let bundle = match (&renewed, &current) {
-        (Some(material), _) => material.ca_bundle.as_str(),
-        (None, Some(certificate)) => certificate.ca_bundle.as_str(),
-        (None, None) => "",
-    };
-    // The bundle first, the certificate second: callers must know a CA before they meet it.
-    let registration = register(client, config, &owner, bundle).await?;
-    if let Some(material) = renewed {
-        let mut fresh = material.secret(&config.secret(), &config.namespace, Some(owner));
-        match secret {
-            None => secrets.create(&PostParams::default(), &fresh).await?,
-            Some(old) => {
-                fresh.metadata.resource_version = old.metadata.resource_version;
-                secrets
-                    .replace(&config.secret(), &PostParams::default(), &fresh)
-                    .await?
-            }
-        };
-        info!(
-            secret = config.secret(),
-            "made a new serving certificate for the metrics API"
-        );
+    if let Some(current) = current.as_ref().filter(|current| !current.stale(now)) {
+        return Ok(register(client, config, &owner, &current.ca_bundle).await?);
     }
+    let old = current.as_ref().map(|old| old.ca_bundle.as_str());
+    let material = Material::generate(&config.service, &config.namespace, old, now)?;
+    // The bundle first, the certificate second: callers must know a CA before they meet it.
+    let registration = register(client, config, &owner, &material.ca_bundle).await?;
+    let mut fresh = material.secret(&config.secret(), &config.namespace, Some(owner));
+    // Only the Secret that was looked at is replaced; a newer one is judged at the next look.
+    fresh.metadata.resource_version = secret.and_then(|secret| secret.metadata.resource_version);
+    secrets
+        .replace(&config.secret(), &PostParams::default(), &fresh)
+        .await?;
+    info!(
+        secret = config.secret(),
+        "made a new serving certificate for the metrics API"
+    );
     Ok(registration)
 }
 

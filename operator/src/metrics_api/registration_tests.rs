@@ -98,9 +98,9 @@ async fn a_free_group_is_taken_in_both_versions_and_then_costs_no_write() {
     assert_eq!(
         writes,
         [
+            "POST /api/v1/namespaces/qwen-system/secrets?",
             "PATCH /apiservices/v1beta2.custom.metrics.k8s.io?&fieldManager=qwen-operator-metrics-api",
             "PATCH /apiservices/v1beta1.custom.metrics.k8s.io?&fieldManager=qwen-operator-metrics-api",
-            "POST /api/v1/namespaces/qwen-system/secrets?",
         ]
     );
     assert_eq!(cluster.step().await, (Registration::Registered, vec![]));
@@ -115,7 +115,7 @@ async fn the_other_owner_of_one_version_keeps_it_and_we_give_up_both() {
         "APIService v1beta1.custom.metrics.k8s.io belongs to Service qwen-system/adapter, so the operator does not \
          serve custom metrics; delete it, or set spec.autoscaling.metricsSource to PrometheusAdapter"
     );
-    assert_eq!(writes[0], "DELETE /apiservices/v1beta2.custom.metrics.k8s.io?");
+    assert_eq!(writes[1], "DELETE /apiservices/v1beta2.custom.metrics.k8s.io?");
     assert!(!writes.iter().any(|line| line.starts_with("PATCH")), "{writes:?}");
 }
 
@@ -135,7 +135,7 @@ async fn leftovers_of_an_earlier_release_are_adopted_with_the_new_owner() {
     let cluster = Cluster::with([held_by("v1beta1", "metrics"), held_by("v1beta2", "metrics")]);
     let (registration, writes) = cluster.step().await;
     assert_eq!(registration, Registration::Registered);
-    assert!(writes[0].contains("force=true"), "{writes:?}");
+    assert!(writes[1].contains("force=true"), "{writes:?}");
     let adopted = Api::<APIService>::all(cluster.client.clone())
         .get(&name(Version::V1beta2))
         .await
@@ -154,6 +154,25 @@ async fn without_the_releases_cluster_role_nothing_is_taken() {
         }
     );
     assert_eq!(calls.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_in_the_servers_words() {
+    let message = "no clusterroles for you";
+    let (client, _) = mock(move |_| {
+        (
+            403,
+            json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "message": message, "code": 403}),
+        )
+    });
+    let error = step(&client, &config(), Timestamp::now())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        format!("keeping the APIServices of custom.metrics.k8s.io failed: {message}")
+    );
 }
 
 #[tokio::test]

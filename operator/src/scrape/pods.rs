@@ -38,13 +38,16 @@ fn take(board: &LoadBoard, event: watcher::Event<Pod>, listed: &mut BTreeSet<(St
             }
         }
         watcher::Event::InitDone => board.retain(&std::mem::take(listed)),
-        watcher::Event::Apply(pod) => {
-            if let Some(pod) = engine_pod(&pod) {
-                board.put(pod);
-            }
-        }
-        watcher::Event::Delete(pod) => board.remove(&pod.namespace().unwrap_or_default(), &pod.name_any()),
+        watcher::Event::Apply(pod) => match engine_pod(&pod) {
+            Some(pod) => board.put(pod),
+            None => forget(board, &pod),
+        },
+        watcher::Event::Delete(pod) => forget(board, &pod),
     }
+}
+
+fn forget(board: &LoadBoard, pod: &Pod) {
+    board.remove(&pod.namespace().unwrap_or_default(), &pod.name_any());
 }
 
 /// The few fields of a pod that are kept; `None` for one that no QwenService claims.

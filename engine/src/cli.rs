@@ -1,0 +1,248 @@
+//! The command line: vLLM's flags that mean something here, and what becomes of those that do not.
+mod known;
+
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+
+use crate::{config::Config, serve};
+
+/// Kubernetes shows what is written here as the terminated container's message.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Why the engine ended, in one sentence for a person.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(pub String);
+
+impl Fatal {
+    /// Writes the sentence to stderr and, in a pod, to the container's termination message. Exit code 2.
+    pub fn report(&self) -> ExitCode {
+        let line = format!("qwen-engine: {}", self.0.replace('\n', " "));
+        eprintln!("{line}");
+        // Opened without `create`: outside a pod the file must not appear.
+        if let Ok(mut file) = std::fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(TERMINATION_LOG)
+        {
+            // The message is a courtesy; stderr already has it.
+            let _ = writeln!(file, "{line}");
+        }
+        ExitCode::from(2)
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "qwen-engine",
+    version,
+    about = "Serves Qwen3 models over the OpenAI API, with vLLM's flags and metrics"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load a model and serve it.
+    Serve(Box<ServeArgs>),
+}
+
+/// Flags of `serve`, as typed; `Config` holds what they mean.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The model: a directory, hf://org/name or embedded://nano.
+    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    pub model_tag: Option<String>,
+    /// The model, in vLLM's older spelling.
+    #[arg(long, conflicts_with = "model_tag")]
+    pub model: Option<String>,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub host: String,
+    /// Port to listen on.
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Names the API answers to; the first is shown and labels the metrics. Default: MODEL.
+    #[arg(long, num_args = 1..)]
+    pub served_model_name: Vec<String>,
+    /// Longest prompt plus output in tokens; 32k and 32K work. Default: 32768, or the model's if less.
+    #[arg(long)]
+    pub max_model_len: Option<String>,
+    /// Most requests in execution at once.
+    #[arg(long, default_value_t = 256)]
+    pub max_num_seqs: usize,
+    /// Most tokens computed in one step.
+    #[arg(long, default_value = "2048")]
+    pub max_num_batched_tokens: String,
+    /// Most requests that wait; more are answered 429.
+    #[arg(long, alias = "max-num-queued-reqs", default_value_t = 1024)]
+    pub max_queued_requests: usize,
+    /// Share of the memory (GPU's, or the cgroup's limit) that the engine may plan with.
+    #[arg(long, default_value_t = 0.9)]
+    pub gpu_memory_utilization: f64,
+    /// Tokens in a KV-cache block.
+    #[arg(long, default_value_t = 16)]
+    pub block_size: usize,
+    /// Number of KV-cache blocks, instead of the planned one.
+    #[arg(long)]
+    pub num_gpu_blocks_override: Option<usize>,
+    /// Reuse the KV cache of equal prompt beginnings (the default).
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub enable_prefix_caching: bool,
+    /// Compute every prompt anew.
+    #[arg(long)]
+    pub no_enable_prefix_caching: bool,
+    /// Keys that /v1 accepts as bearer token; none means open.
+    #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+    /// Quantization of the weights: none.
+    #[arg(long, short)]
+    pub quantization: Option<String>,
+    /// Type of weights and activations: auto, float32, bfloat16, float16.
+    #[arg(long, default_value = "auto")]
+    pub dtype: String,
+    /// Type of the KV cache: auto (as the activations).
+    #[arg(long, default_value = "auto")]
+    pub kv_cache_dtype: String,
+    /// Device: auto, cpu, cuda.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Seed of requests that bring none.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Where sampling defaults come from: auto (the model's generation_config.json) or vllm (neutral).
+    #[arg(long, default_value = "auto")]
+    pub generation_config: String,
+    /// How long running streams may go on after SIGTERM, in seconds.
+    #[arg(long, alias = "shutdown-timeout", default_value_t = 30)]
+    pub drain_timeout: u64,
+    /// Form of the log lines: text or json.
+    #[arg(long, default_value = "text")]
+    pub log_format: String,
+    /// Least level that is logged (error, warn, info, debug, trace), or a tracing filter.
+    #[arg(long, alias = "uvicorn-log-level", default_value = "info")]
+    pub log_level: String,
+    /// Revision of an hf:// model.
+    #[arg(long, default_value = "main")]
+    pub revision: String,
+    /// Where downloaded models are kept.
+    #[arg(long)]
+    pub download_dir: Option<PathBuf>,
+    /// Base URL of the model hub, for mirrors.
+    #[arg(long, env = "HF_ENDPOINT")]
+    pub hf_endpoint: Option<String>,
+    /// Token for the model hub.
+    #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
+    pub hf_token: Option<String>,
+}
+
+/// Runs the command line without the program's name. Errors are for exit code 2; --help ends the process with 0.
+pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Fatal> {
+    let (config, warnings) = parse(args)?;
+    serve::run(config, &warnings)
+}
+
+/// The configuration that the arguments ask for, and the warnings to log once logging is up.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String>), Fatal> {
+    let args: Vec<String> = args
+        .map(|arg| {
+            arg.into_string()
+                .map_err(|arg| Fatal(format!("the argument {arg:?} is not UTF-8")))
+        })
+        .collect::<Result<_, _>>()?;
+    let (args, warnings) = known::filter(args)?;
+    let program = std::iter::once("qwen-engine".to_owned());
+    let cli = Cli::try_parse_from(program.chain(args)).map_err(one_line)?;
+    let Command::Serve(serve) = cli.command;
+    Ok((Config::from_args(*serve)?, warnings))
+}
+
+/// clap explains on several lines; the first says what is wrong, and a log line or a pod status has room for one.
+fn one_line(error: clap::Error) -> Fatal {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            let text = error.render().to_string();
+            let words: Vec<&str> = text
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage:"))
+                .filter(|line| !line.is_empty())
+                .collect();
+            let sentence = words.join(" ");
+            let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+            Fatal(format!("{sentence}; run qwen-engine serve --help for the flags"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(line: &str) -> Result<(Config, Vec<String>), Fatal> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_vllm_command_line_carries_over() {
+        let (config, warnings) = parse_words(
+            "serve ./model --served-model-name qwen3 alias --max_model_len 4K --max-num-seqs=8 --tensor-parallel-size 1 \
+             --enforce-eager --uvicorn-log-level=info --no-enable-prefix-caching --disable-log-requests --swap-space=4 --trust-remote-code",
+        )
+        .unwrap();
+        assert_eq!(config.model, "./model");
+        assert_eq!(config.served_names, ["qwen3", "alias"]);
+        assert_eq!(config.max_model_len, Some(4096));
+        assert_eq!(config.max_num_seqs, 8);
+        assert!(!config.prefix_caching);
+        let named: Vec<&str> = warnings
+            .iter()
+            .map(|line| line.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(
+            named,
+            [
+                "--tensor-parallel-size",
+                "--enforce-eager",
+                "--disable-log-requests",
+                "--swap-space",
+                "--trust-remote-code"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_in_one_line() {
+        for (line, words) in [
+            ("serve m --frobnicate", "--frobnicate"),
+            ("serve", "MODEL"),
+            ("serve m --quantization fp8", "--quantization fp8"),
+            ("serve m --kv-cache-dtype fp8", "--kv-cache-dtype fp8"),
+            ("serve m --tensor-parallel-size 2", "--tensor-parallel-size 2"),
+            ("serve m --reasoning-parser qwen3", "--reasoning-parser"),
+            ("serve m --max-model-len many", "--max-model-len many"),
+            ("serve m --max-num-seqs 0", "--max-num-seqs 0"),
+            (
+                "serve m --gpu-memory-utilization 1.5",
+                "--gpu-memory-utilization 1.5",
+            ),
+            ("serve m --dtype int4", "--dtype int4"),
+            ("serve m --device tpu", "--device tpu"),
+            ("serve m --log-format xml", "--log-format xml"),
+            ("serve m --port eighty", "--port"),
+            (
+                "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
+                "--max-num-batched-tokens 256",
+            ),
+        ] {
+            let error = parse_words(line).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains('\n'), "{line}: {error}");
+        }
+    }
+}

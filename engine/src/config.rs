@@ -1,0 +1,227 @@
+//! What the flags mean: checked once at the border, so that nothing behind it has to ask again.
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    cli::{Fatal, ServeArgs},
+    device::{DeviceKind, Dtype},
+};
+
+/// vLLM prints the sizes of its largest model this way; nothing here is near it.
+const LONGEST: usize = 1 << 30;
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A checked `serve` command line.
+#[derive(Clone)]
+pub struct Config {
+    /// The model's source: a directory, hf://… or embedded://….
+    pub model: String,
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// Names the API answers to, at least one.
+    pub served_names: Vec<String>,
+    /// The longest prompt plus output asked for; `None` follows the model.
+    pub max_model_len: Option<usize>,
+    /// Most requests in execution.
+    pub max_num_seqs: usize,
+    /// Most tokens in one step.
+    pub max_num_batched_tokens: usize,
+    /// Most requests that wait.
+    pub max_queued_requests: usize,
+    /// Share of memory to plan with, above 0, at most 1.
+    pub gpu_memory_utilization: f64,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// Number of KV blocks instead of the planned one.
+    pub num_blocks: Option<usize>,
+    /// Whether equal prompt beginnings share KV blocks.
+    pub prefix_caching: bool,
+    /// Accepted bearer tokens; empty means open.
+    pub api_keys: Vec<String>,
+    /// Type of weights and activations.
+    pub dtype: Dtype,
+    /// Where the model runs.
+    pub device: DeviceKind,
+    /// Seed of requests that bring none.
+    pub seed: Option<u64>,
+    /// Whether the model's generation_config.json gives the sampling defaults.
+    pub model_sampling_defaults: bool,
+    /// How long streams may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Form of the log lines.
+    pub log_format: LogFormat,
+    /// Filter of the log lines.
+    pub log_level: String,
+    /// Revision of an hf:// model.
+    pub revision: String,
+    /// Where downloads are kept.
+    pub download_dir: Option<PathBuf>,
+    /// Base URL of the hub.
+    pub hf_endpoint: Option<String>,
+    /// Token for the hub.
+    pub hf_token: Option<String>,
+}
+
+impl Config {
+    /// Checks every value. Errors name the flag, its value and what would work.
+    pub fn from_args(args: ServeArgs) -> Result<Self, Fatal> {
+        let model = args.model_tag.or(args.model).unwrap_or_default();
+        if let Some(kind) = args.quantization.as_deref().filter(|kind| *kind != "none") {
+            return Err(refuse(
+                "--quantization",
+                kind,
+                "is not supported yet",
+                "leave it out to serve the weights as they are",
+            ));
+        }
+        if args.kv_cache_dtype != "auto" {
+            return Err(refuse(
+                "--kv-cache-dtype",
+                &args.kv_cache_dtype,
+                "is not supported yet",
+                "use auto",
+            ));
+        }
+        if !(args.gpu_memory_utilization > 0.0 && args.gpu_memory_utilization <= 1.0) {
+            return Err(refuse(
+                "--gpu-memory-utilization",
+                args.gpu_memory_utilization,
+                "is out of range",
+                "use a number above 0, at most 1",
+            ));
+        }
+        for (flag, value) in [
+            ("--max-num-seqs", args.max_num_seqs),
+            ("--max-queued-requests", args.max_queued_requests),
+            ("--block-size", args.block_size),
+            (
+                "--num-gpu-blocks-override",
+                args.num_gpu_blocks_override.unwrap_or(1),
+            ),
+        ] {
+            if value == 0 {
+                return Err(refuse(flag, value, "is out of range", "use at least 1"));
+            }
+        }
+        let batched = tokens("--max-num-batched-tokens", &args.max_num_batched_tokens)?;
+        if batched < args.max_num_seqs {
+            return Err(refuse(
+                "--max-num-batched-tokens",
+                batched,
+                &format!("is below --max-num-seqs {}", args.max_num_seqs),
+                "every running request needs one token per step",
+            ));
+        }
+        Ok(Self {
+            served_names: if args.served_model_name.is_empty() {
+                vec![model.clone()]
+            } else {
+                args.served_model_name
+            },
+            model,
+            host: args.host,
+            port: args.port,
+            max_model_len: match args.max_model_len.as_deref() {
+                None | Some("auto") => None,
+                Some(text) => Some(tokens("--max-model-len", text)?),
+            },
+            max_num_seqs: args.max_num_seqs,
+            max_num_batched_tokens: batched,
+            max_queued_requests: args.max_queued_requests,
+            gpu_memory_utilization: args.gpu_memory_utilization,
+            block_size: args.block_size,
+            num_blocks: args.num_gpu_blocks_override,
+            prefix_caching: !args.no_enable_prefix_caching,
+            api_keys: args.api_key,
+            dtype: one_of(
+                "--dtype",
+                &args.dtype,
+                &[
+                    ("auto", Dtype::Auto),
+                    ("float32", Dtype::F32),
+                    ("float", Dtype::F32),
+                    ("bfloat16", Dtype::Bf16),
+                    ("float16", Dtype::F16),
+                    ("half", Dtype::F16),
+                ],
+            )?,
+            device: one_of(
+                "--device",
+                &args.device,
+                &[
+                    ("auto", DeviceKind::Auto),
+                    ("cpu", DeviceKind::Cpu),
+                    ("cuda", DeviceKind::Cuda),
+                ],
+            )?,
+            seed: args.seed,
+            model_sampling_defaults: one_of(
+                "--generation-config",
+                &args.generation_config,
+                &[("auto", true), ("vllm", false)],
+            )?,
+            drain_timeout: Duration::from_secs(args.drain_timeout),
+            log_format: one_of(
+                "--log-format",
+                &args.log_format,
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            )?,
+            log_level: args.log_level,
+            revision: args.revision,
+            download_dir: args.download_dir,
+            hf_endpoint: args.hf_endpoint,
+            hf_token: args.hf_token,
+        })
+    }
+}
+
+fn refuse(flag: &str, value: impl std::fmt::Display, wrong: &str, instead: &str) -> Fatal {
+    Fatal(format!("{flag} {value} {wrong}; {instead}"))
+}
+
+fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, Fatal> {
+    choices
+        .iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            refuse(
+                flag,
+                value,
+                "is not known",
+                &format!("use one of {}", names.join(", ")),
+            )
+        })
+}
+
+/// Reads 4096, 4k (4000) and 4K (4096), as vLLM does.
+fn tokens(flag: &str, text: &str) -> Result<usize, Fatal> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((end, 'k')) => (&text[..end], 1000.0),
+        Some((end, 'K')) => (&text[..end], 1024.0),
+        Some((end, 'm')) => (&text[..end], 1e6),
+        Some((end, 'M')) => (&text[..end], 1024.0 * 1024.0),
+        _ => (text, 1.0),
+    };
+    match digits.parse::<f64>().map(|number| number * unit) {
+        Ok(number) if number >= 1.0 && number <= LONGEST as f64 && number.fract() == 0.0 => {
+            Ok(number as usize)
+        }
+        _ => Err(refuse(
+            flag,
+            text,
+            "is not a number of tokens",
+            "use for example 4096, 32k or 32K",
+        )),
+    }
+}

@@ -1,0 +1,307 @@
+//! The two completion endpoints: from a body to a stream of choices, and from those to an answer.
+use std::{convert::Infallible, sync::Arc, time::Instant};
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::{Stream, StreamExt, stream};
+
+use super::{
+    App, BODY_LIMIT, Serving,
+    access::RequestId,
+    choice::{Choice, Piece, Tally},
+};
+use crate::{
+    request::{FinishReason, GenerateRequest, StopParams, SubmitError},
+    tokenizer::Detokenizer,
+    wire::{ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, Params, Prompt},
+};
+
+type Body = Result<Bytes, BytesRejection>;
+
+pub(super) async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let (serving, body) = admit(&app, body)?;
+    let request = ChatRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
+    check_model(&app, &request.params)?;
+    let Some(template) = serving.template.clone() else {
+        return Err(ApiError::invalid(
+            "messages",
+            "This model has no chat template; use /v1/completions.",
+        ));
+    };
+    let tokenizer = serving.tokenizer.clone();
+    let prompt = off_thread(move || {
+        let text = template
+            .render(&request.messages, &request.template_kwargs)
+            .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+        let tokens = tokenizer
+            .encode(&text, false)
+            .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+        Ok((tokens, request.params))
+    });
+    let (prompt, params) = prompt.await?;
+    generate(
+        &app,
+        Job {
+            endpoint: Endpoint::Chat,
+            id: id.0,
+            prompts: vec![prompt],
+            params,
+            arrival,
+        },
+    )
+    .await
+}
+
+pub(super) async fn completion(
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let (serving, body) = admit(&app, body)?;
+    let request = CompletionRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
+    check_model(&app, &request.params)?;
+    let tokenizer = serving.tokenizer.clone();
+    let prompts = off_thread(move || {
+        let tokens = |prompt| match prompt {
+            Prompt::Text(text) => tokenizer
+                .encode(&text, true)
+                .map_err(|error| ApiError::invalid("prompt", error.to_string())),
+            Prompt::Tokens(tokens) => {
+                match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
+                    Some(token) => Err(ApiError::invalid(
+                        "prompt",
+                        format!(
+                            "{token} is no token of this model; they end at {}.",
+                            tokenizer.size() - 1
+                        ),
+                    )),
+                    None => Ok(tokens),
+                }
+            }
+        };
+        Ok((
+            request
+                .prompts
+                .into_iter()
+                .map(tokens)
+                .collect::<Result<Vec<_>, _>>()?,
+            request.params,
+        ))
+    });
+    let (prompts, params) = prompts.await?;
+    generate(
+        &app,
+        Job {
+            endpoint: Endpoint::Completion,
+            id: id.0,
+            prompts,
+            params,
+            arrival,
+        },
+    )
+    .await
+}
+
+/// A request whose prompts are tokens.
+struct Job {
+    endpoint: Endpoint,
+    id: String,
+    prompts: Vec<Vec<u32>>,
+    params: Params,
+    arrival: Instant,
+}
+
+/// What can be refused without reading the body is refused first: overload must stay cheap.
+fn admit(app: &App, body: Body) -> Result<(&Serving, Bytes), ApiError> {
+    let serving = app.ready()?;
+    if let Some(full) = serving.engine.queue_full() {
+        app.metrics.rejected();
+        return Err(full.into());
+    }
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(BODY_LIMIT),
+        _ => ApiError::Invalid {
+            param: None,
+            message: format!("The body could not be read: {error}."),
+        },
+    })?;
+    Ok((serving, body))
+}
+
+fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
+    match &params.model {
+        Some(model) if !app.names.contains(model) => Err(ApiError::UnknownModel(model.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Templates and tokens of long prompts take milliseconds; the threads that move bytes must not wait for them.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ApiError::Internal(format!(
+            "The request could not be prepared: {error}."
+        ))),
+    }
+}
+
+async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
+    let serving = app.ready()?;
+    let head = Head::new(
+        job.endpoint,
+        &job.id,
+        job.params.model.as_deref().unwrap_or(app.name()),
+    );
+    let (stream, include_usage) = (job.params.stream, job.params.include_usage);
+    let budgets = job
+        .prompts
+        .iter()
+        .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len))
+        .collect::<Result<Vec<_>, _>>()?;
+    let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
+    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| {
+        if matches!(error, SubmitError::QueueFull { .. }) {
+            app.metrics.rejected();
+        }
+    })?;
+    let mut response = match stream {
+        true => streamed(head, choices, tally.clone(), include_usage),
+        false => whole(head, choices, &tally).await?,
+    };
+    response.extensions_mut().insert(tally);
+    Ok(response)
+}
+
+/// Most tokens that may follow the prompt. Errors: together they exceed the model's length.
+fn budget(prompt: usize, max_tokens: Option<usize>, length: usize) -> Result<usize, ApiError> {
+    if prompt == 0 {
+        return Err(ApiError::invalid(
+            "prompt",
+            "The prompt is empty; send at least one token.",
+        ));
+    }
+    let room = length.saturating_sub(prompt);
+    let wanted = max_tokens.unwrap_or(room.max(1));
+    if wanted > room {
+        let message = format!(
+            "The prompt has {prompt} tokens and {wanted} may follow, more than the model's {length} together; shorten one of them."
+        );
+        return Err(ApiError::invalid(
+            if room == 0 { "messages" } else { "max_tokens" },
+            message,
+        ));
+    }
+    Ok(wanted)
+}
+
+/// All choices, or none: those already taken are aborted when a later one is refused.
+fn submit(
+    serving: &Serving,
+    job: Job,
+    budgets: &[usize],
+    tally: &Arc<Tally>,
+) -> Result<Vec<Choice>, SubmitError> {
+    let params = &job.params;
+    let mut stop_token_ids = params.stop_token_ids.clone();
+    if !params.ignore_eos {
+        stop_token_ids.extend(&serving.eos);
+    }
+    let mut choices = Vec::new();
+    for (prompt, max_tokens) in job.prompts.iter().zip(budgets) {
+        for choice in 0..params.n {
+            let index = choices.len();
+            let mut sampling = params.sampling.clone();
+            // Choices of one request differ, and each can be had again.
+            sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+            let tokens = serving.engine.submit(GenerateRequest {
+                id: format!("{}-{index}", job.id),
+                prompt: prompt.clone(),
+                sampling,
+                stop: StopParams {
+                    max_tokens: *max_tokens,
+                    min_tokens: params.min_tokens,
+                    stop_token_ids: stop_token_ids.clone(),
+                },
+                arrival: job.arrival,
+            })?;
+            let text = Detokenizer::new(
+                serving.tokenizer.clone(),
+                params.skip_special,
+                params.stop.clone(),
+                params.include_stop,
+            );
+            choices.push(Choice {
+                index,
+                tokens,
+                text,
+                min_tokens: params.min_tokens,
+                tally: tally.clone(),
+            });
+        }
+    }
+    Ok(choices)
+}
+
+fn merged(choices: Vec<Choice>) -> impl Stream<Item = (usize, Piece)> + Send {
+    stream::select_all(choices.into_iter().map(|choice| choice.pieces().boxed()))
+}
+
+async fn whole(head: Head, choices: Vec<Choice>, tally: &Tally) -> Result<Response, ApiError> {
+    let mut done = vec![(String::new(), FinishReason::Error); choices.len()];
+    let mut pieces = merged(choices);
+    while let Some((index, piece)) = pieces.next().await {
+        let (text, reason) = &mut done[index];
+        match piece {
+            Piece::Text(more) => text.push_str(&more),
+            Piece::End(more, why) => {
+                text.push_str(&more);
+                *reason = why;
+            }
+            Piece::Failed(message) => return Err(ApiError::Internal(message)),
+        }
+    }
+    Ok(Json(head.whole(done, tally.usage())).into_response())
+}
+
+fn streamed(head: Head, choices: Vec<Choice>, tally: Arc<Tally>, include_usage: bool) -> Response {
+    let opening: Vec<_> = (0..choices.len())
+        .filter_map(|index| head.opening(index))
+        .collect();
+    let last = head.clone();
+    let chunks = merged(choices).flat_map(move |(index, piece)| {
+        stream::iter(match piece {
+            Piece::Text(text) => vec![head.text(index, &text)],
+            Piece::End(text, reason) if text.is_empty() => vec![head.end(index, reason)],
+            Piece::End(text, reason) => vec![head.text(index, &text), head.end(index, reason)],
+            Piece::Failed(message) => vec![ApiError::Internal(message).body()],
+        })
+    });
+    // Counted only when the last choice has ended.
+    let usage = stream::once(async move { include_usage.then(|| last.usage(tally.usage())) })
+        .filter_map(std::future::ready);
+    let events = stream::iter(opening)
+        .chain(chunks)
+        .chain(usage)
+        .map(|chunk| Event::default().data(chunk.to_string()));
+    let events = events
+        .chain(stream::once(async { Event::default().data("[DONE]") }))
+        .map(Ok::<_, Infallible>);
+    // Comments between chunks let the server notice a client that left during a long prefill.
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}

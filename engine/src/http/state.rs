@@ -1,0 +1,109 @@
+//! What the handlers share: the server's life from loading to draining.
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::ApiKeys;
+use crate::{
+    engine::EngineHandle,
+    metrics::Metrics,
+    progress::Progress,
+    template::ChatTemplate,
+    tokenizer::Tokenizer,
+    wire::{ApiError, Defaults},
+};
+
+/// What a loaded model brings.
+pub struct Serving {
+    /// The thread that runs it.
+    pub engine: EngineHandle,
+    /// Its tokens.
+    pub tokenizer: Tokenizer,
+    /// Its chat template, if it has one.
+    pub template: Option<ChatTemplate>,
+    /// Longest prompt plus output.
+    pub max_model_len: usize,
+    /// Tokens that end its text.
+    pub eos: Vec<u32>,
+    /// Sampling of requests that say nothing.
+    pub defaults: Defaults,
+}
+
+/// The state of the server.
+pub struct App {
+    pub(super) names: Vec<String>,
+    pub(super) keys: ApiKeys,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) created: u64,
+    progress: Arc<Progress>,
+    serving: OnceLock<Serving>,
+    draining: AtomicBool,
+}
+
+impl App {
+    /// A server that is still loading. `names` are what requests may call the model, at least one.
+    pub fn new(names: Vec<String>, keys: ApiKeys, metrics: Arc<Metrics>, progress: Arc<Progress>) -> Self {
+        // A clock before 1970 only makes /v1/models say 1970.
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            names,
+            keys,
+            metrics,
+            created,
+            progress,
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The model is loaded: requests are taken from now on. A second call changes nothing.
+    pub fn start_serving(&self, serving: Serving) {
+        let _ = self.serving.set(serving);
+    }
+
+    /// Not ready from now on; the engine is told apart.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// The loaded model, draining or not.
+    pub fn loaded(&self) -> Option<&Serving> {
+        self.serving.get()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The name that answers carry and that is first in /v1/models.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+
+    /// The model, if requests are taken. Errors say why not.
+    pub(super) fn ready(&self) -> Result<&Serving, ApiError> {
+        if self.is_draining() {
+            return Err(ApiError::Unavailable(
+                "The server is shutting down and takes no new requests.".to_owned(),
+            ));
+        }
+        self.serving.get().ok_or_else(|| {
+            let (done, total) = (self.progress.done(), self.progress.total());
+            let eta = match self.progress.eta(Instant::now()) {
+                Some(eta) => format!(", about {} s to go", eta.as_secs()),
+                None => String::new(),
+            };
+            ApiError::Unavailable(format!("The model is loading: {done} of {total} bytes{eta}."))
+        })
+    }
+}

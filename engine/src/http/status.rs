@@ -1,0 +1,69 @@
+//! What probes, scrapers and the curious ask.
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{engine::Health, metrics::TEXT_FORMAT, wire::ApiError};
+
+/// Liveness: 503 only if a restart would help, that is if the engine thread is gone or makes no progress.
+pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
+    let (status, state) = match app.loaded().map(|serving| serving.engine.health()) {
+        None => (StatusCode::OK, json!("loading")),
+        Some(Health::Idle) => (StatusCode::OK, json!("idle")),
+        Some(Health::Stepping) => (StatusCode::OK, json!("stepping")),
+        Some(Health::Stuck(since)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!(format!("stuck for {} s in one step", since.as_secs())),
+        ),
+        Some(Health::Dead) => (StatusCode::SERVICE_UNAVAILABLE, json!("dead")),
+    };
+    (status, Json(json!({"status": state}))).into_response()
+}
+
+/// Readiness: whether a request sent now would be taken, and if not, why.
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let Err(error) = app.ready() else {
+        return Json(json!({"ready": true})).into_response();
+    };
+    let progress = app.progress();
+    let body = json!({
+        "ready": false,
+        "reason": if app.is_draining() { "draining" } else { "loading" },
+        "message": error.to_string(),
+        "bytes_loaded": progress.done(),
+        "bytes_total": progress.total(),
+        "eta_seconds": progress.eta(Instant::now()).map(|eta| eta.as_secs_f64()),
+    });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    app.metrics
+        .set_life(app.progress(), app.ready().is_ok(), app.is_draining());
+    let text = app
+        .metrics
+        .render(Instant::now())
+        .map_err(|error| ApiError::Internal(format!("The metrics cannot be written: {error}.")))?;
+    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
+}
+
+pub(super) async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    let length = app.loaded().map(|serving| serving.max_model_len);
+    let models: Vec<Value> = app
+        .names
+        .iter()
+        .map(|name| json!({"id": name, "object": "model", "created": app.created, "owned_by": "qwen-engine", "root": app.name(), "parent": null, "max_model_len": length}))
+        .collect();
+    Json(json!({"object": "list", "data": models}))
+}

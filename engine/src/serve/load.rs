@@ -1,0 +1,174 @@
+//! From a model's name to a running engine.
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::{
+    cli::Fatal,
+    config::Config,
+    engine::{Engine, EngineConfig, EngineHandle},
+    http::Serving,
+    metrics::Metrics,
+    model::{self, LoadOptions},
+    progress::Progress,
+    source::{self, SourceOptions},
+    template::ChatTemplate,
+    tokenizer::Tokenizer,
+    wire::Defaults,
+};
+
+/// Length served where --max-model-len is not given: KV for the model's full 262,144 tokens is rarely meant.
+const USUAL_LENGTH: usize = 32_768;
+/// How Qwen3 ends a message, and a text.
+const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
+
+/// Finds, reads and starts the model. Blocks; `runtime` does the downloads. Errors: one sentence on what is wrong with which file or flag.
+pub(super) fn load(
+    config: &Config,
+    runtime: &Handle,
+    progress: &Progress,
+    metrics: &Arc<Metrics>,
+) -> Result<Serving, Fatal> {
+    let options = SourceOptions {
+        revision: config.revision.clone(),
+        download_dir: config.download_dir.clone(),
+        endpoint: config.hf_endpoint.clone(),
+        token: config.hf_token.clone(),
+    };
+    let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
+        progress.set_total(total);
+        progress.set_done(done);
+    }));
+    let files = files.map_err(fatal)?;
+    let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(fatal)?;
+    let template = files
+        .chat_template
+        .as_deref()
+        .map(ChatTemplate::new)
+        .transpose()
+        .map_err(fatal)?;
+    let model_config = json("config.json", &files.config)?;
+    let generation = files
+        .generation_config
+        .as_deref()
+        .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
+    let max_model_len = length(config.max_model_len, &model_config)?;
+    let eos = end_tokens(&generation, &model_config, &tokenizer);
+    let engine = start(config, &files, max_model_len, progress, metrics)?;
+    Ok(Serving {
+        engine,
+        tokenizer,
+        template,
+        max_model_len,
+        eos,
+        defaults: defaults(config, &generation),
+    })
+}
+
+fn fatal(error: impl std::fmt::Display) -> Fatal {
+    Fatal(error.to_string())
+}
+
+fn json(name: &str, text: &str) -> Result<Value, Fatal> {
+    serde_json::from_str(text).map_err(|error| {
+        Fatal(format!(
+            "the model's {name} is not JSON: {error}; use the file that came with the model"
+        ))
+    })
+}
+
+fn length(asked: Option<usize>, model: &Value) -> Result<usize, Fatal> {
+    let most = model["max_position_embeddings"]
+        .as_u64()
+        .and_then(|most| usize::try_from(most).ok());
+    let most = most.ok_or_else(|| {
+        Fatal(
+            "the model's config.json has no max_position_embeddings; use the file that came with the model"
+                .to_owned(),
+        )
+    })?;
+    match asked {
+        Some(asked) if asked > most => Err(Fatal(format!(
+            "--max-model-len {asked} is more than the model's {most} positions; use at most {most}"
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(most.min(USUAL_LENGTH)),
+    }
+}
+
+/// Tokens that end the text, from the model's own files; by name where these say nothing.
+fn end_tokens(generation: &Value, model: &Value, tokenizer: &Tokenizer) -> Vec<u32> {
+    let listed = |value: &Value| -> Vec<u32> {
+        let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        value.as_array().map_or_else(
+            || one(value).into_iter().collect(),
+            |list| list.iter().filter_map(one).collect(),
+        )
+    };
+    let mut tokens = listed(&generation["eos_token_id"]);
+    tokens.extend(listed(&model["eos_token_id"]));
+    if tokens.is_empty() {
+        tokens.extend(END_TOKENS.iter().filter_map(|name| tokenizer.token_id(name)));
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
+}
+
+/// As vLLM: what generation_config.json recommends is the default of requests that say nothing.
+fn defaults(config: &Config, generation: &Value) -> Defaults {
+    let mut defaults = Defaults::default();
+    let sampling = &mut defaults.sampling;
+    sampling.seed = config.seed;
+    if config.model_sampling_defaults {
+        let number =
+            |name: &str, default: f32| generation[name].as_f64().map_or(default, |value| value as f32);
+        sampling.temperature = number("temperature", sampling.temperature);
+        sampling.top_p = number("top_p", sampling.top_p);
+        sampling.min_p = number("min_p", sampling.min_p);
+        sampling.repetition_penalty = number("repetition_penalty", sampling.repetition_penalty);
+        sampling.top_k = generation["top_k"]
+            .as_u64()
+            .and_then(|value| u32::try_from(value).ok())
+            .unwrap_or(sampling.top_k);
+    }
+    defaults
+}
+
+/// Reads the weights, plans memory and starts the engine thread.
+fn start(
+    config: &Config,
+    files: &source::ModelFiles,
+    max_model_len: usize,
+    progress: &Progress,
+    metrics: &Arc<Metrics>,
+) -> Result<EngineHandle, Fatal> {
+    let options = LoadOptions {
+        device: config.device,
+        dtype: config.dtype,
+        max_model_len: Some(max_model_len),
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        block_size: config.block_size,
+        memory_utilization: config.gpu_memory_utilization,
+        num_blocks: config.num_blocks,
+        memory_limit: None,
+    };
+    let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
+        progress.set_total(total);
+        progress.set_done(done);
+    });
+    let loaded = loaded.map_err(fatal)?;
+    tracing::info!("{}", loaded.plan);
+    let limits = EngineConfig {
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_model_len,
+        max_queued_requests: config.max_queued_requests,
+        block_size: config.block_size,
+        num_blocks: loaded.plan.num_blocks,
+        enable_prefix_caching: config.prefix_caching,
+    };
+    Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
+}

@@ -1,0 +1,29 @@
+//! Logs: text for people, JSON for collectors; never a prompt.
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::{cli::Fatal, config::LogFormat};
+
+/// Starts logging to stderr. Errors: the filter is malformed, or logging was started before.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), Fatal> {
+    let parsed = EnvFilter::try_new(filter).map_err(|error| {
+        Fatal(format!(
+            "--log-level {filter} is not a level or filter: {error}; use for example info"
+        ))
+    })?;
+    let logs = fmt()
+        .with_env_filter(parsed)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal());
+    let started = match format {
+        LogFormat::Text => logs.try_init(),
+        LogFormat::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init(),
+    };
+    started.map_err(|error| Fatal(format!("cannot start logging: {error}")))
+}

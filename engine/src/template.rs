@@ -1,0 +1,247 @@
+//! The model's chat template, rendered as Hugging Face transformers renders it.
+use std::{io, sync::Arc};
+
+use minijinja::{
+    Environment, Error, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
+};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Serialize;
+use serde_json::{Map, ser};
+
+use crate::wire::Message;
+
+const NAME: &str = "chat";
+/// Enough for conversations of the model's full length; ends a template that loops without end.
+const FUEL: u64 = 50_000_000;
+
+/// Why a template cannot be used or refused a conversation.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// Not Jinja.
+    #[error("the chat template has an error: {0}")]
+    Syntax(String),
+    /// The template raised an error, or could not be evaluated on these messages.
+    #[error("the model's chat template refuses these messages: {0}")]
+    Refused(String),
+}
+
+/// A parsed chat template; clones share it.
+#[derive(Clone)]
+pub struct ChatTemplate(Arc<Environment<'static>>);
+
+impl ChatTemplate {
+    /// Parses a template. Errors: not Jinja.
+    pub fn new(source: &str) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        environment.set_syntax(
+            syntax
+                .build()
+                .map_err(|error| TemplateError::Syntax(error.to_string()))?,
+        );
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", strftime_now);
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TemplateError::Syntax(error.to_string()))?;
+        Ok(Self(Arc::new(environment)))
+    }
+
+    /// The prompt for the assistant's next message. `variables` are the request's `chat_template_kwargs`.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        let refused = |error: Error| {
+            TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned))
+        };
+        let template = self.0.get_template(NAME).map_err(refused)?;
+        // Names before `..` win: a request cannot replace its own messages.
+        let context =
+            context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
+        template.render(context).map_err(refused)
+    }
+}
+
+fn strftime_now(format: &str) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False)`; minijinja's own filter escapes for HTML.
+fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let mut out = Vec::new();
+    let done = match indent {
+        Some(width) => value.serialize(&mut ser::Serializer::with_formatter(
+            &mut out,
+            ser::PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes()),
+        )),
+        None => value.serialize(&mut ser::Serializer::with_formatter(&mut out, Spaced)),
+    };
+    done.map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
+    String::from_utf8(out).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// Python's separators: a space after comma and colon.
+struct Spaced;
+
+impl ser::Formatter for Spaced {
+    fn begin_array_value<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Uses what Qwen3's template uses: reversed slices, namespaces, Python's string methods, `is defined`, tojson.
+    const LIKE_QWEN3: &str = r#"{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- for tool in tools %}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(last=messages|length - 1, search=true) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.search and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.search = false %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if (message.role == "user") or (message.role == "system") %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set content = message.content %}
+        {%- set thought = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set thought = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last and (loop.last or thought) %}
+            {{- '<|im_start|>assistant\n<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content }}
+        {%- else %}
+            {{- '<|im_start|>assistant\n' + content }}
+        {%- endif %}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<tool_call>\n{"name": "' ~ call.function.name ~ '", "arguments": ' }}
+            {{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}
+            {{- '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\n<tool_response>\n' + message.content + '\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}
+            {{- '<|im_end|>\n' }}
+        {%- endif %}
+    {%- else %}
+        {{- raise_exception('no such role: ' + message.role) }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
+{%- endif %}"#;
+
+    fn render(messages: serde_json::Value, variables: serde_json::Value) -> Result<String, TemplateError> {
+        let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
+        ChatTemplate::new(LIKE_QWEN3)
+            .unwrap()
+            .render(&messages, variables.as_object().unwrap())
+    }
+
+    #[test]
+    fn a_conversation_with_thoughts_and_tools() {
+        let text = render(
+            json!([
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": "How warm?"},
+                {"role": "assistant", "content": "<think>\nAsk.\n</think>\n\n", "tool_calls": [{"function": {"name": "warmth", "arguments": {"city": "Köln", "at": [1, 2]}}}]},
+                {"role": "tool", "content": "20"},
+                {"role": "tool", "content": "<21>"},
+            ]),
+            json!({"tools": [{"a": "<b>", "c": [1, 2]}]}),
+        )
+        .unwrap();
+        let expected = "<|im_start|>system\n{\"a\": \"<b>\", \"c\": [1, 2]}<|im_end|>\n\
+            <|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHow warm?<|im_end|>\n\
+            <|im_start|>assistant\n<think>\nAsk.\n</think>\n\n<tool_call>\n{\"name\": \"warmth\", \"arguments\": {\"city\": \"Köln\", \"at\": [1, 2]}}\n</tool_call><|im_end|>\n\
+            <|im_start|>user\n<tool_response>\n20\n</tool_response>\n<tool_response>\n<21>\n</tool_response><|im_end|>\n\
+            <|im_start|>assistant\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn thinking_can_be_switched_off() {
+        let ask = json!([{"role": "user", "content": "Hi"}]);
+        let open = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!(render(ask.clone(), json!({})).unwrap(), open);
+        assert_eq!(
+            render(ask.clone(), json!({"enable_thinking": true})).unwrap(),
+            open
+        );
+        assert_eq!(
+            render(ask, json!({"enable_thinking": false})).unwrap(),
+            format!("{open}<think>\n\n</think>\n\n")
+        );
+    }
+
+    #[test]
+    fn what_the_template_raises_reaches_the_client() {
+        let error = render(json!([{"role": "judge", "content": "Hi"}]), json!({})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the model's chat template refuses these messages: no such role: judge"
+        );
+        assert!(matches!(
+            ChatTemplate::new("{% if %}"),
+            Err(TemplateError::Syntax(_))
+        ));
+    }
+
+    #[test]
+    fn helpers_of_transformers() {
+        let render = |source: &str| {
+            ChatTemplate::new(source)
+                .unwrap()
+                .render(&[], &Map::new())
+                .unwrap()
+        };
+        assert_eq!(
+            render("{{ {'a': [1, true, none]} | tojson }}"),
+            r#"{"a": [1, true, null]}"#
+        );
+        assert_eq!(render("{{ strftime_now('%Y')[:2] }}"), "20");
+        assert_eq!(render("{% if true %}\n  x\n{% endif %}\n"), "  x\n");
+    }
+}

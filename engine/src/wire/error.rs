@@ -1,0 +1,115 @@
+//! Every error a client can see, and its one mapping to a status and OpenAI's error body.
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use crate::request::SubmitError;
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// The body cannot be honoured as it stands.
+    #[error("{message}")]
+    Invalid {
+        /// The field to change.
+        param: Option<String>,
+        /// What was wrong and what would work.
+        message: String,
+    },
+    /// No such model here.
+    #[error("The model `{0}` does not exist; GET /v1/models lists what is served.")]
+    UnknownModel(String),
+    /// The bearer token is missing or wrong.
+    #[error("The API key is missing or wrong; send one that --api-key lists as `Authorization: Bearer KEY`.")]
+    Unauthorized,
+    /// No such path.
+    #[error("There is nothing at {0}.")]
+    NoRoute(String),
+    /// The path exists, the method does not.
+    #[error("{0} does not answer this method.")]
+    WrongMethod(String),
+    /// The body is larger than the server reads.
+    #[error("The body is larger than {0} bytes.")]
+    TooLarge(usize),
+    /// Not ready: still loading, or shutting down.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The engine did not take the request.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The model failed while it worked on the request.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// A bad value of one field.
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            param: Some(param.to_owned()),
+            message: message.into(),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid { .. } | Self::Submit(SubmitError::NeverFits { .. }) => StatusCode::BAD_REQUEST,
+            Self::UnknownModel(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Submit(SubmitError::QueueFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable(_) | Self::Submit(SubmitError::Draining | SubmitError::Dead) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// OpenAI's error body.
+    pub fn body(&self) -> Value {
+        let (kind, code) = match self {
+            Self::UnknownModel(_) => ("invalid_request_error", Some("model_not_found")),
+            Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
+            Self::Submit(SubmitError::QueueFull { .. }) => ("rate_limit_error", Some("queue_full")),
+            Self::Submit(SubmitError::NeverFits { .. }) => {
+                ("invalid_request_error", Some("context_length_exceeded"))
+            }
+            _ if self.status().is_client_error() => ("invalid_request_error", None),
+            Self::Unavailable(_) | Self::Submit(_) => ("service_unavailable_error", None),
+            _ => ("server_error", None),
+        };
+        let param = match self {
+            Self::Invalid { param, .. } => param.as_deref(),
+            Self::UnknownModel(_) => Some("model"),
+            _ => None,
+        };
+        json!({"error": {"message": self.to_string(), "type": kind, "param": param, "code": code}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match &self {
+            Self::Submit(SubmitError::QueueFull { retry_after, .. }) => {
+                // Whole seconds, rounded up: 0 would invite the client back at once.
+                let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::Unavailable(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

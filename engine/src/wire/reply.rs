@@ -1,0 +1,140 @@
+//! The forms of answers: whole and in chunks, for both endpoints.
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::request::FinishReason;
+
+/// Which of the two endpoints answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// /v1/chat/completions
+    Chat,
+    /// /v1/completions
+    Completion,
+}
+
+/// Tokens of a request, as OpenAI counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Usage {
+    /// Tokens of all prompts.
+    pub prompt_tokens: usize,
+    /// Both together.
+    pub total_tokens: usize,
+    /// Tokens of all choices.
+    pub completion_tokens: usize,
+}
+
+impl Usage {
+    /// Adds up.
+    pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+        }
+    }
+}
+
+/// What every chunk of one answer repeats.
+#[derive(Debug, Clone)]
+pub struct Head {
+    endpoint: Endpoint,
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    /// `request` is the request's id, without the endpoint's prefix.
+    pub fn new(endpoint: Endpoint, request: &str, model: &str) -> Self {
+        let prefix = match endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completion => "cmpl",
+        };
+        Self {
+            endpoint,
+            id: format!("{prefix}-{request}"),
+            // A clock before 1970 is no reason to fail a request.
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            model: model.to_owned(),
+        }
+    }
+
+    /// The whole answer; `choices` are text and reason, in order.
+    pub fn whole(&self, choices: Vec<(String, FinishReason)>, usage: Usage) -> Value {
+        let choices: Vec<Value> = choices
+            .into_iter()
+            .enumerate()
+            .map(|(index, (text, reason))| match self.endpoint {
+                Endpoint::Chat => json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}, "logprobs": null, "finish_reason": name(reason)}),
+                Endpoint::Completion => json!({"index": index, "text": text, "logprobs": null, "finish_reason": name(reason)}),
+            })
+            .collect();
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion",
+            Endpoint::Completion => "text_completion",
+        };
+        json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage})
+    }
+
+    /// The chunk that opens a chat choice; text completions have none.
+    pub fn opening(&self, index: usize) -> Option<Value> {
+        (self.endpoint == Endpoint::Chat)
+            .then(|| self.chunk(index, json!({"role": "assistant", "content": ""}), None))
+    }
+
+    /// A chunk with text.
+    pub fn text(&self, index: usize, text: &str) -> Value {
+        match self.endpoint {
+            Endpoint::Chat => self.chunk(index, json!({"content": text}), None),
+            Endpoint::Completion => self.chunk(index, json!(text), None),
+        }
+    }
+
+    /// The last chunk of a choice.
+    pub fn end(&self, index: usize, reason: FinishReason) -> Value {
+        match self.endpoint {
+            Endpoint::Chat => self.chunk(index, json!({}), Some(reason)),
+            Endpoint::Completion => self.chunk(index, json!(""), Some(reason)),
+        }
+    }
+
+    /// The chunk of usage that ends a stream where it was asked for.
+    pub fn usage(&self, usage: Usage) -> Value {
+        self.chunk_of(json!([]), Some(usage))
+    }
+
+    fn chunk(&self, index: usize, content: Value, reason: Option<FinishReason>) -> Value {
+        let content_name = match self.endpoint {
+            Endpoint::Chat => "delta",
+            Endpoint::Completion => "text",
+        };
+        self.chunk_of(json!([{"index": index, content_name: content, "logprobs": null, "finish_reason": reason.map(name)}]), None)
+    }
+
+    fn chunk_of(&self, choices: Value, usage: Option<Usage>) -> Value {
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completion => "text_completion",
+        };
+        let mut chunk = json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices});
+        if let Some(usage) = usage {
+            chunk["usage"] = json!(usage);
+        }
+        chunk
+    }
+}
+
+/// OpenAI's word for how a choice ended. Abort and error never reach a client as a reason.
+fn name(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Abort => "abort",
+        FinishReason::Error => "error",
+    }
+}

@@ -1,0 +1,12 @@
+//! The HTTP side over the fake model: every endpoint, every refusal, overload, disconnect and drain.
+// Helpers of tests fail loudly, too; clippy knows only the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#[path = "http/support.rs"]
+mod support;
+
+#[path = "http/answers.rs"]
+mod answers;
+#[path = "http/life.rs"]
+mod life;
+#[path = "http/refusals.rs"]
+mod refusals;

@@ -1,0 +1,190 @@
+//! /metrics to the letter after known traffic, and equal to vLLM 0.32's in every family that both have.
+// Helpers of tests fail loudly, too; clippy knows only the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use qwen_engine::{
+    metrics::{CacheInfo, Metrics, families},
+    progress::Progress,
+    request::{FinishReason, FinishedRequest, Observer, StepStats},
+};
+
+/// From vLLM 0.32.0, served by the name qwen3 with 2,048 tokens; without python_*, process_* and *_created.
+const VLLM: &str = include_str!("metrics/vllm-0.32.txt");
+const EXPECTED: &str = include_str!("metrics/expected.txt");
+
+/// One request of 20 prompt tokens, 4 of them cached, and 3 tokens of output; one that left in the queue; one rejected.
+fn known_traffic() -> String {
+    let metrics = Metrics::new("qwen3").unwrap();
+    metrics
+        .model_known(
+            2048,
+            &CacheInfo {
+                block_size: 16,
+                num_blocks: 100,
+                prefix_caching: true,
+                gpu_memory_utilization: 0.9,
+            },
+        )
+        .unwrap();
+    let progress = Progress::default();
+    progress.set_total(1000);
+    progress.set_done(1000);
+    metrics.set_life(&progress, true, false);
+    let prefill = StepStats {
+        running: 1,
+        waiting: 1,
+        kv_usage: 0.25,
+        prefill_tokens: 16,
+        generated_tokens: 1,
+        prefix_queries: 20,
+        prefix_hits: 4,
+        preemptions: 1,
+        first_token_latencies: vec![0.03],
+        inter_token_latencies: vec![],
+    };
+    let decode = StepStats {
+        running: 1,
+        waiting: 2,
+        kv_usage: 0.5,
+        generated_tokens: 1,
+        inter_token_latencies: vec![0.06],
+        ..StepStats::default()
+    };
+    metrics.step(&prefill);
+    metrics.step(&decode);
+    metrics.step(&decode);
+    let arrival = Instant::now();
+    let after = |millis| arrival + Duration::from_millis(millis);
+    let whole = FinishedRequest {
+        reason: FinishReason::Stop,
+        arrival,
+        queued: after(0),
+        scheduled: Some(after(1000)),
+        first_token: Some(after(2000)),
+        last_token: Some(after(6000)),
+        finished: after(6000),
+        prompt_tokens: 20,
+        cached_tokens: 4,
+        generated_tokens: 3,
+        max_tokens: 50,
+        preemptions: 1,
+    };
+    metrics.finished(&whole);
+    metrics.request_ended(1, 3);
+    let left = FinishedRequest {
+        reason: FinishReason::Abort,
+        scheduled: None,
+        first_token: None,
+        last_token: None,
+        finished: after(500),
+        cached_tokens: 0,
+        generated_tokens: 0,
+        preemptions: 0,
+        ..whole
+    };
+    metrics.finished(&left);
+    metrics.rejected();
+    metrics.http("/v1/chat/completions", "POST", 200, Duration::from_millis(250));
+    metrics.http("/v1/chat/completions", "POST", 429, Duration::from_millis(1));
+    metrics.render(Instant::now()).unwrap()
+}
+
+#[test]
+fn the_exposition_is_as_committed() {
+    let text = known_traffic();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metrics/expected.txt"),
+            &text,
+        )
+        .unwrap();
+        return;
+    }
+    assert!(
+        text == EXPECTED,
+        "/metrics changed; run the test with UPDATE_EXPECT=1 and look at the difference:\n{text}"
+    );
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Family {
+    help: String,
+    kind: String,
+    labels: BTreeSet<String>,
+    /// Upper bounds by label `le`, as numbers.
+    bounds: Vec<f64>,
+}
+
+/// Families by name, with the names of their labels and their buckets.
+fn families_of(text: &str) -> BTreeMap<String, Family> {
+    let mut families = BTreeMap::<String, Family>::new();
+    let mut current = String::new();
+    for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            current = name.to_owned();
+            families.entry(current.clone()).or_default().help = help.to_owned();
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            families.entry(name.to_owned()).or_default().kind = kind.to_owned();
+        } else if let Some((_, labels)) = line.split_once('{') {
+            let family = families.get_mut(&current).unwrap();
+            for (name, value) in labels.split("\",").filter_map(|label| label.split_once("=\"")) {
+                if name == "le" {
+                    let bound = value.split('"').next().unwrap().parse().unwrap();
+                    if !family.bounds.contains(&bound) {
+                        family.bounds.push(bound);
+                    }
+                } else {
+                    family.labels.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    families
+}
+
+#[test]
+fn families_that_vllm_has_are_equal_to_its() {
+    let (ours, theirs) = (families_of(EXPECTED), families_of(VLLM));
+    let mut shared = 0;
+    for (name, ours) in &ours {
+        let Some(theirs) = theirs.get(name) else {
+            let own = [
+                "vllm:request_latency_seconds",
+                "vllm:gpu_cache_usage",
+                "vllm:cpu_swap_cache_usage",
+                "vllm:generated_tokens_per_second",
+            ];
+            assert!(
+                name.starts_with("qwen:") || own.contains(&name.as_str()),
+                "{name} is neither vLLM's nor one of ours"
+            );
+            continue;
+        };
+        shared += 1;
+        if name == "vllm:cache_config_info" {
+            // Of its labels only those that describe something here.
+            assert!(
+                ours.labels.is_subset(&theirs.labels) && ours.help == theirs.help && ours.kind == theirs.kind,
+                "{ours:?}"
+            );
+        } else {
+            assert_eq!(ours, theirs, "{name}");
+        }
+    }
+    assert_eq!(shared, 33);
+}
+
+#[test]
+fn the_table_is_what_is_served() {
+    let served: BTreeSet<String> = families_of(EXPECTED).into_keys().collect();
+    let table: BTreeSet<String> = families::ALL
+        .iter()
+        .map(|family| family.name.to_owned())
+        .collect();
+    assert_eq!(served, table);
+}

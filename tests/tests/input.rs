@@ -1,0 +1,58 @@
+//! Bad input on the real API server and the real engine: refused, or explained where a person looks.
+//!
+//! Run with: `make test-cluster`.
+use anyhow::{Result, ensure};
+use qwen_tests::Cluster;
+use serde_json::{Value, json};
+
+/// Specs that the CRD's rules must refuse, with a part of the message.
+fn refused() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"model": {"source": "Qwen/Qwen3-4B"}}), "hf://"),
+        (json!({"model": {"source": "embedded://giga"}}), "embedded://nano"),
+        (json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}), "maxReplicas"),
+        (json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}), "minReplicas"),
+        (json!({"replicas": -1}), "replicas"),
+        (json!({"rollout": {"maxSurge": 0, "maxUnavailable": 0}}), "maxSurge"),
+        (
+            json!({"engine": {"maxQueuedRequests": 4},
+                   "autoscaling": {"maxReplicas": 2, "queueDepth": {"perReplica": 9}}}),
+            "maxQueuedRequests",
+        ),
+        (json!({"engine": {"device": "Tpu"}}), "Tpu"),
+    ]
+}
+
+#[test]
+#[ignore = "needs the local cluster"]
+fn a_manifest_that_cannot_work_is_refused_with_what_to_write() -> Result<()> {
+    let cluster = Cluster::with_operator()?;
+    for (spec, expected) in refused() {
+        match cluster.apply(&cluster.nano("refused", spec.clone())) {
+            Ok(_) => {
+                cluster.delete("refused")?;
+                anyhow::bail!("the server took {spec}");
+            }
+            Err(error) => ensure!(error.to_string().contains(expected), "{spec}: {error}"),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the local cluster"]
+fn a_service_that_cannot_start_says_why_and_stops_no_other() -> Result<()> {
+    let cluster = Cluster::with_operator()?;
+    cluster.apply(&cluster.nano("wrong-flag", json!({"engine": {"extraArgs": ["--no-such-flag"]}})))?;
+    cluster.apply(&cluster.nano("no-image", json!({"engine": {"image": "no-such-image:1", "imagePullPolicy": "Never"}})))?;
+    cluster.apply(&cluster.nano("right", json!({})))?;
+    let checked = (|| {
+        cluster.wait_condition("right", "Ready", "True", "")?;
+        cluster.wait_condition("wrong-flag", "Ready", "False", "--no-such-flag")?;
+        cluster.wait_condition("no-image", "Ready", "False", "no-such-image:1")
+    })();
+    for name in ["wrong-flag", "no-image", "right"] {
+        cluster.delete(name)?;
+    }
+    checked.map(drop)
+}
