@@ -9,7 +9,7 @@ mod weights;
 
 pub use load::{LoadError, LoadOptions, LoadedModel, load};
 pub use qwen3::Qwen3;
-pub use weights::WeightsError;
+pub use weights::{Weights, WeightsError};
 
 use crate::sequence::SequenceId;
 

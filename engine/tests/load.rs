@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qwen_engine::model::{LoadError, LoadedModel, load};
-use qwen_engine::source::Weights;
+use qwen_engine::model::Weights;
 use support::{last_logits, options};
 
 fn golden(name: &str) -> PathBuf {

@@ -1,10 +1,9 @@
 //! From config.json and safetensors to a model that fits memory.
 use super::config::{ConfigError, Qwen3Config};
 use super::qwen3::Qwen3;
-use super::weights::{Checkpoint, Opened, WeightsError};
+use super::weights::{Checkpoint, Opened, Weights, WeightsError};
 use crate::device::{self, DeviceError, DeviceKind, Dtype};
 use crate::memory::{self, MemoryError, MemoryLimit, MemoryNeeds, MemoryPlan};
-use crate::source::Weights;
 
 /// How to load; named as vLLM's flags.
 #[derive(Debug, Clone)]

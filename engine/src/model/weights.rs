@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -10,7 +10,14 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::{SafeTensors, TensorView};
 
-use crate::source::Weights;
+/// One safetensors file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Weights {
+    /// A file to map into memory.
+    File(PathBuf),
+    /// Bytes inside this program.
+    Embedded(&'static [u8]),
+}
 
 /// Why weights cannot be loaded; one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +118,7 @@ impl Opened {
 }
 
 #[allow(unsafe_code)]
-fn map(path: &Path) -> std::io::Result<Mmap> {
+fn map(path: &PathBuf) -> std::io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: a mapping is undefined behaviour if the file changes under it. It lives only while the model loads,
     // which copies every tensor; checkpoints are written once, by rename, and served read-only. A file cut short

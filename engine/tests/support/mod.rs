@@ -9,7 +9,7 @@ use qwen_engine::memory::MemoryLimit;
 use qwen_engine::model::{Chunk, LoadError, LoadOptions, LoadedModel, Model, StepPlan, load};
 use qwen_engine::scheduler::{EngineConfig, Scheduler};
 use qwen_engine::sequence::SequenceId;
-use qwen_engine::source::Weights;
+use qwen_engine::model::Weights;
 
 pub const BLOCK: usize = 16;
 
