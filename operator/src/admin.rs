@@ -73,9 +73,15 @@ mod tests {
     use super::*;
 
     async fn get(app: Router, path: &str) -> (StatusCode, String) {
-        let response = app.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let response = app
+            .oneshot(Request::get(path).body(Body::empty()).unwrap())
+            .await
+            .unwrap();
         let status = response.status();
-        (status, String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap())
+        (
+            status,
+            String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap(),
+        )
     }
 
     #[tokio::test]
@@ -94,7 +100,10 @@ mod tests {
         assert!(text.contains("refused"), "{text}");
         assert_eq!(get(app.clone(), "/healthz").await.0, StatusCode::OK);
         let (_, metrics) = get(app, "/metrics").await;
-        assert!(metrics.contains("qwen_operator_reconcile_errors_total{step=\"apply\"} 0"), "{metrics}");
+        assert!(
+            metrics.contains("qwen_operator_reconcile_errors_total{step=\"apply\"} 0"),
+            "{metrics}"
+        );
     }
 
     #[tokio::test]

@@ -69,8 +69,17 @@ struct Mark {
 }
 
 /// Applies a plan, in its order, after deleting what it no longer has.
-pub async fn apply(client: &Client, valid: &Valid, plan: &Plan, observed: &Observed, memory: &Memory) -> Applied {
-    let mut applied = Applied { live: observed.children.clone(), ..Applied::default() };
+pub async fn apply(
+    client: &Client,
+    valid: &Valid,
+    plan: &Plan,
+    observed: &Observed,
+    memory: &Memory,
+) -> Applied {
+    let mut applied = Applied {
+        live: observed.children.clone(),
+        ..Applied::default()
+    };
     for (kind, object) in &observed.children {
         if plan.objects.iter().any(|desired| desired.kind == *kind) || !owns(uid(valid), &object.metadata) {
             continue;
@@ -84,8 +93,20 @@ pub async fn apply(client: &Client, valid: &Valid, plan: &Plan, observed: &Obser
             Err(error) => applied.errors.push(error),
         }
     }
-    for desired in plan.objects.iter().filter(|desired| observed.capabilities.serves(desired.kind)) {
-        match apply_one(client, valid, desired, observed.children.get(&desired.kind), memory).await {
+    for desired in plan
+        .objects
+        .iter()
+        .filter(|desired| observed.capabilities.serves(desired.kind))
+    {
+        match apply_one(
+            client,
+            valid,
+            desired,
+            observed.children.get(&desired.kind),
+            memory,
+        )
+        .await
+        {
             Ok(Some(object)) => {
                 applied.live.insert(desired.kind, object);
                 applied.written.push(desired.kind);
@@ -99,13 +120,20 @@ pub async fn apply(client: &Client, valid: &Valid, plan: &Plan, observed: &Obser
 
 async fn prune(client: &Client, valid: &Valid, kind: Kind, object: &DynamicObject) -> Result<(), ApplyError> {
     let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: object.uid(),
+            resource_version: None,
+        }),
         ..DeleteParams::background()
     };
     match api(client, valid, kind).delete(&valid.name, &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(ApplyError::Request { act: "delete", kind, source }),
+        Err(source) => Err(ApplyError::Request {
+            act: "delete",
+            kind,
+            source,
+        }),
     }
 }
 
@@ -123,18 +151,27 @@ async fn apply_one(
         if labels.get("app.kubernetes.io/managed-by").map(String::as_str) != Some(crate::valid::MANAGED_BY)
             || labels.get(crate::api::SERVICE_LABEL) != Some(&valid.name)
         {
-            return Err(ApplyError::Foreign { kind, name: valid.name.clone() });
+            return Err(ApplyError::Foreign {
+                kind,
+                name: valid.name.clone(),
+            });
         }
     }
     let hand_over = match valid.autoscaling() {
-        Some(autoscaling) if kind == Kind::Deployment => live.and_then(|live| handover::before(live, autoscaling)),
+        Some(autoscaling) if kind == Kind::Deployment => {
+            live.and_then(|live| handover::before(live, autoscaling))
+        }
         _ => None,
     };
     let key = (valid.namespace.clone(), valid.name.clone(), kind);
     let wanted = hash(&desired.body.to_string());
     if hand_over.is_none()
         && let Some(live) = live
-        && memory.get(&key) == Some(Mark { desired: wanted, owned: owned(live) })
+        && memory.get(&key)
+            == Some(Mark {
+                desired: wanted,
+                owned: owned(live),
+            })
     {
         return Ok(None);
     }
@@ -148,7 +185,13 @@ async fn apply_one(
     {
         object = set_replicas(client, valid, replicas).await?;
     }
-    memory.set(key, Mark { desired: wanted, owned: owned(&object) });
+    memory.set(
+        key,
+        Mark {
+            desired: wanted,
+            owned: owned(&object),
+        },
+    );
     Ok(Some(object))
 }
 
@@ -172,12 +215,20 @@ async fn send(
 ) -> Result<DynamicObject, ApplyError> {
     // Forced: these fields are ours, whoever wrote them last.
     // https://kubernetes.io/docs/reference/using-api/server-side-apply/#using-server-side-apply-in-a-controller
-    let params = PatchParams { field_manager: Some(manager.to_owned()), force: true, ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(manager.to_owned()),
+        force: true,
+        ..PatchParams::default()
+    };
     let params = params.validation_strict();
     api(client, valid, kind)
         .patch(&valid.name, &params, &Patch::Apply(body))
         .await
-        .map_err(|source| ApplyError::Request { act: "apply", kind, source })
+        .map_err(|source| ApplyError::Request {
+            act: "apply",
+            kind,
+            source,
+        })
 }
 
 fn api(client: &Client, valid: &Valid, kind: Kind) -> Api<DynamicObject> {
@@ -193,7 +244,9 @@ fn owned(object: &DynamicObject) -> u64 {
     let fields = object
         .managed_fields()
         .iter()
-        .find(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"))
+        .find(|entry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+        })
         .and_then(|entry| entry.fields_v1.as_ref());
     hash(&fields.map(|fields| fields.0.to_string()))
 }
@@ -208,11 +261,18 @@ fn hash(value: &impl Hash) -> u64 {
 
 impl Memory {
     fn get(&self, key: &(String, String, Kind)) -> Option<Mark> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .copied()
     }
 
     fn set(&self, key: (String, String, Kind), mark: Mark) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, mark);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, mark);
     }
 
     /// Forgets services that are gone.

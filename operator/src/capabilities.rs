@@ -86,12 +86,25 @@ pub async fn run(client: Client, known: watch::Sender<Capabilities>, triggers: b
         (prometheus_resource(), false),
     ];
     let watches = watched.map(|(resource, ours)| {
-        follow(client.clone(), resource, ours, known.subscribe(), triggers.clone())
+        follow(
+            client.clone(),
+            resource,
+            ours,
+            known.subscribe(),
+            triggers.clone(),
+        )
     });
-    tokio::join!(probe_forever(&client, &known, &triggers), futures::future::join_all(watches));
+    tokio::join!(
+        probe_forever(&client, &known, &triggers),
+        futures::future::join_all(watches)
+    );
 }
 
-async fn probe_forever(client: &Client, known: &watch::Sender<Capabilities>, triggers: &broadcast::Sender<Trigger>) {
+async fn probe_forever(
+    client: &Client,
+    known: &watch::Sender<Capabilities>,
+    triggers: &broadcast::Sender<Trigger>,
+) {
     loop {
         let found = match probe(client).await {
             Ok(kinds) => Capabilities::Known(kinds),
@@ -159,7 +172,14 @@ async fn follow(
 }
 
 fn owner(object: &impl ResourceExt) -> Option<Trigger> {
-    let owned = object.owner_references().iter().any(|owner| owner.api_version.starts_with(GROUP));
+    let owned = object
+        .owner_references()
+        .iter()
+        .any(|owner| owner.api_version.starts_with(GROUP));
     let name = object.labels().get(SERVICE_LABEL).cloned();
-    owned.then_some(()).and(name).zip(object.namespace()).map(|(name, namespace)| Trigger::Service { namespace, name })
+    owned
+        .then_some(())
+        .and(name)
+        .zip(object.namespace())
+        .map(|(name, namespace)| Trigger::Service { namespace, name })
 }

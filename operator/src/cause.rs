@@ -30,7 +30,11 @@ pub fn find(deployment: Option<&Deployment>, pods: &[Pod]) -> Option<Cause> {
 fn of_pod(pod: &Pod) -> Option<Cause> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
-    let engine = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let engine = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find(|container| container.name == CONTAINER);
     if engine.is_some_and(|container| container.ready) {
         return None;
     }
@@ -44,32 +48,43 @@ fn of_pod(pod: &Pod) -> Option<Cause> {
             reason: reasons::UNSCHEDULABLE,
             message: format!(
                 "no node takes pod {name}: {}",
-                condition.message.as_deref().unwrap_or("the scheduler gave no reason")
+                condition
+                    .message
+                    .as_deref()
+                    .unwrap_or("the scheduler gave no reason")
             ),
             fatal: true,
         });
     }
-    engine.and_then(|container| of_container(name, container)).or_else(|| {
-        (status.phase.as_deref() == Some("Running")).then(|| Cause {
-            reason: reasons::LOADING,
-            message: "the engine loads the model".to_owned(),
-            fatal: false,
+    engine
+        .and_then(|container| of_container(name, container))
+        .or_else(|| {
+            (status.phase.as_deref() == Some("Running")).then(|| Cause {
+                reason: reasons::LOADING,
+                message: "the engine loads the model".to_owned(),
+                fatal: false,
+            })
         })
-    })
 }
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
     let state = container.state.as_ref();
-    let ended = state
-        .and_then(|state| state.terminated.as_ref())
-        .or_else(|| container.last_state.as_ref().and_then(|state| state.terminated.as_ref()));
+    let ended = state.and_then(|state| state.terminated.as_ref()).or_else(|| {
+        container
+            .last_state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+    });
     if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
         let detail = waiting.message.as_deref().unwrap_or("no details were given");
         match waiting.reason.as_deref() {
             Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
                 return Some(Cause {
                     reason: reasons::IMAGE_PULL_FAILED,
-                    message: format!("pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets", container.image),
+                    message: format!(
+                        "pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets",
+                        container.image
+                    ),
                     fatal: true,
                 });
             }
@@ -83,24 +98,34 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
             _ => {}
         }
     }
-    ended.filter(|ended| ended.exit_code != 0).map(|ended| of_end(pod, ended))
+    ended
+        .filter(|ended| ended.exit_code != 0)
+        .map(|ended| of_end(pod, ended))
 }
 
 fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
     if ended.reason.as_deref() == Some("OOMKilled") {
         return Cause {
             reason: reasons::OUT_OF_MEMORY,
-            message: format!("the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"),
+            message: format!(
+                "the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"
+            ),
             fatal: true,
         };
     }
     // The termination message may be a whole tail of the log; its last line is the engine's own sentence.
-    let said = ended.message.as_deref().and_then(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()));
+    let said = ended
+        .message
+        .as_deref()
+        .and_then(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()));
     Cause {
         reason: reasons::ENGINE_FAILED,
         message: match said {
             Some(line) => line.to_owned(),
-            None => format!("the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous", ended.exit_code),
+            None => format!(
+                "the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous",
+                ended.exit_code
+            ),
         },
         fatal: true,
     }
@@ -108,10 +133,15 @@ fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
 
 fn refused(deployment: &Deployment) -> Option<Cause> {
     let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
-    let failure = conditions.into_iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    let failure = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
     Some(Cause {
         reason: reasons::PODS_REFUSED,
-        message: format!("the API server refuses pods: {}", failure.message.as_deref().unwrap_or("no reason was given")),
+        message: format!(
+            "the API server refuses pods: {}",
+            failure.message.as_deref().unwrap_or("no reason was given")
+        ),
         fatal: true,
     })
 }
@@ -137,7 +167,10 @@ mod tests {
         let ended = json!({ "terminated": { "exitCode": 2, "message": "INFO start\nqwen-engine: weights are truncated\n" } });
         let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 20s" } });
         let cause = find(None, &[pod(engine(waiting, ended))]).unwrap();
-        assert_eq!((cause.reason, cause.message.as_str()), (reasons::ENGINE_FAILED, "qwen-engine: weights are truncated"));
+        assert_eq!(
+            (cause.reason, cause.message.as_str()),
+            (reasons::ENGINE_FAILED, "qwen-engine: weights are truncated")
+        );
     }
 
     #[test]
@@ -147,9 +180,24 @@ mod tests {
         ] });
         for (status, reason) in [
             (unscheduled, reasons::UNSCHEDULABLE),
-            (engine(json!({ "waiting": { "reason": "ImagePullBackOff" } }), json!({})), reasons::IMAGE_PULL_FAILED),
-            (engine(json!({ "waiting": { "reason": "CreateContainerConfigError" } }), json!({})), reasons::CONTAINER_CONFIG_ERROR),
-            (engine(json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } }), json!({})), reasons::OUT_OF_MEMORY),
+            (
+                engine(json!({ "waiting": { "reason": "ImagePullBackOff" } }), json!({})),
+                reasons::IMAGE_PULL_FAILED,
+            ),
+            (
+                engine(
+                    json!({ "waiting": { "reason": "CreateContainerConfigError" } }),
+                    json!({}),
+                ),
+                reasons::CONTAINER_CONFIG_ERROR,
+            ),
+            (
+                engine(
+                    json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } }),
+                    json!({}),
+                ),
+                reasons::OUT_OF_MEMORY,
+            ),
             (engine(json!({ "running": {} }), json!({})), reasons::LOADING),
         ] {
             assert_eq!(find(None, &[pod(status)]).unwrap().reason, reason);
@@ -162,7 +210,13 @@ mod tests {
         serving["containerStatuses"][0]["ready"] = json!(true);
         assert_eq!(find(None, &[pod(serving)]), None);
         let loading = pod(engine(json!({ "running": {} }), json!({})));
-        let failing = pod(engine(json!({ "waiting": { "reason": "ErrImagePull" } }), json!({})));
-        assert_eq!(find(None, &[loading, failing]).unwrap().reason, reasons::IMAGE_PULL_FAILED);
+        let failing = pod(engine(
+            json!({ "waiting": { "reason": "ErrImagePull" } }),
+            json!({}),
+        ));
+        assert_eq!(
+            find(None, &[loading, failing]).unwrap().reason,
+            reasons::IMAGE_PULL_FAILED
+        );
     }
 }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::core::error_boundary::InvalidObject;
 use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
@@ -120,7 +120,10 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     }
     // status (no client)
     let load = ctx.board.service(&valid.namespace, &valid.name);
-    let obstacle = ctx.metrics_api.as_ref().and_then(|state| state.registration().obstacle());
+    let obstacle = ctx
+        .metrics_api
+        .as_ref()
+        .and_then(|state| state.registration().obstacle());
     let facts = status::Facts {
         valid: &valid,
         plan: &plan,
@@ -132,7 +135,11 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     let new = status::compute(&facts, &old, Timestamp::now(), numbers_due);
     // report (client)
     ctx.metrics.status_written(send(new).await?);
-    if applied.errors.is_empty() { Ok(Action::requeue(RESYNC)) } else { Err(ReconcileError::Apply(applied.errors)) }
+    if applied.errors.is_empty() {
+        Ok(Action::requeue(RESYNC))
+    } else {
+        Err(ReconcileError::Apply(applied.errors))
+    }
 }
 
 /// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.
@@ -145,7 +152,12 @@ async fn unreadable(invalid: &InvalidObject, ctx: &Context) {
     let event = Event {
         type_: EventType::Warning,
         reason: reasons::INVALID_SPEC.to_owned(),
-        note: Some(format!("the object cannot be read, correct it: {}", invalid.error).chars().take(1000).collect()),
+        note: Some(
+            format!("the object cannot be read, correct it: {}", invalid.error)
+                .chars()
+                .take(1000)
+                .collect(),
+        ),
         action: "Validate".to_owned(),
         secondary: None,
     };
@@ -155,7 +167,11 @@ async fn unreadable(invalid: &InvalidObject, ctx: &Context) {
 }
 
 /// What follows a failure.
-pub fn error_policy(service: Arc<DeserializeGuard<QwenService>>, error: &ReconcileError, ctx: Arc<Context>) -> Action {
+pub fn error_policy(
+    service: Arc<DeserializeGuard<QwenService>>,
+    error: &ReconcileError,
+    ctx: Arc<Context>,
+) -> Action {
     ctx.metrics.reconcile_failed(error.category());
     let source = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(

@@ -12,7 +12,10 @@ use crate::valid::FIELD_MANAGER;
 /// The number to hand over before an existing Deployment is applied without one; nothing if the autoscaler has it.
 #[must_use]
 pub fn before(live: &DynamicObject, autoscaling: &AutoscalingSpec) -> Option<i32> {
-    let replicas = live.data["spec"]["replicas"].as_i64().and_then(|number| i32::try_from(number).ok()).unwrap_or(1);
+    let replicas = live.data["spec"]["replicas"]
+        .as_i64()
+        .and_then(|number| i32::try_from(number).ok())
+        .unwrap_or(1);
     if replicas == 0 {
         return Some(autoscaling.min_replicas.max(1));
     }
@@ -29,6 +32,9 @@ fn owns_replicas(live: &DynamicObject) -> bool {
     live.managed_fields().iter().any(|entry| {
         entry.manager.as_deref() == Some(FIELD_MANAGER)
             && entry.operation.as_deref() == Some("Apply")
-            && entry.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:replicas"].is_null())
+            && entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|fields| !fields.0["f:spec"]["f:replicas"].is_null())
     })
 }

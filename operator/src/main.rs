@@ -30,7 +30,10 @@ fn main() -> ExitCode {
 fn start(args: RunArgs) -> Result<(), Failure> {
     telemetry::start(args.log_format, &args.log_level)?;
     // Two threads: the work is waiting for the API server, and each thread costs memory.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -52,7 +55,8 @@ fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
         std::io::stdin().read_to_string(&mut text)?;
         text
     } else {
-        std::fs::read_to_string(&args.file).map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
+        std::fs::read_to_string(&args.file)
+            .map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
     };
     for plan in render::plans(&text, &args.engine_image)? {
         print!("{}", render::documents(&plan)?);

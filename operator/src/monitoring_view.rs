@@ -18,46 +18,92 @@ use crate::valid::Valid;
 
 /// The kinds a Prometheus selects: the fields of its spec that do it, and the field of ours that adds labels.
 const SELECTED: [(Kind, &str, &str, &str); 2] = [
-    (Kind::ServiceMonitor, "serviceMonitorSelector", "serviceMonitorNamespaceSelector", "spec.monitoring.serviceMonitor.labels"),
-    (Kind::PrometheusRule, "ruleSelector", "ruleNamespaceSelector", "spec.monitoring.alerts.labels"),
+    (
+        Kind::ServiceMonitor,
+        "serviceMonitorSelector",
+        "serviceMonitorNamespaceSelector",
+        "spec.monitoring.serviceMonitor.labels",
+    ),
+    (
+        Kind::PrometheusRule,
+        "ruleSelector",
+        "ruleNamespaceSelector",
+        "spec.monitoring.alerts.labels",
+    ),
 ];
 
 /// Judges the condition MonitoringReady.
 #[must_use]
 pub fn judge(valid: &Valid, plan: &Plan, observed: &Observed) -> Verdict {
-    let wanted: Vec<_> =
-        SELECTED.into_iter().filter_map(|(kind, by, within, field)| {
-            plan.objects.iter().find(|desired| desired.kind == kind).map(|desired| (kind, by, within, field, labels(&desired.body)))
-        }).collect();
+    let wanted: Vec<_> = SELECTED
+        .into_iter()
+        .filter_map(|(kind, by, within, field)| {
+            plan.objects
+                .iter()
+                .find(|desired| desired.kind == kind)
+                .map(|desired| (kind, by, within, field, labels(&desired.body)))
+        })
+        .collect();
     if wanted.is_empty() {
-        return Verdict::no(reasons::DISABLED, "monitoring is switched off; set spec.monitoring.serviceMonitor.enabled and spec.monitoring.alerts.enabled to true");
+        return Verdict::no(
+            reasons::DISABLED,
+            "monitoring is switched off; set spec.monitoring.serviceMonitor.enabled and spec.monitoring.alerts.enabled to true",
+        );
     }
     if let Capabilities::Unknown(error) = &observed.capabilities {
-        return Verdict::unknown(reasons::DISCOVERY_FAILED, format!("it is not known whether the Prometheus operator is installed: {error}"));
+        return Verdict::unknown(
+            reasons::DISCOVERY_FAILED,
+            format!("it is not known whether the Prometheus operator is installed: {error}"),
+        );
     }
-    let missing: Vec<_> = wanted.iter().filter(|(kind, ..)| !observed.capabilities.serves(*kind)).map(|(kind, ..)| kind.name()).collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|(kind, ..)| !observed.capabilities.serves(*kind))
+        .map(|(kind, ..)| kind.name())
+        .collect();
     if !missing.is_empty() {
-        return Verdict::no(reasons::CRD_NOT_INSTALLED, format!("the cluster has no {}: install the Prometheus operator, and monitoring follows by itself; the model is served without it", missing.join(" and no ")));
+        return Verdict::no(
+            reasons::CRD_NOT_INSTALLED,
+            format!(
+                "the cluster has no {}: install the Prometheus operator, and monitoring follows by itself; the model is served without it",
+                missing.join(" and no ")
+            ),
+        );
     }
     let instances = match &observed.prometheus.instances {
         Ok(instances) => instances,
         Err(error) => return Verdict::unknown(reasons::DISCOVERY_FAILED, error.clone()),
     };
     if instances.is_empty() {
-        return Verdict::no(reasons::NO_PROMETHEUS, "the Prometheus operator is installed, but the cluster has no Prometheus resource that could scrape this service: create one");
+        return Verdict::no(
+            reasons::NO_PROMETHEUS,
+            "the Prometheus operator is installed, but the cluster has no Prometheus resource that could scrape this service: create one",
+        );
     }
     let problems: Vec<String> = wanted
         .iter()
         .filter_map(|(kind, by, within, field, labels)| {
             let candidates = instances.iter().map(|prometheus| {
-                problem(valid, &observed.prometheus, prometheus, (by, within, field), labels)
+                problem(
+                    valid,
+                    &observed.prometheus,
+                    prometheus,
+                    (by, within, field),
+                    labels,
+                )
             });
             // One Prometheus that selects it is enough; otherwise the first one's problem is told.
-            candidates.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().next()).map(|problem| format!("no Prometheus selects the {}: {problem}", kind.name()))
+            candidates
+                .collect::<Option<Vec<_>>>()
+                .and_then(|all| all.into_iter().next())
+                .map(|problem| format!("no Prometheus selects the {}: {problem}", kind.name()))
         })
         .collect();
     if problems.is_empty() {
-        Verdict::yes(reasons::SELECTED, "a Prometheus scrapes this service and evaluates its alerts")
+        Verdict::yes(
+            reasons::SELECTED,
+            "a Prometheus scrapes this service and evaluates its alerts",
+        )
     } else {
         Verdict::no(reasons::NOT_SELECTED, problems.join("; "))
     }
@@ -76,21 +122,34 @@ fn problem(
     match selector(&spec[within]) {
         // Without a selector of namespaces a Prometheus looks at its own only.
         None if home != valid.namespace => {
-            return Some(format!("Prometheus {name} looks at its own namespace only; set its {within} to {{}}"));
+            return Some(format!(
+                "Prometheus {name} looks at its own namespace only; set its {within} to {{}}"
+            ));
         }
         Some(Ok((wanted, text))) if !wanted.matches(&view.namespace_labels) => {
-            return Some(format!("Prometheus {name} looks at namespaces with {text}; label namespace {}", valid.namespace));
+            return Some(format!(
+                "Prometheus {name} looks at namespaces with {text}; label namespace {}",
+                valid.namespace
+            ));
         }
-        Some(Err(error)) => return Some(format!("Prometheus {name} has a {within} that cannot be read: {error}")),
+        Some(Err(error)) => {
+            return Some(format!(
+                "Prometheus {name} has a {within} that cannot be read: {error}"
+            ));
+        }
         None | Some(Ok(_)) => {}
     }
     match selector(&spec[by]) {
-        None => Some(format!("Prometheus {name} has no {by}, so it selects none; set it to {{}}")),
+        None => Some(format!(
+            "Prometheus {name} has no {by}, so it selects none; set it to {{}}"
+        )),
         Some(Ok((wanted, text))) if !wanted.matches(labels) => {
             Some(format!("Prometheus {name} wants {text}; add it to {field}"))
         }
         Some(Ok(_)) => None,
-        Some(Err(error)) => Some(format!("Prometheus {name} has a {by} that cannot be read: {error}")),
+        Some(Err(error)) => Some(format!(
+            "Prometheus {name} has a {by} that cannot be read: {error}"
+        )),
     }
 }
 
@@ -110,5 +169,7 @@ fn selector(value: &Value) -> Option<Result<(Selector, String), String>> {
 
 fn labels(body: &Value) -> BTreeMap<String, String> {
     let labels = body["metadata"]["labels"].as_object().into_iter().flatten();
-    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    labels
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
 }

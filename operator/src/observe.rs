@@ -34,7 +34,10 @@ pub struct PrometheusView {
 
 impl Default for PrometheusView {
     fn default() -> Self {
-        Self { instances: Ok(Vec::new()), namespace_labels: BTreeMap::new() }
+        Self {
+            instances: Ok(Vec::new()),
+            namespace_labels: BTreeMap::new(),
+        }
     }
 }
 
@@ -49,7 +52,10 @@ pub struct ObserveError {
 /// Where the API server serves Prometheus resources.
 #[must_use]
 pub fn prometheus_resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("monitoring.coreos.com", "v1", "Prometheus"), "prometheuses")
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("monitoring.coreos.com", "v1", "Prometheus"),
+        "prometheuses",
+    )
 }
 
 /// Reads children, pods and, where it matters, the monitoring of the cluster.
@@ -65,7 +71,10 @@ pub async fn observe(
     let mut children = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| capabilities.serves(*kind)) {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.api_resource());
-        let found = api.get_opt(name).await.map_err(|source| ObserveError { what: kind.name(), source })?;
+        let found = api.get_opt(name).await.map_err(|source| ObserveError {
+            what: kind.name(),
+            source,
+        })?;
         if let Some(object) = found {
             children.insert(kind, object);
         }
@@ -74,23 +83,43 @@ pub async fn observe(
     let pods = Api::<Pod>::namespaced(client.clone(), namespace)
         .list(&selector)
         .await
-        .map_err(|source| ObserveError { what: "the pods", source })?;
+        .map_err(|source| ObserveError {
+            what: "the pods",
+            source,
+        })?;
     let prometheus = if capabilities.has("Prometheus") {
         prometheus_view(client, namespace).await
     } else {
         PrometheusView::default()
     };
-    Ok(Observed { children, pods: pods.items, capabilities, prometheus })
+    Ok(Observed {
+        children,
+        pods: pods.items,
+        capabilities,
+        prometheus,
+    })
 }
 
 /// A failure here only makes one condition unknown, so it does not stop the reconcile.
 async fn prometheus_view(client: &Client, namespace: &str) -> PrometheusView {
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &prometheus_resource());
     let instances = all.list(&ListParams::default()).await.map(|list| list.items);
-    let labels = Api::<Namespace>::all(client.clone()).get(namespace).await.map(|mut ns| std::mem::take(ns.labels_mut()));
+    let labels = Api::<Namespace>::all(client.clone())
+        .get(namespace)
+        .await
+        .map(|mut ns| std::mem::take(ns.labels_mut()));
     match (instances, labels) {
-        (Ok(instances), Ok(namespace_labels)) => PrometheusView { instances: Ok(instances), namespace_labels },
-        (Err(error), _) => PrometheusView { instances: Err(format!("failed to list Prometheus resources: {error}")), ..PrometheusView::default() },
-        (_, Err(error)) => PrometheusView { instances: Err(format!("failed to read namespace {namespace}: {error}")), ..PrometheusView::default() },
+        (Ok(instances), Ok(namespace_labels)) => PrometheusView {
+            instances: Ok(instances),
+            namespace_labels,
+        },
+        (Err(error), _) => PrometheusView {
+            instances: Err(format!("failed to list Prometheus resources: {error}")),
+            ..PrometheusView::default()
+        },
+        (_, Err(error)) => PrometheusView {
+            instances: Err(format!("failed to read namespace {namespace}: {error}")),
+            ..PrometheusView::default()
+        },
     }
 }

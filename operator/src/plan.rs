@@ -100,7 +100,10 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),
             };
-            body.map(|body| Desired { kind, body: sparse(body) })
+            body.map(|body| Desired {
+                kind,
+                body: sparse(body),
+            })
         })
         .collect();
     Plan { objects }
@@ -109,9 +112,11 @@ pub fn plan(valid: &Valid) -> Plan {
 /// Drops nulls: a field without a value must not be sent, or we would own it.
 fn sparse(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, sparse(value))).collect()
-        }
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, sparse(value)))
+            .collect(),
         Value::Array(items) => items.into_iter().map(sparse).collect(),
         other => other,
     }

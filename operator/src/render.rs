@@ -53,10 +53,19 @@ pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
         .filter(|(_, document)| !document.is_null())
         .map(|(index, document)| {
             let mut service: QwenService =
-                serde_json::from_value(document).map_err(|source| RenderError::Read { number: index + 1, source })?;
+                serde_json::from_value(document).map_err(|source| RenderError::Read {
+                    number: index + 1,
+                    source,
+                })?;
             // What the API server would fill in.
-            service.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-            service.metadata.uid.get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
+            service
+                .metadata
+                .namespace
+                .get_or_insert_with(|| "default".to_owned());
+            service
+                .metadata
+                .uid
+                .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
             let valid = validate(&service, Some(engine_image)).map_err(|source| RenderError::Invalid {
                 name: service.metadata.name.clone().unwrap_or_default(),
                 source,
@@ -78,7 +87,10 @@ pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
 /// # Errors
 /// An object cannot be written as YAML.
 pub fn documents(plan: &Plan) -> Result<String, RenderError> {
-    plan.objects.iter().map(|desired| yaml(&desired.body).map(|text| format!("---\n{text}"))).collect()
+    plan.objects
+        .iter()
+        .map(|desired| yaml(&desired.body).map(|text| format!("---\n{text}")))
+        .collect()
 }
 
 fn yaml(value: &Value) -> Result<String, RenderError> {

@@ -65,7 +65,11 @@ pub async fn report(
             "status": new,
         });
         Api::<QwenService>::namespaced(client.clone(), &namespace)
-            .patch_status(&service.name_any(), &PatchParams::apply(STATUS_MANAGER).force(), &Patch::Apply(&body))
+            .patch_status(
+                &service.name_any(),
+                &PatchParams::apply(STATUS_MANAGER).force(),
+                &Patch::Apply(&body),
+            )
             .await?;
         for condition in changed(&old.conditions, &new.conditions) {
             publish(recorder, service, condition).await;
@@ -77,14 +81,18 @@ pub async fn report(
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 5] =
-        [reasons::DISABLED, reasons::WAITING_FOR_PODS, reasons::WAITING_FOR_AUTOSCALER, reasons::PROGRESSING, reasons::METRICS_MISSING];
-    new.iter().filter(move |new| {
-        match old.iter().find(|old| old.type_ == new.type_) {
+    const QUIET: [&str; 5] = [
+        reasons::DISABLED,
+        reasons::WAITING_FOR_PODS,
+        reasons::WAITING_FOR_AUTOSCALER,
+        reasons::PROGRESSING,
+        reasons::METRICS_MISSING,
+    ];
+    new.iter()
+        .filter(move |new| match old.iter().find(|old| old.type_ == new.type_) {
             Some(old) => (&old.status, &old.reason) != (&new.status, &new.reason),
             None => !QUIET.contains(&new.reason.as_str()),
-        }
-    })
+        })
 }
 
 /// An event is a courtesy: its failure is logged and stops nothing.
@@ -99,9 +107,18 @@ async fn publish(recorder: &Recorder, service: &QwenService, condition: &Conditi
     ];
     let fine = condition.status == "True" || CALM.contains(&condition.reason.as_str());
     let event = Event {
-        type_: if fine { EventType::Normal } else { EventType::Warning },
+        type_: if fine {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        },
         reason: condition.reason.clone(),
-        note: Some(format!("{}: {}", condition.type_, condition.message).chars().take(1000).collect()),
+        note: Some(
+            format!("{}: {}", condition.type_, condition.message)
+                .chars()
+                .take(1000)
+                .collect(),
+        ),
         action: condition.type_.clone(),
         secondary: None,
     };
@@ -125,7 +142,13 @@ impl Memory {
             Some(memo) if !moved => memo.numbers_at,
             _ => Instant::now(),
         };
-        memos.insert(uid, Memo { status: new, numbers_at });
+        memos.insert(
+            uid,
+            Memo {
+                status: new,
+                numbers_at,
+            },
+        );
     }
 
     /// Forgets services that are gone.

@@ -92,9 +92,18 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
     };
     let listener = TcpListener::bind(any(operator.args.admin_port))
         .await
-        .map_err(|source| RunError::Listen { port: operator.args.admin_port, source })?;
+        .map_err(|source| RunError::Listen {
+            port: operator.args.admin_port,
+            source,
+        })?;
     // The first two end after the shutdown, each in its own time; the others serve them until then.
-    let work = async { tokio::try_join!(operator.serve_metrics(), async { operator.lead().await; Ok(()) }).map(drop) };
+    let work = async {
+        tokio::try_join!(operator.serve_metrics(), async {
+            operator.lead().await;
+            Ok(())
+        })
+        .map(drop)
+    };
     tokio::select! {
         result = work => result,
         result = operator.serve_admin(listener) => result,
@@ -114,12 +123,19 @@ impl Operator {
             watching: self.watching.subscribe(),
             metrics_api: serves_metrics.then(|| self.metrics_api.clone()),
         });
-        axum::serve(listener, app).await.map_err(|source| RunError::Listen { port: self.args.admin_port, source })
+        axum::serve(listener, app)
+            .await
+            .map_err(|source| RunError::Listen {
+                port: self.args.admin_port,
+                source,
+            })
     }
 
     /// The metrics API with its scraper, or the scraper alone where the release asks for no API.
     async fn serve_metrics(&self) -> Result<(), RunError> {
-        let (Some(service), Some(cluster_role)) = (&self.args.metrics_service, &self.args.release_cluster_role) else {
+        let (Some(service), Some(cluster_role)) =
+            (&self.args.metrics_service, &self.args.release_cluster_role)
+        else {
             tokio::select! {
                 () = crate::scrape::run(self.client.clone(), self.board.clone()) => {}
                 () = self.shutdown.cancelled() => {}
@@ -148,8 +164,12 @@ impl Operator {
     async fn look_for_services(&self) {
         let api: Api<Guarded> = Api::all(self.client.clone());
         loop {
-            let found = api.list_metadata(&kube::api::ListParams::default().limit(1)).await;
-            let state = found.map(drop).map_err(|error| format!("QwenServices cannot be listed, apply the CRD and the role of the chart: {error}"));
+            let found = api
+                .list_metadata(&kube::api::ListParams::default().limit(1))
+                .await;
+            let state = found.map(drop).map_err(|error| {
+                format!("QwenServices cannot be listed, apply the CRD and the role of the chart: {error}")
+            });
             self.watching.send_if_modified(|current| {
                 let changed = *current != state;
                 *current = state;
@@ -161,7 +181,11 @@ impl Operator {
 
     /// Leads when it may, for as long as it may, until the shutdown.
     async fn lead(&self) {
-        let mut candidate = Candidate::new(self.client.clone(), &self.args.namespace, self.args.pod_name.clone());
+        let mut candidate = Candidate::new(
+            self.client.clone(),
+            &self.args.namespace,
+            self.args.pod_name.clone(),
+        );
         loop {
             tokio::select! {
                 () = candidate.acquire() => {}
@@ -197,7 +221,9 @@ impl Operator {
         }
         let ctx = Arc::new(self.context());
         let (reader, writer) = reflector::store();
-        let controller = self.controller(reader.clone(), writer).run(reconcile, error_policy, ctx.clone());
+        let controller = self
+            .controller(reader.clone(), writer)
+            .run(reconcile, error_policy, ctx.clone());
         tokio::select! {
             () = controller.for_each(|outcome| async {
                 // Failures of reconciles are logged by error_policy; the rest is failing watches, tried again.
@@ -211,14 +237,21 @@ impl Operator {
     }
 
     fn context(&self) -> Context {
-        let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(self.args.pod_name.clone()) };
+        let reporter = Reporter {
+            controller: MANAGED_BY.to_owned(),
+            instance: Some(self.args.pod_name.clone()),
+        };
         Context {
             client: self.client.clone(),
             recorder: Recorder::new(self.client.clone(), reporter),
             engine_image: self.args.engine_image.clone(),
             capabilities: self.capabilities.subscribe(),
             board: self.board.clone(),
-            metrics_api: self.args.metrics_service.is_some().then(|| self.metrics_api.clone()),
+            metrics_api: self
+                .args
+                .metrics_service
+                .is_some()
+                .then(|| self.metrics_api.clone()),
             metrics: self.metrics.clone(),
             applied: Default::default(),
             reported: Default::default(),
@@ -240,11 +273,16 @@ impl Operator {
             .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours.clone())
             .watches(Api::<Pod>::all(client.clone()), ours, |pod| {
                 let name = pod.labels().get(SERVICE_LABEL).cloned();
-                name.zip(pod.namespace()).map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
+                name.zip(pod.namespace())
+                    .map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
             })
             .reconcile_on(triggers::of_one(self.triggers.subscribe()))
             .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
-            .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY))
+            .with_config(
+                controller::Config::default()
+                    .debounce(DEBOUNCE)
+                    .concurrency(CONCURRENCY),
+            )
             .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
     }
 }

@@ -46,17 +46,29 @@ pub struct Verdict {
 impl Verdict {
     /// The condition holds.
     pub fn yes(reason: &str, message: impl Into<String>) -> Self {
-        Self { status: "True", reason: reason.to_owned(), message: message.into() }
+        Self {
+            status: "True",
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 
     /// The condition does not hold.
     pub fn no(reason: &str, message: impl Into<String>) -> Self {
-        Self { status: "False", reason: reason.to_owned(), message: message.into() }
+        Self {
+            status: "False",
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 
     /// It cannot be said.
     pub fn unknown(reason: &str, message: impl Into<String>) -> Self {
-        Self { status: "Unknown", reason: reason.to_owned(), message: message.into() }
+        Self {
+            status: "Unknown",
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
@@ -69,13 +81,19 @@ struct Replicas {
 
 /// Computes the status of a service. Numbers that change with load are taken over only if `numbers_due`.
 #[must_use]
-pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp, numbers_due: bool) -> QwenServiceStatus {
+pub fn compute(
+    facts: &Facts<'_>,
+    old: &QwenServiceStatus,
+    now: Timestamp,
+    numbers_due: bool,
+) -> QwenServiceStatus {
     let deployment: Option<Deployment> = typed(facts.applied.live.get(&Kind::Deployment));
-    let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts.applied.live.get(&Kind::HorizontalPodAutoscaler));
+    let autoscaler: Option<HorizontalPodAutoscaler> =
+        typed(facts.applied.live.get(&Kind::HorizontalPodAutoscaler));
     let replicas = count(deployment.as_ref());
     let cause = cause::find(deployment.as_ref(), &facts.observed.pods);
     let ready = ready(facts, &replicas, cause.as_ref());
-    let rollout = rollout(deployment.as_ref(), &replicas, cause.as_ref());
+    let rollout = rollout(deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let verdicts = [
@@ -97,7 +115,9 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp, numbe
             current_queue_depth: facts.load.and_then(queue_depth),
             desired_replicas: autoscaler
                 .and_then(|hpa| hpa.status)
-                .map_or(limits.min_replicas.max(replicas.wanted), |status| status.desired_replicas),
+                .map_or(limits.min_replicas.max(replicas.wanted), |status| {
+                    status.desired_replicas
+                }),
         }),
         conditions: merge(&old.conditions, &verdicts, facts.valid.generation, now),
     };
@@ -109,11 +129,29 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp, numbe
 
 /// The status of a service that cannot work: what was known stays, the conditions say what to change.
 #[must_use]
-pub fn invalid(generation: Option<i64>, error: &Invalid, old: &QwenServiceStatus, now: Timestamp) -> QwenServiceStatus {
-    let verdicts = [(types::READY, Verdict::no(reasons::INVALID_SPEC, error.to_string()))];
+pub fn invalid(
+    generation: Option<i64>,
+    error: &Invalid,
+    old: &QwenServiceStatus,
+    now: Timestamp,
+) -> QwenServiceStatus {
+    let verdicts = [(
+        types::READY,
+        Verdict::no(reasons::INVALID_SPEC, error.to_string()),
+    )];
     let mut conditions = merge(&old.conditions, &verdicts, generation, now);
-    conditions.extend(old.conditions.iter().filter(|condition| condition.type_ != types::READY).cloned());
-    QwenServiceStatus { observed_generation: generation, phase: Some(Phase::Failed), conditions, ..old.clone() }
+    conditions.extend(
+        old.conditions
+            .iter()
+            .filter(|condition| condition.type_ != types::READY)
+            .cloned(),
+    );
+    QwenServiceStatus {
+        observed_generation: generation,
+        phase: Some(Phase::Failed),
+        conditions,
+        ..old.clone()
+    }
 }
 
 fn typed<K: kube::Resource + serde::de::DeserializeOwned>(object: Option<&DynamicObject>) -> Option<K> {
@@ -123,15 +161,24 @@ fn typed<K: kube::Resource + serde::de::DeserializeOwned>(object: Option<&Dynami
 fn count(deployment: Option<&Deployment>) -> Replicas {
     let status = deployment.and_then(|deployment| deployment.status.as_ref());
     Replicas {
-        wanted: deployment.and_then(|deployment| deployment.spec.as_ref()?.replicas).unwrap_or_default(),
+        wanted: deployment
+            .and_then(|deployment| deployment.spec.as_ref()?.replicas)
+            .unwrap_or_default(),
         existing: status.and_then(|status| status.replicas).unwrap_or_default(),
-        ready: status.and_then(|status| status.ready_replicas).unwrap_or_default(),
+        ready: status
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or_default(),
     }
 }
 
 fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
-    let failed: Vec<String> =
-        facts.applied.errors.iter().filter(|error| !error.kind().optional()).map(ToString::to_string).collect();
+    let failed: Vec<String> = facts
+        .applied
+        .errors
+        .iter()
+        .filter(|error| !error.kind().optional())
+        .map(ToString::to_string)
+        .collect();
     if !failed.is_empty() {
         return Verdict::no(reasons::APPLY_FAILED, failed.join("; "));
     }
@@ -141,7 +188,12 @@ fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdi
     match cause {
         _ if replicas.ready > 0 => Verdict::yes(
             reasons::AVAILABLE,
-            format!("{} of {} replicas serve at {}", replicas.ready, replicas.wanted, facts.valid.url()),
+            format!(
+                "{} of {} replicas serve at {}",
+                replicas.ready,
+                replicas.wanted,
+                facts.valid.url()
+            ),
         ),
         Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
         None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
@@ -158,32 +210,51 @@ fn loaded(replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
 }
 
 fn suspended() -> Verdict {
-    Verdict::no(reasons::SUSPENDED, "no replica is wanted: set spec.suspend to false or spec.replicas above 0")
+    Verdict::no(
+        reasons::SUSPENDED,
+        "no replica is wanted: set spec.suspend to false or spec.replicas above 0",
+    )
 }
 
-fn rollout(deployment: Option<&Deployment>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
+fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     let Some((deployment, status)) = deployment.and_then(|all| Some((all, all.status.as_ref()?))) else {
         return Verdict::no(reasons::PROGRESSING, "the Deployment has no status yet");
     };
     let seen = status.observed_generation >= deployment.metadata.generation;
-    let updated = status.updated_replicas.unwrap_or_default();
-    if seen && updated == replicas.wanted && replicas.existing == replicas.wanted && status.available_replicas.unwrap_or_default() == replicas.wanted {
+    let progress = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Progressing");
+    let reason = progress.and_then(|condition| condition.reason.as_deref());
+    // This reason stays while replicas are only added or removed: that is no rollout.
+    if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
         return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
     }
-    let late = status.conditions.iter().flatten().any(|condition| {
-        condition.type_ == "Progressing" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
-    });
-    let why = cause.map(|cause| format!(": {}", cause.message)).unwrap_or_default();
-    if late {
-        Verdict::no(reasons::PROGRESS_DEADLINE_EXCEEDED, format!("replicas of the current spec were not ready in time{why}"))
+    let why = cause
+        .map(|cause| format!(": {}", cause.message))
+        .unwrap_or_default();
+    if reason == Some("ProgressDeadlineExceeded") {
+        Verdict::no(
+            reasons::PROGRESS_DEADLINE_EXCEEDED,
+            format!("replicas of the current spec were not ready in time{why}"),
+        )
     } else {
-        Verdict::no(reasons::PROGRESSING, format!("replicas are being brought to the current spec{why}"))
+        Verdict::no(
+            reasons::PROGRESSING,
+            format!("replicas are being brought to the current spec{why}"),
+        )
     }
 }
 
 fn monitoring(facts: &Facts<'_>) -> Verdict {
-    let failed: Vec<String> =
-        facts.applied.errors.iter().filter(|error| error.kind().optional()).map(ToString::to_string).collect();
+    let failed: Vec<String> = facts
+        .applied
+        .errors
+        .iter()
+        .filter(|error| error.kind().optional())
+        .map(ToString::to_string)
+        .collect();
     if failed.is_empty() {
         monitoring_view::judge(facts.valid, facts.plan, facts.observed)
     } else {
@@ -197,8 +268,8 @@ fn phase(replicas: &Replicas, ready: &Verdict, rollout: &Verdict, cause: Option<
     }
     match cause {
         _ if ready.reason == reasons::SUSPENDED => Phase::Suspended,
-        _ if replicas.ready > 0 && rollout.status == "True" => Phase::Ready,
         Some(cause) if replicas.ready > 0 && cause.fatal => Phase::Degraded,
+        _ if replicas.ready > 0 && rollout.status == "True" => Phase::Ready,
         _ if replicas.ready > 0 => Phase::Updating,
         Some(cause) if cause.reason == reasons::UNSCHEDULABLE => Phase::Pending,
         Some(cause) if cause.fatal => Phase::Failed,
@@ -218,7 +289,9 @@ pub fn queue_depth(load: &ServiceLoad) -> Option<i64> {
 pub fn progress(load: Option<&ServiceLoad>) -> Option<ModelStatus> {
     let loading = load?.pods.iter().filter_map(|pod| pod.loading);
     let share = |bytes: f64, total: f64| if total > 0.0 { bytes / total } else { 0.0 };
-    let slowest = loading.min_by(|a, b| share(a.bytes_loaded, a.bytes_total).total_cmp(&share(b.bytes_loaded, b.bytes_total)))?;
+    let slowest = loading.min_by(|a, b| {
+        share(a.bytes_loaded, a.bytes_total).total_cmp(&share(b.bytes_loaded, b.bytes_total))
+    })?;
     Some(ModelStatus {
         bytes_loaded: whole(slowest.bytes_loaded),
         bytes_total: whole(slowest.bytes_total),
@@ -247,11 +320,18 @@ fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {
 }
 
 /// Sets the verdicts; the time of transition changes only with the status.
-fn merge(old: &[Condition], verdicts: &[(&str, Verdict)], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+fn merge(
+    old: &[Condition],
+    verdicts: &[(&str, Verdict)],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     verdicts
         .iter()
         .map(|(type_, verdict)| {
-            let before = old.iter().find(|condition| condition.type_ == *type_ && condition.status == verdict.status);
+            let before = old
+                .iter()
+                .find(|condition| condition.type_ == *type_ && condition.status == verdict.status);
             Condition {
                 type_: (*type_).to_owned(),
                 status: verdict.status.to_owned(),
@@ -259,7 +339,8 @@ fn merge(old: &[Condition], verdicts: &[(&str, Verdict)], generation: Option<i64
                 // The API conventions allow 32 KiB.
                 message: verdict.message.chars().take(4096).collect(),
                 observed_generation: generation,
-                last_transition_time: before.map_or_else(|| Time(now), |condition| condition.last_transition_time.clone()),
+                last_transition_time: before
+                    .map_or_else(|| Time(now), |condition| condition.last_transition_time.clone()),
             }
         })
         .collect()
@@ -271,7 +352,10 @@ mod tests {
 
     fn with(depth: i64) -> QwenServiceStatus {
         QwenServiceStatus {
-            autoscaling: Some(AutoscalingStatus { current_queue_depth: Some(depth), desired_replicas: 2 }),
+            autoscaling: Some(AutoscalingStatus {
+                current_queue_depth: Some(depth),
+                desired_replicas: 2,
+            }),
             ..QwenServiceStatus::default()
         }
     }
@@ -289,8 +373,16 @@ mod tests {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let yes = [("Ready", Verdict::yes("Available", "1 of 2"))];
         let first = merge(&[], &yes, Some(1), at(10));
-        let same = merge(&first, &[("Ready", Verdict::yes("Available", "2 of 2"))], Some(1), at(20));
-        assert_eq!((same[0].last_transition_time.0, same[0].message.as_str()), (at(10), "2 of 2"));
+        let same = merge(
+            &first,
+            &[("Ready", Verdict::yes("Available", "2 of 2"))],
+            Some(1),
+            at(20),
+        );
+        assert_eq!(
+            (same[0].last_transition_time.0, same[0].message.as_str()),
+            (at(10), "2 of 2")
+        );
         let changed = merge(&same, &[("Ready", Verdict::no("Loading", ""))], Some(1), at(30));
         assert_eq!(changed[0].last_transition_time.0, at(30));
     }

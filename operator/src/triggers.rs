@@ -28,7 +28,11 @@ struct Digest {
 impl Digest {
     fn of(load: Option<ServiceLoad>) -> Self {
         let progress = status::progress(load.as_ref());
-        load.map_or_else(Self::default, |load| Self { queue: status::queue_depth(&load), progress, silent: load.silent })
+        load.map_or_else(Self::default, |load| Self {
+            queue: status::queue_depth(&load),
+            progress,
+            silent: load.silent,
+        })
     }
 }
 
@@ -60,9 +64,11 @@ pub async fn load(
             let (namespace, name) = key.clone();
             let _ = triggers.send(Trigger::Service { namespace, name });
         }
-        let uids: std::collections::HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
+        let uids: std::collections::HashSet<String> =
+            all.iter().filter_map(|service| service.uid()).collect();
         ctx.reported.retain(|uid| uids.contains(uid));
-        ctx.applied.retain(|namespace, name| now.contains_key(&(namespace.to_owned(), name.to_owned())));
+        ctx.applied
+            .retain(|namespace, name| now.contains_key(&(namespace.to_owned(), name.to_owned())));
         seen = now;
     }
 }

@@ -68,7 +68,9 @@ pub enum Invalid {
     #[error("the object has no {0}; it did not come from the API server")]
     Incomplete(&'static str),
     /// The source has another form.
-    #[error("spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano")]
+    #[error(
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
+    )]
     Source(String),
     /// No image is known.
     #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
@@ -82,8 +84,18 @@ pub enum Invalid {
 pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Valid, Invalid> {
     let spec = &service.spec;
     let source = Source::parse(&spec.model.source)?;
-    let served_name = spec.model.served_name.clone().unwrap_or_else(|| source.default_name());
-    let image = spec.engine.image.as_deref().or(default_image).ok_or(Invalid::NoImage)?.to_owned();
+    let served_name = spec
+        .model
+        .served_name
+        .clone()
+        .unwrap_or_else(|| source.default_name());
+    let image = spec
+        .engine
+        .image
+        .as_deref()
+        .or(default_image)
+        .ok_or(Invalid::NoImage)?
+        .to_owned();
     let replicas = match (&spec.autoscaling, spec.suspend) {
         (_, true) => Replicas::Fixed(0),
         (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
@@ -117,7 +129,12 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}.{}.svc:{}/v1", self.name, self.namespace, crate::api::ENGINE_PORT)
+        format!(
+            "http://{}.{}.svc:{}/v1",
+            self.name,
+            self.namespace,
+            crate::api::ENGINE_PORT
+        )
     }
 
     /// Label selector of the pods, as text.
@@ -144,12 +161,19 @@ impl Source {
         let (scheme, rest) = text.split_once("://").ok_or_else(refused)?;
         match scheme {
             "embedded" if rest == "nano" => Ok(Self::Embedded(text.to_owned())),
-            "hf" if rest.split('/').filter(|part| !part.is_empty()).count() == 2 && rest.matches('/').count() == 1 => {
+            "hf" if rest.split('/').filter(|part| !part.is_empty()).count() == 2
+                && rest.matches('/').count() == 1 =>
+            {
                 Ok(Self::Hub(rest.to_owned()))
             }
-            "pvc" if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") => {
+            "pvc"
+                if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
+            {
                 let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
-                Ok(Self::Claim { claim: claim.to_owned(), path: path.trim_matches('/').to_owned() })
+                Ok(Self::Claim {
+                    claim: claim.to_owned(),
+                    path: path.trim_matches('/').to_owned(),
+                })
             }
             _ => Err(refused()),
         }
@@ -159,9 +183,12 @@ impl Source {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
             Self::Hub(repository) => repository.clone(),
-            Self::Claim { claim, path } => {
-                path.rsplit('/').next().filter(|part| !part.is_empty()).unwrap_or(claim).to_owned()
-            }
+            Self::Claim { claim, path } => path
+                .rsplit('/')
+                .next()
+                .filter(|part| !part.is_empty())
+                .unwrap_or(claim)
+                .to_owned(),
         }
     }
 }
@@ -182,7 +209,9 @@ pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
         .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
         .is_some_and(|value| value == MANAGED_BY);
     let owned = child.owner_references.iter().flatten().any(|owner| {
-        Some(owner.uid.as_str()) == uid && owner.api_version.starts_with(GROUP) && owner.controller == Some(true)
+        Some(owner.uid.as_str()) == uid
+            && owner.api_version.starts_with(GROUP)
+            && owner.controller == Some(true)
     });
     labelled && owned
 }
@@ -193,10 +222,21 @@ mod tests {
 
     #[test]
     fn sources_are_taken_apart() {
-        let claim = |path: &str| Source::Claim { claim: "weights".into(), path: path.into() };
+        let claim = |path: &str| Source::Claim {
+            claim: "weights".into(),
+            path: path.into(),
+        };
         for (text, source, name) in [
-            ("embedded://nano", Source::Embedded("embedded://nano".into()), "qwen3-nano"),
-            ("hf://Qwen/Qwen3-0.6B", Source::Hub("Qwen/Qwen3-0.6B".into()), "Qwen/Qwen3-0.6B"),
+            (
+                "embedded://nano",
+                Source::Embedded("embedded://nano".into()),
+                "qwen3-nano",
+            ),
+            (
+                "hf://Qwen/Qwen3-0.6B",
+                Source::Hub("Qwen/Qwen3-0.6B".into()),
+                "Qwen/Qwen3-0.6B",
+            ),
             ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
             ("pvc://weights", claim(""), "weights"),
         ] {
@@ -208,7 +248,17 @@ mod tests {
 
     #[test]
     fn other_sources_are_refused() {
-        for text in ["", "nano", "embedded://big", "hf://Qwen", "hf://a/b/c", "pvc://", "pvc:///x", "pvc://a/../b", "s3://b/k"] {
+        for text in [
+            "",
+            "nano",
+            "embedded://big",
+            "hf://Qwen",
+            "hf://a/b/c",
+            "pvc://",
+            "pvc:///x",
+            "pvc://a/../b",
+            "s3://b/k",
+        ] {
             assert_eq!(Source::parse(text), Err(Invalid::Source(text.into())), "{text}");
         }
     }

@@ -34,7 +34,11 @@ impl Cluster {
 
     /// The steps of the demo on this cluster.
     pub fn demo(&self) -> Demo<'_> {
-        Demo { kube: &self.kube, proxy: &self.proxy, paths: &self.paths }
+        Demo {
+            kube: &self.kube,
+            proxy: &self.proxy,
+            paths: &self.paths,
+        }
     }
 
     /// A QwenService of the nano model, as small as it goes; `spec` is JSON merged into its spec.
@@ -60,7 +64,17 @@ impl Cluster {
 
     /// Deletes a QwenService and waits until it is gone.
     pub fn delete(&self, name: &str) -> Result<()> {
-        self.kube.run(&["-n", NAMESPACE, "delete", "qwen", name, "--ignore-not-found", "--wait"]).map(drop)
+        self.kube
+            .run(&[
+                "-n",
+                NAMESPACE,
+                "delete",
+                "qwen",
+                name,
+                "--ignore-not-found",
+                "--wait",
+            ])
+            .map(drop)
     }
 
     /// One object as JSON.
@@ -70,21 +84,33 @@ impl Cluster {
 
     /// Waits until the condition has this status and a message that contains `text`; returns the message.
     pub fn wait_condition(&self, name: &str, kind: &str, status: &str, text: &str) -> Result<String> {
-        waiting(&format!("condition {kind}={status} of {name}"), Duration::from_secs(120), || {
-            let service = self.get("qwen", name)?;
-            let conditions = service["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let found = conditions.into_iter().find(|one| one["type"] == kind);
-            let found = found.with_context(|| format!("there is no condition {kind} yet"))?;
-            let message = found["message"].as_str().unwrap_or_default().to_owned();
-            ensure!(found["status"] == status && message.contains(text), "it says {found}");
-            Ok(message)
-        })
+        waiting(
+            &format!("condition {kind}={status} of {name}"),
+            Duration::from_secs(120),
+            || {
+                let service = self.get("qwen", name)?;
+                let conditions = service["status"]["conditions"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                let found = conditions.into_iter().find(|one| one["type"] == kind);
+                let found = found.with_context(|| format!("there is no condition {kind} yet"))?;
+                let message = found["message"].as_str().unwrap_or_default().to_owned();
+                ensure!(
+                    found["status"] == status && message.contains(text),
+                    "it says {found}"
+                );
+                Ok(message)
+            },
+        )
     }
 
     /// Names and UIDs of a service's pods, sorted.
     pub fn pods(&self, name: &str) -> Result<Vec<String>> {
         let selector = format!("qwen-operator.io/service={name}");
-        let list = self.kube.json(&["-n", NAMESPACE, "get", "pods", "-l", &selector])?;
+        let list = self
+            .kube
+            .json(&["-n", NAMESPACE, "get", "pods", "-l", &selector])?;
         let id = |pod: &Value| format!("{} {}", pod["metadata"]["name"], pod["metadata"]["uid"]);
         let mut pods: Vec<_> = list["items"].as_array().into_iter().flatten().map(id).collect();
         pods.sort();
@@ -124,7 +150,12 @@ pub fn story(cluster: &Cluster, name: &str) -> String {
     ] {
         let text = cluster.kube.run(&[&["-n", NAMESPACE], args.as_slice()].concat());
         // Writing to a String does not fail.
-        let _ = writeln!(story, "--- kubectl {}\n{}", args.join(" "), text.unwrap_or_else(|error| error.to_string()));
+        let _ = writeln!(
+            story,
+            "--- kubectl {}\n{}",
+            args.join(" "),
+            text.unwrap_or_else(|error| error.to_string())
+        );
     }
     story
 }

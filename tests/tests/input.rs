@@ -10,10 +10,19 @@ fn refused() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"model": {"source": "Qwen/Qwen3-4B"}}), "hf://"),
         (json!({"model": {"source": "embedded://giga"}}), "embedded://nano"),
-        (json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}), "maxReplicas"),
-        (json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}), "minReplicas"),
+        (
+            json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}),
+            "maxReplicas",
+        ),
+        (
+            json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}),
+            "minReplicas",
+        ),
         (json!({"replicas": -1}), "replicas"),
-        (json!({"rollout": {"maxSurge": 0, "maxUnavailable": 0}}), "maxSurge"),
+        (
+            json!({"rollout": {"maxSurge": 0, "maxUnavailable": 0}}),
+            "maxSurge",
+        ),
         (
             json!({"engine": {"maxQueuedRequests": 4},
                    "autoscaling": {"maxReplicas": 2, "queueDepth": {"perReplica": 9}}}),
@@ -44,7 +53,10 @@ fn a_manifest_that_cannot_work_is_refused_with_what_to_write() -> Result<()> {
 fn a_service_that_cannot_start_says_why_and_stops_no_other() -> Result<()> {
     let cluster = Cluster::with_operator()?;
     cluster.apply(&cluster.nano("wrong-flag", json!({"engine": {"extraArgs": ["--no-such-flag"]}})))?;
-    cluster.apply(&cluster.nano("no-image", json!({"engine": {"image": "no-such-image:1", "imagePullPolicy": "Never"}})))?;
+    cluster.apply(&cluster.nano(
+        "no-image",
+        json!({"engine": {"image": "no-such-image:1", "imagePullPolicy": "Never"}}),
+    ))?;
     cluster.apply(&cluster.nano("right", json!({})))?;
     let checked = (|| {
         cluster.wait_condition("right", "Ready", "True", "")?;

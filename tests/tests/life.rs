@@ -19,19 +19,35 @@ fn the_server_takes_every_object_of_chart_and_render() -> Result<()> {
     let cluster = Cluster::with_operator()?;
     let chart = cluster.paths.root.join("charts/qwen-operator");
     let mut template = cluster.kube.helm();
-    let rendered = shell::output(template.args(["template", "qwen-operator", "-n", SYSTEM]).arg(chart))?;
+    let rendered = shell::output(
+        template
+            .args(["template", "qwen-operator", "-n", SYSTEM])
+            .arg(chart),
+    )?;
     let mut rendered = vec![rendered];
     for example in fs::read_dir(cluster.paths.root.join("examples"))? {
         let path = example?.path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
             let operator = cluster.paths.cargo_target().join("release/qwen-operator");
-            rendered.push(shell::output(std::process::Command::new(operator).args(["render", "-f"]).arg(path))?);
+            rendered.push(shell::output(
+                std::process::Command::new(operator)
+                    .args(["render", "-f"])
+                    .arg(path),
+            )?);
         }
     }
     ensure!(rendered.len() > 2, "there are no examples");
     for objects in rendered {
         let mut apply = cluster.kube.command();
-        let args = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--field-manager=test", "-f", "-"];
+        let args = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--field-manager=test",
+            "-f",
+            "-",
+        ];
         shell::output_with_input(apply.args(args), &objects)?;
     }
     Ok(())
@@ -43,7 +59,9 @@ fn an_upgrade_brings_the_new_crd() -> Result<()> {
     let cluster = Cluster::with_operator()?;
     let columns = |cluster: &Cluster| -> Result<usize> {
         let crd = cluster.kube.json(&["get", "crd", CRD])?;
-        Ok(crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().map_or(0, Vec::len))
+        Ok(crd["spec"]["versions"][0]["additionalPrinterColumns"]
+            .as_array()
+            .map_or(0, Vec::len))
     };
     let now = columns(&cluster)?;
     // The chart as an older release would have had it: its CRD has one column less.
@@ -53,15 +71,27 @@ fn an_upgrade_brings_the_new_crd() -> Result<()> {
     shell::output(std::process::Command::new("cp").arg("-r").arg(chart).arg(&older))?;
     let file = older.join("files/crds.yaml");
     let text = fs::read_to_string(&file)?;
-    let (head, tail) = text.split_once("additionalPrinterColumns:\n").context("the CRD has no columns")?;
+    let (head, tail) = text
+        .split_once("additionalPrinterColumns:\n")
+        .context("the CRD has no columns")?;
     // An item starts at the indent of the first dash; the second dash starts the second item.
     let indent = tail.find('-').context("the CRD has no column")?;
     let item = format!("\n{}- ", " ".repeat(indent));
     let second = tail.find(&item).context("the CRD has only one column")? + 1;
-    fs::write(&file, format!("{head}additionalPrinterColumns:\n{}", &tail[second..]))?;
+    fs::write(
+        &file,
+        format!("{head}additionalPrinterColumns:\n{}", &tail[second..]),
+    )?;
     let mut upgrade = cluster.kube.helm();
-    shell::output(upgrade.args(["upgrade", "qwen-operator", "-n", SYSTEM, "--wait", "--timeout=2m"]).arg(&older))?;
-    ensure!(columns(&cluster)? == now - 1, "the older chart did not change the CRD");
+    shell::output(
+        upgrade
+            .args(["upgrade", "qwen-operator", "-n", SYSTEM, "--wait", "--timeout=2m"])
+            .arg(&older),
+    )?;
+    ensure!(
+        columns(&cluster)? == now - 1,
+        "the older chart did not change the CRD"
+    );
     cluster.demo().install(&[])?;
     ensure!(columns(&cluster)? == now, "the upgrade did not bring the new CRD");
     Ok(())
@@ -75,29 +105,56 @@ fn an_uninstall_leaves_the_engine_serving_and_an_install_adopts_it() -> Result<(
     cluster.apply(&cluster.nano(name, json!({"autoscaling": {"maxReplicas": 2}})))?;
     cluster.wait_condition(name, "Ready", "True", "")?;
     waiting("both APIServices", Duration::from_secs(60), || {
-        API_SERVICES.iter().try_for_each(|one| cluster.kube.run(&["get", "apiservice", one]).map(drop))
+        API_SERVICES
+            .iter()
+            .try_for_each(|one| cluster.kube.run(&["get", "apiservice", one]).map(drop))
     })?;
     let pods = cluster.pods(name)?;
-    shell::output(cluster.kube.helm().args(["uninstall", "qwen-operator", "-n", SYSTEM, "--wait"]))?;
+    shell::output(
+        cluster
+            .kube
+            .helm()
+            .args(["uninstall", "qwen-operator", "-n", SYSTEM, "--wait"]),
+    )?;
     waiting("no APIService to be left behind", Duration::from_secs(60), || {
         let left = cluster.kube.run(&["get", "apiservices", "-o", "name"])?;
         ensure!(!left.contains("custom.metrics"), "{left}");
         Ok(())
     })?;
-    ensure!(cluster.kube.run(&["get", "crd", CRD]).is_ok(), "the uninstall took the CRD, and the services with it");
-    ensure!(cluster.pods(name)? == pods, "the uninstall touched the engine's pods");
+    ensure!(
+        cluster.kube.run(&["get", "crd", CRD]).is_ok(),
+        "the uninstall took the CRD, and the services with it"
+    );
+    ensure!(
+        cluster.pods(name)? == pods,
+        "the uninstall touched the engine's pods"
+    );
     let url = format!("/api/v1/namespaces/default/services/{name}:8000/proxy/v1/models");
-    ensure!(cluster.kube.raw(&url)?.contains("qwen3-nano"), "the engine does not serve any more");
+    ensure!(
+        cluster.kube.raw(&url)?.contains("qwen3-nano"),
+        "the engine does not serve any more"
+    );
 
     cluster.demo().install(&[])?;
     // A change that only a working operator carries out, and that restarts no pod.
     cluster.apply(&cluster.nano(name, json!({"autoscaling": {"maxReplicas": 3}})))?;
-    waiting("the new operator to change the HPA", Duration::from_secs(90), || {
-        let hpa = cluster.get("hpa", name)?;
-        ensure!(hpa["spec"]["maxReplicas"] == 3, "maxReplicas is {}", hpa["spec"]["maxReplicas"]);
-        Ok(())
-    })?;
-    ensure!(cluster.pods(name)? == pods, "the adoption touched the engine's pods");
+    waiting(
+        "the new operator to change the HPA",
+        Duration::from_secs(90),
+        || {
+            let hpa = cluster.get("hpa", name)?;
+            ensure!(
+                hpa["spec"]["maxReplicas"] == 3,
+                "maxReplicas is {}",
+                hpa["spec"]["maxReplicas"]
+            );
+            Ok(())
+        },
+    )?;
+    ensure!(
+        cluster.pods(name)? == pods,
+        "the adoption touched the engine's pods"
+    );
     cluster.delete(name)
 }
 
@@ -107,7 +164,9 @@ fn replicas_are_handed_to_the_hpa_and_back_and_parts_are_pruned() -> Result<()> 
     let cluster = Cluster::with_operator()?;
     let name = "handover";
     let replicas = |cluster: &Cluster| -> Result<i64> {
-        cluster.get("deployment", name)?["spec"]["replicas"].as_i64().context("no replicas")
+        cluster.get("deployment", name)?["spec"]["replicas"]
+            .as_i64()
+            .context("no replicas")
     };
     cluster.apply(&cluster.nano(name, json!({"replicas": 3})))?;
     cluster.wait_condition(name, "Ready", "True", "")?;
@@ -118,12 +177,19 @@ fn replicas_are_handed_to_the_hpa_and_back_and_parts_are_pruned() -> Result<()> 
     cluster.wait_condition(name, "ScalingActive", "True", "")?;
     let deployment = cluster.get("deployment", name)?;
     ensure!(replicas(&cluster)? == 3, "the hand-over moved the replicas");
-    ensure!(deployment["metadata"]["generation"] == generation, "the hand-over changed the Deployment's spec");
+    ensure!(
+        deployment["metadata"]["generation"] == generation,
+        "the hand-over changed the Deployment's spec"
+    );
     cluster.apply(&cluster.nano(name, json!({"replicas": 2})))?;
-    waiting("the HPA to be pruned and 2 replicas", Duration::from_secs(60), || {
-        ensure!(cluster.get("hpa", name).is_err(), "the HPA is still there");
-        ensure!(replicas(&cluster)? == 2, "{} replicas", replicas(&cluster)?);
-        Ok(())
-    })?;
+    waiting(
+        "the HPA to be pruned and 2 replicas",
+        Duration::from_secs(60),
+        || {
+            ensure!(cluster.get("hpa", name).is_err(), "the HPA is still there");
+            ensure!(replicas(&cluster)? == 2, "{} replicas", replicas(&cluster)?);
+            Ok(())
+        },
+    )?;
     cluster.delete(name)
 }

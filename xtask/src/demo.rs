@@ -230,8 +230,16 @@ pub fn overload(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
         clients = demo.streams(step, STREAM)?;
         let counts = load.finish();
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        ensure!(count(&counts.failed) == 0, "{} requests failed under load", count(&counts.failed));
-        Ok(format!("{} answered, {} told to come later (429)", count(&counts.ok), count(&counts.rejected)))
+        ensure!(
+            count(&counts.failed) == 0,
+            "{} requests failed under load",
+            count(&counts.failed)
+        );
+        Ok(format!(
+            "{} answered, {} told to come later (429)",
+            count(&counts.ok),
+            count(&counts.rejected)
+        ))
     })?;
     let pods: Vec<String> = clients.iter().map(|client| client.pod.clone()).collect();
     let mut leaving = Vec::new();
@@ -246,7 +254,10 @@ pub fn overload(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
             let (count, last) = client.finish()?;
             streams += count;
             if let Some((_, since)) = leaving.iter().find(|(name, _)| *name == pod) {
-                ensure!(last > *since, "{pod} had no stream open when it began to leave, so nothing was shown");
+                ensure!(
+                    last > *since,
+                    "{pod} had no stream open when it began to leave, so nothing was shown"
+                );
             }
         }
         Ok(format!("{streams} streams, none cut"))

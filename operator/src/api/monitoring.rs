@@ -37,7 +37,12 @@ pub struct ServiceMonitorSpec {
 
 impl Default for ServiceMonitorSpec {
     fn default() -> Self {
-        Self { enabled: true, interval: "10s".into(), scrape_timeout: "5s".into(), labels: BTreeMap::new() }
+        Self {
+            enabled: true,
+            interval: "10s".into(),
+            scrape_timeout: "5s".into(),
+            labels: BTreeMap::new(),
+        }
     }
 }
 
@@ -60,7 +65,12 @@ pub struct AlertsSpec {
 
 impl Default for AlertsSpec {
     fn default() -> Self {
-        Self { enabled: true, thresholds: Thresholds::default(), labels: BTreeMap::new(), extra_rules: Vec::new() }
+        Self {
+            enabled: true,
+            thresholds: Thresholds::default(),
+            labels: BTreeMap::new(),
+            extra_rules: Vec::new(),
+        }
     }
 }
 

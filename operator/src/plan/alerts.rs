@@ -26,14 +26,17 @@ struct Alert {
 #[must_use]
 pub fn rules(valid: &Valid) -> Vec<Value> {
     let spec = &valid.spec.monitoring.alerts;
-    let scope = Scope { matcher: format!("namespace=\"{}\",job=\"{}\"", valid.namespace, valid.name) };
+    let scope = Scope {
+        matcher: format!("namespace=\"{}\",job=\"{}\"", valid.namespace, valid.name),
+    };
     let mut alerts = article(&scope, &spec.thresholds);
     alerts.extend(availability(&scope, valid));
     alerts.extend(early_warnings(&scope, &spec.thresholds));
     alerts.extend(errors(&scope, &spec.thresholds));
     alerts.extend(saturation(&scope, valid));
     let own = alerts.into_iter().map(|alert| alert.rule(valid));
-    own.chain(spec.extra_rules.iter().map(|rule| extra(rule, valid))).collect()
+    own.chain(spec.extra_rules.iter().map(|rule| extra(rule, valid)))
+        .collect()
 }
 
 /// The matchers of one service.
@@ -139,17 +142,31 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
     vec![
         Alert {
             name: "SlowFirstToken",
-            expr: format!("{} > {}", scope.p95("vllm:time_to_first_token_seconds"), limits.time_to_first_token_p95_seconds),
+            expr: format!(
+                "{} > {}",
+                scope.p95("vllm:time_to_first_token_seconds"),
+                limits.time_to_first_token_p95_seconds
+            ),
             for_: "2m",
             severity: "warning",
             summary: "The first token comes late",
             summary_zh: "首个 token 返回过慢",
-            description: format!("The slowest 5 % of requests to {{{{ $labels.pod }}}} wait {{{{ $value | humanizeDuration }}}} or more for their first token; the limit is {} s. Long prompts or a queue are the usual causes.", limits.time_to_first_token_p95_seconds),
-            description_zh: format!("{{{{ $labels.pod }}}} 最慢的 5% 请求等待首个 token 达 {{{{ $value | humanizeDuration }}}}，阈值为 {} 秒。常见原因是提示词过长或请求排队。", limits.time_to_first_token_p95_seconds),
+            description: format!(
+                "The slowest 5 % of requests to {{{{ $labels.pod }}}} wait {{{{ $value | humanizeDuration }}}} or more for their first token; the limit is {} s. Long prompts or a queue are the usual causes.",
+                limits.time_to_first_token_p95_seconds
+            ),
+            description_zh: format!(
+                "{{{{ $labels.pod }}}} 最慢的 5% 请求等待首个 token 达 {{{{ $value | humanizeDuration }}}}，阈值为 {} 秒。常见原因是提示词过长或请求排队。",
+                limits.time_to_first_token_p95_seconds
+            ),
         },
         Alert {
             name: "RequestQueueGrowing",
-            expr: format!("sum {BY} ({}) >= {}", scope.of("vllm:num_requests_waiting"), limits.queue_depth_warning),
+            expr: format!(
+                "sum {BY} ({}) >= {}",
+                scope.of("vllm:num_requests_waiting"),
+                limits.queue_depth_warning
+            ),
             for_: "1m",
             severity: "warning",
             summary: "Requests have begun to wait",
@@ -159,22 +176,37 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "KVCacheUsageHigh",
-            expr: format!("avg {BY} ({}) > {}", scope.of("vllm:gpu_cache_usage"), limits.kv_cache_usage_warning),
+            expr: format!(
+                "avg {BY} ({}) > {}",
+                scope.of("vllm:gpu_cache_usage"),
+                limits.kv_cache_usage_warning
+            ),
             for_: "1m",
             severity: "warning",
             summary: "The KV cache is filling",
             summary_zh: "KV 缓存使用率偏高",
-            description: "{{ $value | humanizePercentage }} of the KV cache of {{ $labels.pod }} is in use.".to_owned(),
-            description_zh: "{{ $labels.pod }} 的 KV 缓存已使用 {{ $value | humanizePercentage }}。".to_owned(),
+            description: "{{ $value | humanizePercentage }} of the KV cache of {{ $labels.pod }} is in use."
+                .to_owned(),
+            description_zh: "{{ $labels.pod }} 的 KV 缓存已使用 {{ $value | humanizePercentage }}。"
+                .to_owned(),
         },
     ]
 }
 
 /// Requests that clients did not get answered.
 fn errors(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
-    let all = format!("sum {BY} (rate({}[5m]))", scope.with("http_requests_total", "handler=~\"/v1/.*\""));
-    let failed = format!("sum {BY} (rate({}[5m]))", scope.with("http_requests_total", "handler=~\"/v1/.*\",status=\"5xx\""));
-    let rejected = format!("sum {BY} (rate({}[5m]))", scope.of("vllm:admission_rejections_total"));
+    let all = format!(
+        "sum {BY} (rate({}[5m]))",
+        scope.with("http_requests_total", "handler=~\"/v1/.*\"")
+    );
+    let failed = format!(
+        "sum {BY} (rate({}[5m]))",
+        scope.with("http_requests_total", "handler=~\"/v1/.*\",status=\"5xx\"")
+    );
+    let rejected = format!(
+        "sum {BY} (rate({}[5m]))",
+        scope.of("vllm:admission_rejections_total")
+    );
     vec![
         Alert {
             name: "ServerErrors",

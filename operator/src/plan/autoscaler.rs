@@ -59,7 +59,11 @@ fn scale_down() -> HPAScalingRules {
 }
 
 fn policy(type_: &str, value: i32) -> HPAScalingPolicy {
-    HPAScalingPolicy { period_seconds: 15, type_: type_.to_owned(), value }
+    HPAScalingPolicy {
+        period_seconds: 15,
+        type_: type_.to_owned(),
+        value,
+    }
 }
 
 fn pods_metric(metric: Metric, milli: i64) -> Value {
@@ -74,5 +78,9 @@ fn pods_metric(metric: Metric, milli: i64) -> Value {
 
 /// The API server's own spelling of a number of thousandths.
 fn quantity(milli: i64) -> String {
-    if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") }
+    if milli % 1000 == 0 {
+        (milli / 1000).to_string()
+    } else {
+        format!("{milli}m")
+    }
 }

@@ -121,20 +121,45 @@ fn args(valid: &Valid) -> Vec<String> {
     flag("served-model-name", Some(valid.served_name.clone()));
     flag("host", Some("0.0.0.0".to_owned()));
     flag("port", Some(ENGINE_PORT.to_string()));
-    flag("device", Some(match engine.device { Device::Cuda => "cuda", Device::Cpu => "cpu" }.to_owned()));
+    flag(
+        "device",
+        Some(
+            match engine.device {
+                Device::Cuda => "cuda",
+                Device::Cpu => "cpu",
+            }
+            .to_owned(),
+        ),
+    );
     flag("dtype", engine.dtype.map(|dtype| dtype_name(dtype).to_owned()));
     flag("max-model-len", engine.max_model_len.map(|n| n.to_string()));
     flag("max-num-seqs", Some(engine.max_num_seqs.to_string()));
-    flag("max-num-batched-tokens", engine.max_num_batched_tokens.map(|n| n.to_string()));
-    flag("max-queued-requests", Some(engine.max_queued_requests.to_string()));
-    flag("gpu-memory-utilization", engine.gpu_memory_utilization.map(|share| share.to_string()));
+    flag(
+        "max-num-batched-tokens",
+        engine.max_num_batched_tokens.map(|n| n.to_string()),
+    );
+    flag(
+        "max-queued-requests",
+        Some(engine.max_queued_requests.to_string()),
+    );
+    flag(
+        "gpu-memory-utilization",
+        engine.gpu_memory_utilization.map(|share| share.to_string()),
+    );
     flag("drain-timeout", Some(valid.drain_seconds.to_string()));
     if let Source::Hub(_) = valid.source {
         flag("revision", valid.spec.model.revision.clone());
         flag("hf-endpoint", valid.spec.model.endpoint.clone());
         flag("download-dir", Some(CACHE.to_owned()));
     }
-    args.push(if engine.prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned());
+    args.push(
+        if engine.prefix_caching {
+            "--enable-prefix-caching"
+        } else {
+            "--no-enable-prefix-caching"
+        }
+        .to_owned(),
+    );
     args.extend(engine.extra_args.iter().cloned());
     args
 }
@@ -149,10 +174,16 @@ const fn dtype_name(dtype: Dtype) -> &'static str {
 }
 
 fn env(valid: &Valid) -> Option<Vec<Value>> {
-    let token = valid.spec.model.token_secret_ref.as_ref().map(|secret| {
-        json!({ "name": "HF_TOKEN", "valueFrom": { "secretKeyRef": secret } })
-    });
-    let env: Vec<Value> = token.into_iter().chain(valid.spec.engine.env.iter().map(|var| json!(var))).collect();
+    let token = valid
+        .spec
+        .model
+        .token_secret_ref
+        .as_ref()
+        .map(|secret| json!({ "name": "HF_TOKEN", "valueFrom": { "secretKeyRef": secret } }));
+    let env: Vec<Value> = token
+        .into_iter()
+        .chain(valid.spec.engine.env.iter().map(|var| json!(var)))
+        .collect();
     (!env.is_empty()).then_some(env)
 }
 
@@ -160,7 +191,10 @@ fn resources(valid: &Valid) -> Option<Value> {
     let mut resources = valid.spec.resources.clone().unwrap_or_default();
     if valid.gpus > 0 {
         let gpus = k8s_openapi::apimachinery::pkg::api::resource::Quantity(valid.gpus.to_string());
-        resources.limits.get_or_insert_default().insert("nvidia.com/gpu".to_owned(), gpus);
+        resources
+            .limits
+            .get_or_insert_default()
+            .insert("nvidia.com/gpu".to_owned(), gpus);
     }
     (resources != Default::default()).then(|| json!(resources))
 }
@@ -214,5 +248,9 @@ fn spread(valid: &Valid) -> Option<Vec<Value>> {
 }
 
 fn non_empty(map: &BTreeMap<String, String>) -> Option<Map<String, Value>> {
-    (!map.is_empty()).then(|| map.iter().map(|(key, value)| (key.clone(), json!(value))).collect())
+    (!map.is_empty()).then(|| {
+        map.iter()
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect()
+    })
 }

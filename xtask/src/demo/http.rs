@@ -56,12 +56,23 @@ pub struct Streamed {
 /// # Errors
 /// When the server did not take the request; a stream that broke off later is `broken`.
 pub fn stream(url: &str, body: &Value, timeout: Duration, on_chunk: impl FnMut()) -> Result<Streamed> {
-    let mut response = agent(timeout).post(url).send_json(body).with_context(|| format!("POST {url} failed"))?;
+    let mut response = agent(timeout)
+        .post(url)
+        .send_json(body)
+        .with_context(|| format!("POST {url} failed"))?;
     if !response.status().is_success() {
-        bail!("POST {url} answered {}: {}", response.status(), response.body_mut().read_to_string()?.trim());
+        bail!(
+            "POST {url} answered {}: {}",
+            response.status(),
+            response.body_mut().read_to_string()?.trim()
+        );
     }
     let mut streamed = Streamed::default();
-    let read = read_events(BufReader::new(response.body_mut().as_reader()), &mut streamed, on_chunk);
+    let read = read_events(
+        BufReader::new(response.body_mut().as_reader()),
+        &mut streamed,
+        on_chunk,
+    );
     streamed.broken = read.err().map(|error| format!("{error:#}"));
     Ok(streamed)
 }
@@ -69,7 +80,9 @@ pub fn stream(url: &str, body: &Value, timeout: Duration, on_chunk: impl FnMut()
 fn read_events(reader: impl BufRead, streamed: &mut Streamed, mut on_chunk: impl FnMut()) -> Result<()> {
     for line in reader.lines() {
         let line = line.context("the connection was lost")?;
-        let Some(data) = line.strip_prefix("data: ") else { continue };
+        let Some(data) = line.strip_prefix("data: ") else {
+            continue;
+        };
         if data == "[DONE]" {
             streamed.done = true;
             return Ok(());
@@ -79,7 +92,10 @@ fn read_events(reader: impl BufRead, streamed: &mut Streamed, mut on_chunk: impl
         if let Some(reason) = choice["finish_reason"].as_str() {
             streamed.finish_reason = Some(reason.to_owned());
         }
-        let text = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
+        let text = choice["delta"]["content"]
+            .as_str()
+            .or(choice["text"].as_str())
+            .unwrap_or_default();
         if !text.is_empty() {
             streamed.chunks += 1;
             on_chunk();
@@ -98,7 +114,10 @@ mod tests {
                       data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
         let (mut seen, mut whole) = (0, Streamed::default());
         read_events(events.as_bytes(), &mut whole, || seen += 1).unwrap();
-        assert_eq!((whole.chunks, whole.done, whole.finish_reason.as_deref()), (1, true, Some("length")));
+        assert_eq!(
+            (whole.chunks, whole.done, whole.finish_reason.as_deref()),
+            (1, true, Some("length"))
+        );
         assert_eq!(seen, 1);
         let mut cut = Streamed::default();
         assert!(read_events(&events.as_bytes()[..events.len() - 16], &mut cut, || ()).is_err());

@@ -105,11 +105,22 @@ impl PodClient {
                     recorded.chunks.fetch_add(1, Ordering::Relaxed);
                 };
                 // A request that is not taken is no broken stream: the pod is on its way out.
-                let Ok(streamed) = http::stream(&url, &body, Duration::from_secs(300), count) else { return };
-                recorded.streams.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), streamed));
+                let Ok(streamed) = http::stream(&url, &body, Duration::from_secs(300), count) else {
+                    return;
+                };
+                recorded
+                    .streams
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((Instant::now(), streamed));
             }
         });
-        Self { pod: pod.to_owned(), seen, stop, reader }
+        Self {
+            pod: pod.to_owned(),
+            seen,
+            stop,
+            reader,
+        }
     }
 
     /// Chunks read so far.

@@ -157,14 +157,22 @@ impl Demo<'_> {
         };
         let clients: Vec<_> = self.pods()?.iter().map(start).collect();
         wait::until(step, "text from every pod", Duration::from_secs(60), || {
-            ensure!(clients.iter().all(|client| client.chunks() > 0), "a pod has brought nothing yet");
+            ensure!(
+                clients.iter().all(|client| client.chunks() > 0),
+                "a pod has brought nothing yet"
+            );
             Ok(())
         })?;
         Ok(clients)
     }
 
     /// Waits until the fleet has shrunk to one; when each pod that had to go was first seen leaving.
-    pub fn wait_shrunk(&self, step: &mut Step, before: &[String], limit: Duration) -> Result<Vec<(String, Instant)>> {
+    pub fn wait_shrunk(
+        &self,
+        step: &mut Step,
+        before: &[String],
+        limit: Duration,
+    ) -> Result<Vec<(String, Instant)>> {
         let mut leaving: Vec<(String, Instant)> = Vec::new();
         wait::until(step, "the fleet to shrink to 1 replica", limit, || {
             let staying = self.pods()?;
@@ -174,7 +182,10 @@ impl Demo<'_> {
                 }
             }
             let (wanted, ready) = self.replicas()?;
-            ensure!((wanted, ready) == (1, 1), "{ready} of {wanted} replicas are ready");
+            ensure!(
+                (wanted, ready) == (1, 1),
+                "{ready} of {wanted} replicas are ready"
+            );
             Ok(())
         })?;
         Ok(leaving)

@@ -1,0 +1,183 @@
+//! The resource definition: its file, and its rules as the API server evaluates them.
+use kube::CustomResourceExt;
+use kube_cel::Validator;
+use qwen_operator::api::QwenService;
+use qwen_operator::render;
+use serde_json::{Value, json};
+
+/// Messages of the rules that refuse a spec.
+fn refusals(spec: Value) -> Vec<String> {
+    refusals_of(json!({ "metadata": { "name": "chat", "namespace": "team" }, "spec": spec }))
+}
+
+fn refusals_of(mut object: Value) -> Vec<String> {
+    object["apiVersion"] = json!("qwen-operator.io/v1alpha1");
+    object["kind"] = json!("QwenService");
+    let crd = QwenService::crd();
+    let schema = json!(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema);
+    match Validator::new().validate(&schema, &object, None) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|error| error.message).collect(),
+    }
+}
+
+fn with(part: Value) -> Value {
+    let mut spec = json!({ "model": { "source": "embedded://nano" } });
+    for (key, value) in part.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+#[test]
+fn the_file_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/qwenservices.yaml");
+    let file = std::fs::read_to_string(path).unwrap();
+    assert!(
+        file == render::crds().unwrap(),
+        "crds/qwenservices.yaml is old: cargo run -p qwen-operator -- crds > crds/qwenservices.yaml"
+    );
+}
+
+#[test]
+fn examples_pass_the_rules() {
+    insta::glob!("../../examples", "*.yaml", |path| {
+        let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(refusals_of(object), Vec::<String>::new(), "{}", path.display());
+    });
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_what_to_write_instead() {
+    let hub = |extra: Value| {
+        let mut model = json!({ "source": "embedded://nano" });
+        model
+            .as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        with(json!({ "model": model }))
+    };
+    for (spec, words) in [
+        (
+            with(json!({ "model": { "source": "s3://bucket/key" } })),
+            "source must be hf://ORGANISATION/NAME",
+        ),
+        (
+            with(json!({ "model": { "source": "pvc://claim/../x" } })),
+            "source must not contain '..'",
+        ),
+        (
+            hub(json!({ "revision": "main" })),
+            "revision only means something",
+        ),
+        (
+            hub(json!({ "endpoint": "http://hub" })),
+            "endpoint is the address of a hub mirror",
+        ),
+        (
+            hub(json!({ "tokenSecretRef": { "name": "n", "key": "k" } })),
+            "tokenSecretRef is only used",
+        ),
+        (
+            with(json!({ "gpus": 1, "engine": { "device": "Cpu" } })),
+            "gpus needs engine.device: Cuda",
+        ),
+        (with(json!({ "gpus": 2 })), "gpus must be 0 or 1"),
+        (
+            with(json!({ "engine": { "gpuMemoryUtilization": 1.5 } })),
+            "such as 0.9",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["--port=1"] } })),
+            "extraArgs must not repeat a flag",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["--max_model_len", "5"] } })),
+            "extraArgs must not repeat a flag",
+        ),
+        (
+            with(json!({ "autoscaling": { "minReplicas": 3, "maxReplicas": 2 } })),
+            "minReplicas must not be above maxReplicas",
+        ),
+        (
+            with(
+                json!({ "engine": { "maxQueuedRequests": 8 }, "autoscaling": { "maxReplicas": 2, "queueDepth": { "perReplica": 8 } } }),
+            ),
+            "perReplica must be below engine.maxQueuedRequests",
+        ),
+        (
+            with(json!({ "engine": { "maxQueuedRequests": 4 } })),
+            "these alerts can never fire",
+        ),
+        (
+            with(json!({ "rollout": { "maxSurge": 0, "maxUnavailable": 0 } })),
+            "both 0",
+        ),
+        (
+            with(json!({ "rollout": { "maxSurge": "0%", "maxUnavailable": 0 } })),
+            "both 0",
+        ),
+        (
+            with(json!({ "rollout": { "drainTimeout": "2h" } })),
+            "drainTimeout must be",
+        ),
+        (
+            with(json!({ "rollout": { "drainTimeout": "soon" } })),
+            "drainTimeout must be",
+        ),
+        (
+            with(json!({ "monitoring": { "serviceMonitor": { "interval": "5s", "scrapeTimeout": "10s" } } })),
+            "scrapeTimeout must not be longer",
+        ),
+        (
+            with(json!({ "monitoring": { "alerts": { "extraRules": [{ "expr": "1" }] } } })),
+            "either alert or record",
+        ),
+    ] {
+        let messages = refusals(spec.clone());
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{spec}: {messages:?}"
+        );
+    }
+}
+
+#[test]
+fn a_name_that_cannot_name_a_service_is_refused() {
+    let named = |name: &str| {
+        refusals_of(
+            json!({ "metadata": { "name": name }, "spec": { "model": { "source": "embedded://nano" } } }),
+        )
+    };
+    assert_eq!(named("qwen3-nano"), Vec::<String>::new());
+    for name in ["3qwen", "a.b", "a-", &"a".repeat(53)] {
+        assert!(named(name)[0].contains("also names a Service"), "{name}");
+    }
+}
+
+#[test]
+fn a_percentage_of_either_is_enough_for_a_rollout() {
+    assert_eq!(
+        refusals(with(
+            json!({ "rollout": { "maxSurge": 0, "maxUnavailable": "25%" } })
+        )),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        refusals(with(json!({ "rollout": { "drainTimeout": "1m30s" } }))),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn scale_knows_the_selector() {
+    let crd = QwenService::crd();
+    let scale = crd.spec.versions[0]
+        .subresources
+        .as_ref()
+        .unwrap()
+        .scale
+        .clone()
+        .unwrap();
+    assert_eq!(scale.label_selector_path.as_deref(), Some(".status.selector"));
+}

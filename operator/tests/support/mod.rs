@@ -1,0 +1,335 @@
+//! An API server in memory: objects, field owners as server-side apply keeps them, and a log of writes.
+mod fields;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::{Recorder, Reporter};
+use qwen_operator::api::QwenService;
+use qwen_operator::capabilities::Capabilities;
+use qwen_operator::controller::{Context, ReconcileError, reconcile};
+use qwen_operator::load::LoadBoard;
+use qwen_operator::metrics::Metrics;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use fields::{Path, leaves, managed_fields, remove, set};
+
+/// Path of a QwenService in the API.
+const SERVICES: &str = "/apis/qwen-operator.io/v1alpha1/namespaces/default/qwenservices";
+/// Kinds of the monitoring group.
+pub const MONITORING: [&str; 3] = ["ServiceMonitor", "PrometheusRule", "Prometheus"];
+
+/// One stored object.
+#[derive(Debug, Default)]
+struct Stored {
+    body: Value,
+    owners: BTreeMap<String, BTreeSet<Path>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<String, Stored>,
+    writes: Vec<String>,
+    failures: BTreeMap<String, (u16, String)>,
+    counter: u64,
+}
+
+/// The API server, and an operator that talks to it.
+pub struct World {
+    state: Arc<Mutex<State>>,
+    /// What reconciles share.
+    pub ctx: Arc<Context>,
+    /// What the operator believes of the monitoring group.
+    pub capabilities: watch::Sender<Capabilities>,
+}
+
+impl World {
+    /// A cluster with these kinds of the monitoring group.
+    pub fn new(kinds: &[&str]) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let served = state.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let state = served.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                let (code, answer) = state.lock().unwrap().answer(&head.method, &head.uri, body);
+                let response = Response::builder()
+                    .status(code)
+                    .body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, std::convert::Infallible>(response.unwrap())
+            }
+        });
+        let client = kube::Client::new(service, "default");
+        let capabilities = watch::Sender::new(known(kinds));
+        let reporter = Reporter {
+            controller: "qwen-operator".into(),
+            instance: Some("test".into()),
+        };
+        let ctx = Context {
+            client: client.clone(),
+            recorder: Recorder::new(client, reporter),
+            engine_image: Some("qwen-engine:test".into()),
+            capabilities: capabilities.subscribe(),
+            board: LoadBoard::default(),
+            metrics_api: None,
+            metrics: Metrics::new().unwrap(),
+            applied: Default::default(),
+            reported: Default::default(),
+        };
+        Self {
+            state,
+            ctx: Arc::new(ctx),
+            capabilities,
+        }
+    }
+
+    /// Sets what the operator believes of the monitoring group.
+    pub fn serve(&self, kinds: &[&str]) {
+        self.capabilities.send_replace(known(kinds));
+    }
+
+    /// Writes a QwenService as a user would, with a new generation.
+    pub fn user_applies(&self, name: &str, spec: Value) {
+        let mut state = self.state.lock().unwrap();
+        let stored = state.objects.entry(format!("{SERVICES}/{name}")).or_default();
+        let generation = stored.body["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        let status = stored.body["status"].clone();
+        stored.body = json!({
+            "apiVersion": "qwen-operator.io/v1alpha1",
+            "kind": "QwenService",
+            "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": generation },
+            "spec": spec,
+        });
+        if !status.is_null() {
+            stored.body["status"] = status;
+        }
+    }
+
+    /// One reconcile of a service.
+    pub async fn reconcile(&self, name: &str) -> Result<(), ReconcileError> {
+        let service: DeserializeGuard<QwenService> =
+            serde_json::from_value(self.get("QwenService", name)).unwrap();
+        reconcile(Arc::new(service), self.ctx.clone()).await.map(drop)
+    }
+
+    /// An object, or null.
+    pub fn get(&self, kind: &str, name: &str) -> Value {
+        let state = self.state.lock().unwrap();
+        state
+            .objects
+            .get(&path(kind, name))
+            .map_or(Value::Null, |stored| stored.body.clone())
+    }
+
+    /// Changes a field as another writer would, such as a controller or a person.
+    pub fn another_writes(&self, kind: &str, name: &str, field: &[&str], value: Value) {
+        let mut state = self.state.lock().unwrap();
+        let path: Path = field.iter().map(|part| (*part).to_owned()).collect();
+        let stored = state.objects.entry(self::path(kind, name)).or_default();
+        for owned in stored.owners.values_mut() {
+            owned.remove(&path);
+        }
+        set(&mut stored.body, &path, value);
+        stored.body["metadata"]["managedFields"] = managed_fields(&stored.owners);
+    }
+
+    /// Puts an object there that nobody of us made.
+    pub fn put(&self, kind: &str, name: &str, body: Value) {
+        self.state.lock().unwrap().objects.insert(
+            path(kind, name),
+            Stored {
+                body,
+                owners: BTreeMap::new(),
+            },
+        );
+    }
+
+    /// Fails every write (`apply` or `delete`) of a kind from now on; no code ends that.
+    pub fn fail(&self, kind: &str, failure: Option<(u16, &str)>) {
+        let mut state = self.state.lock().unwrap();
+        match failure {
+            Some((code, message)) => state.failures.insert(kind.to_owned(), (code, message.to_owned())),
+            None => state.failures.remove(kind),
+        };
+    }
+
+    /// What was written since the last call.
+    pub fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().writes)
+    }
+
+    /// What was written since the last call, without events.
+    pub fn object_writes(&self) -> Vec<String> {
+        self.writes()
+            .into_iter()
+            .filter(|write| !write.contains("Event"))
+            .collect()
+    }
+
+    /// A condition of a service as `status reason: message`.
+    pub fn condition(&self, name: &str, type_: &str) -> String {
+        let service = self.get("QwenService", name);
+        let conditions = service["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let found = conditions
+            .iter()
+            .find(|condition| condition["type"] == type_)
+            .unwrap_or(&Value::Null);
+        let text = |field: &str| found[field].as_str().unwrap_or("-").to_owned();
+        format!("{} {}: {}", text("status"), text("reason"), text("message"))
+    }
+
+    /// The number of replicas of a Deployment.
+    pub fn replicas(&self, name: &str) -> i64 {
+        self.get("Deployment", name)["spec"]["replicas"].as_i64().unwrap()
+    }
+}
+
+fn known(kinds: &[&str]) -> Capabilities {
+    Capabilities::Known(kinds.iter().map(|kind| (*kind).to_owned()).collect())
+}
+
+fn path(kind: &str, name: &str) -> String {
+    let (group, plural) = match kind {
+        "QwenService" => return format!("{SERVICES}/{name}"),
+        "Service" => ("/api/v1", "services"),
+        "Deployment" => ("/apis/apps/v1", "deployments"),
+        "HorizontalPodAutoscaler" => ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
+        "ServiceMonitor" => ("/apis/monitoring.coreos.com/v1", "servicemonitors"),
+        "PrometheusRule" => ("/apis/monitoring.coreos.com/v1", "prometheusrules"),
+        "Prometheus" => ("/apis/monitoring.coreos.com/v1", "prometheuses"),
+        "Pod" => ("/api/v1", "pods"),
+        "Namespace" => return format!("/api/v1/namespaces/{name}"),
+        other => panic!("no path for {other}"),
+    };
+    format!("{group}/namespaces/default/{plural}/{name}")
+}
+
+impl State {
+    fn answer(&mut self, method: &Method, uri: &http::Uri, body: Value) -> (StatusCode, Value) {
+        let path = uri.path().trim_end_matches("/status").to_owned();
+        let status = uri.path().ends_with("/status");
+        let manager = uri
+            .query()
+            .unwrap_or("")
+            .split('&')
+            .find_map(|part| part.strip_prefix("fieldManager="));
+        match *method {
+            Method::GET => self.read(&path),
+            Method::PATCH | Method::DELETE => {
+                let kind = match self.objects.get(&path) {
+                    Some(stored) => stored.body["kind"].as_str().unwrap_or("").to_owned(),
+                    None => body["kind"].as_str().unwrap_or("").to_owned(),
+                };
+                if let Some((code, message)) = self.failures.get(&kind) {
+                    return failure(*code, message);
+                }
+                if method == Method::DELETE {
+                    self.writes.push(format!("DELETE {kind}"));
+                    return self.objects.remove(&path).map_or_else(
+                        || failure(404, "not found"),
+                        |stored| (StatusCode::OK, stored.body),
+                    );
+                }
+                let manager = manager.unwrap_or("?").to_owned();
+                self.writes.push(if status {
+                    format!("STATUS {kind}")
+                } else {
+                    format!("APPLY {kind} by {manager}")
+                });
+                (StatusCode::OK, self.apply(&path, &manager, body))
+            }
+            Method::POST => {
+                self.writes.push(format!(
+                    "CREATE {} {}",
+                    body["kind"].as_str().unwrap_or("Event"),
+                    body["reason"].as_str().unwrap_or("")
+                ));
+                (StatusCode::CREATED, body)
+            }
+            _ => failure(405, "not served here"),
+        }
+    }
+
+    fn read(&self, path: &str) -> (StatusCode, Value) {
+        let last = path.rsplit('/').next().unwrap_or("");
+        if ["pods", "prometheuses"].contains(&last) {
+            let within = path
+                .replace("/v1/", "/v1/namespaces/default/")
+                .replace("namespaces/default/namespaces", "namespaces");
+            let items: Vec<Value> = self
+                .objects
+                .iter()
+                .filter(|(key, _)| key.starts_with(path) || key.starts_with(&within))
+                .map(|(_, stored)| stored.body.clone())
+                .collect();
+            return (
+                StatusCode::OK,
+                json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items }),
+            );
+        }
+        if path == "/api/v1/namespaces/default" && !self.objects.contains_key(path) {
+            return (
+                StatusCode::OK,
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default" } }),
+            );
+        }
+        self.objects.get(path).map_or_else(
+            || failure(404, "not found"),
+            |stored| (StatusCode::OK, stored.body.clone()),
+        )
+    }
+
+    /// Server-side apply, forced: what the manager no longer sends goes, unless another manager owns it too.
+    fn apply(&mut self, path: &str, manager: &str, body: Value) -> Value {
+        self.counter += 1;
+        let uid = format!("uid-{}", self.counter);
+        let stored = self.objects.entry(path.to_owned()).or_insert_with(|| Stored {
+            body: json!({
+                "apiVersion": body["apiVersion"], "kind": body["kind"],
+                "metadata": { "name": body["metadata"]["name"], "namespace": "default", "uid": uid, "generation": 1 },
+            }),
+            owners: BTreeMap::new(),
+        });
+        let sent = leaves(&body);
+        let before = stored
+            .owners
+            .insert(manager.to_owned(), sent.keys().cloned().collect())
+            .unwrap_or_default();
+        for path in before.iter().filter(|path| !sent.contains_key(*path)) {
+            if !stored.owners.values().any(|owned| owned.contains(path)) {
+                remove(&mut stored.body, path);
+            }
+        }
+        for (path, value) in &sent {
+            let changed = fields::get(&stored.body, path) != Some(value);
+            for (_, owned) in stored
+                .owners
+                .iter_mut()
+                .filter(|(other, _)| changed && *other != manager)
+            {
+                owned.remove(path);
+            }
+            set(&mut stored.body, path, value.clone());
+        }
+        if stored.body["kind"] == "Deployment" && stored.body["spec"]["replicas"].is_null() {
+            stored.body["spec"]["replicas"] = json!(1);
+        }
+        stored.body["metadata"]["managedFields"] = managed_fields(&stored.owners);
+        stored.body.clone()
+    }
+}
+
+fn failure(code: u16, message: &str) -> (StatusCode, Value) {
+    let body = json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "message": message, "reason": "Test", "code": code });
+    (StatusCode::from_u16(code).unwrap(), body)
+}
