@@ -31,6 +31,8 @@ struct Inner {
     bytes: Vec<u8>,
     ends: Vec<u32>,
     special: Vec<bool>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 impl Tokenizer {
@@ -57,6 +59,7 @@ impl Tokenizer {
             .unwrap_or(0)
             .max(tokenizer.get_vocab_size(true));
         let (mut bytes, mut ends, mut special) = (Vec::new(), Vec::with_capacity(size), vec![false; size]);
+        let mut longest = 0;
         for id in 0..size as u32 {
             if let Some(token) = added.get(&id) {
                 bytes.extend_from_slice(token.content.as_bytes());
@@ -64,6 +67,7 @@ impl Tokenizer {
             } else if let Some(token) = tokenizer.id_to_token(id) {
                 extend_with_bytes(&mut bytes, &token);
             }
+            longest = longest.max(bytes.len() - ends.last().map_or(0, |end| *end as usize));
             ends.push(bytes.len() as u32);
         }
         Ok(Self(Arc::new(Inner {
@@ -71,6 +75,7 @@ impl Tokenizer {
             bytes,
             ends,
             special,
+            longest,
         })))
     }
 
@@ -82,6 +87,12 @@ impl Tokenizer {
             .encode_fast(text, special)
             .map_err(|error| TokenizerError::Text(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The fewest tokens that `bytes` bytes of text can be: a text can be refused by its length alone, before the
+    /// tokenizer spends a hundred bytes of memory on each of its own.
+    pub fn at_least(&self, bytes: usize) -> usize {
+        bytes / self.0.longest.max(1)
     }
 
     /// The number of a token, by its text.

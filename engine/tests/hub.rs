@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use qwen_engine::{
     hub::{Hub, HubError},
     model::Weights,
@@ -88,7 +88,11 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
         let part = rest.slice(..hub.cuts.remove(0));
         let next = hub.after_cut.take();
         hub.statuses.extend(next);
-        let broken = stream::iter([Ok(part), Err(std::io::Error::other("cut"))]);
+        // The server flushes what it has only when the body makes it wait.
+        let broken = stream::iter([Ok(part)]).chain(stream::once(async {
+            tokio::task::yield_now().await;
+            Err(std::io::Error::other("cut"))
+        }));
         return (status, Body::from_stream(broken)).into_response();
     }
     (status, rest).into_response()

@@ -27,7 +27,7 @@ pub struct Applied {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or could not be reached.
-    #[error("failed to {act} the {}: {source}", kind.name())]
+    #[error("failed to {act} the {}: {}", kind.name(), words(source))]
     Request {
         /// What was tried.
         act: &'static str,
@@ -237,6 +237,14 @@ fn api(client: &Client, valid: &Valid, kind: Kind) -> Api<DynamicObject> {
 
 fn uid(valid: &Valid) -> Option<&str> {
     valid.owner["uid"].as_str()
+}
+
+/// What the API server said, without the client's rendering of the whole answer.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// What our own entry in managedFields says, as a number.

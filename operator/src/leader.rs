@@ -181,7 +181,7 @@ mod tests {
             let failure = |code: u16| {
                 (
                     code,
-                    json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": "" }),
+                    json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": if code == 404 { "NotFound" } else { "Conflict" } }),
                 )
             };
             match (method, &*lease) {

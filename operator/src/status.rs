@@ -98,7 +98,10 @@ pub fn compute(
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let verdicts = [
         (types::READY, ready),
-        (types::MODEL_LOADED, loaded(&replicas, cause.as_ref())),
+        (
+            types::MODEL_LOADED,
+            loaded(&replicas, deployment.is_some(), cause.as_ref()),
+        ),
         (types::MONITORING_READY, monitoring(facts)),
         (types::SCALING_ACTIVE, scaling),
         (types::ROLLOUT_COMPLETE, rollout),
@@ -200,10 +203,10 @@ fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdi
     }
 }
 
-fn loaded(replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
+fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>) -> Verdict {
     match cause {
         _ if replicas.ready > 0 => Verdict::yes(reasons::LOADED, "the model is loaded"),
-        _ if replicas.wanted == 0 => suspended(),
+        _ if deployed && replicas.wanted == 0 => suspended(),
         Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
         None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
     }

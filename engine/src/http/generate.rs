@@ -12,6 +12,7 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::{
     App, BODY_LIMIT, Serving,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     request::{FinishReason, GenerateRequest, StopParams, SubmitError},
-    tokenizer::Detokenizer,
+    tokenizer::{Detokenizer, Tokenizer},
     wire::{ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, Params, Prompt},
 };
 
@@ -41,15 +42,12 @@ pub(super) async fn chat(
             "This model has no chat template; use /v1/completions.",
         ));
     };
-    let tokenizer = serving.tokenizer.clone();
+    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let prompt = off_thread(move || {
         let text = template
             .render(&request.messages, &request.template_kwargs)
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        let tokens = tokenizer
-            .encode(&text, false)
-            .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        Ok((tokens, request.params))
+        Ok((encode(&tokenizer, &text, most, "messages")?, request.params))
     });
     let (prompt, params) = prompt.await?;
     generate(
@@ -74,12 +72,10 @@ pub(super) async fn completion(
     let (serving, body) = admit(&app, body)?;
     let request = CompletionRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
     check_model(&app, &request.params)?;
-    let tokenizer = serving.tokenizer.clone();
+    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let prompts = off_thread(move || {
         let tokens = |prompt| match prompt {
-            Prompt::Text(text) => tokenizer
-                .encode(&text, true)
-                .map_err(|error| ApiError::invalid("prompt", error.to_string())),
+            Prompt::Text(text) => encode(&tokenizer, &text, most, "prompt"),
             Prompt::Tokens(tokens) => {
                 match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
                     Some(token) => Err(ApiError::invalid(
@@ -149,10 +145,33 @@ fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
     }
 }
 
+/// Tokens of a text; one that is too long whatever its tokens are is refused unread. Qwen3's post-processor adds nothing.
+fn encode(tokenizer: &Tokenizer, text: &str, most: usize, param: &str) -> Result<Vec<u32>, ApiError> {
+    let fewest = tokenizer.at_least(text.len());
+    if fewest > most {
+        return Err(ApiError::invalid(
+            param,
+            format!(
+                "The text has {} bytes, which are more than {fewest} tokens, and this model takes {most}; shorten it.",
+                text.len()
+            ),
+        ));
+    }
+    tokenizer
+        .encode(text, true)
+        .map_err(|error| ApiError::invalid(param, error.to_string()))
+}
+
+/// Requests whose text becomes tokens at the same time: each may take a hundred times its size in memory.
+static PREPARING: Semaphore = Semaphore::const_new(2);
+
 /// Templates and tokens of long prompts take milliseconds; the threads that move bytes must not wait for them.
+/// A client that leaves while it waits for its turn costs nothing.
 async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    // The semaphore is never closed.
+    let _turn = PREPARING.acquire().await.ok();
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ApiError::Internal(format!(

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Replacement of replicas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "!(self.maxSurge in [dyn(0), dyn('0'), dyn('0%')] && self.maxUnavailable in [dyn(0), dyn('0'), dyn('0%')])", "message": "maxSurge and maxUnavailable are both 0, so no replica could ever be replaced: set maxSurge: 1, or maxUnavailable: 1 where no spare GPU exists"}]))]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])", "message": "maxSurge and maxUnavailable are both 0, so no replica could ever be replaced: set maxSurge: 1, or maxUnavailable: 1 where no spare GPU exists"}]))]
 pub struct RolloutSpec {
     /// Replicas, as a number or percentage, that may exist above the wanted number during a change.
     pub max_surge: IntOrString,

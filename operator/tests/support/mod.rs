@@ -330,6 +330,6 @@ impl State {
 }
 
 fn failure(code: u16, message: &str) -> (StatusCode, Value) {
-    let body = json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "message": message, "reason": "Test", "code": code });
+    let body = json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "message": message, "reason": if code == 404 { "NotFound" } else { "Test" }, "code": code });
     (StatusCode::from_u16(code).unwrap(), body)
 }
