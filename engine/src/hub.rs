@@ -17,14 +17,8 @@ const PUBLIC: &str = "https://huggingface.co";
 const ATTEMPTS: u32 = 8;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Files beside the weights that an engine reads.
-const SMALL_FILES: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "model.safetensors.index.json",
-];
+const SMALL_FILES: [&str; 6] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors.index.json"];
 
 /// Why a download failed; one sentence for the user.
 #[derive(Debug, thiserror::Error)]
@@ -129,17 +123,8 @@ impl Hub {
             .user_agent(concat!("qwen-engine/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| HubError::Client(reason(error)))?;
-        let endpoint = endpoint
-            .filter(|endpoint| !endpoint.is_empty())
-            .unwrap_or(PUBLIC)
-            .trim_end_matches('/')
-            .to_owned();
-        Ok(Self {
-            client,
-            endpoint,
-            token: token.filter(|token| !token.is_empty()),
-            first_wait: Duration::from_secs(1),
-        })
+        let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty()).unwrap_or(PUBLIC).trim_end_matches('/').to_owned();
+        Ok(Self { client, endpoint, token: token.filter(|token| !token.is_empty()), first_wait: Duration::from_secs(1) })
     }
 
     /// Waits `wait` after the first failed attempt and twice as long after each further one.
@@ -151,13 +136,7 @@ impl Hub {
 
     /// The directory with the files of `repo` at `revision` below `kept`, after fetching what is missing there.
     /// Several processes may share `kept`: one downloads, the others wait for it.
-    pub async fn download(
-        &self,
-        repo: &str,
-        revision: &str,
-        kept: &Path,
-        progress: impl Fn(u64, u64) + Sync,
-    ) -> Result<PathBuf, HubError> {
+    pub async fn download(&self, repo: &str, revision: &str, kept: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<PathBuf, HubError> {
         let valid = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
         if revision.is_empty() || !revision.chars().all(valid) {
             return Err(HubError::Revision(revision.into()));
@@ -167,9 +146,7 @@ impl Hub {
         let _lock = lock(home.join("lock")).await?;
         // Written after the last file of its revision, so it also says that everything is there.
         let reference = home.join("refs").join(revision.replace('/', "--"));
-        let known = std::fs::read_to_string(&reference)
-            .ok()
-            .map(|commit| home.join(commit.trim()));
+        let known = std::fs::read_to_string(&reference).ok().map(|commit| home.join(commit.trim()));
         if let (Some(dir), true) = (&known, is_commit(revision)) {
             return Ok(dir.clone());
         }
@@ -188,29 +165,16 @@ impl Hub {
     }
 
     async fn revision(&self, repo: &str, revision: &str) -> Result<Revision, HubError> {
-        let url = format!(
-            "{}/api/models/{repo}/revision/{}?blobs=true",
-            self.endpoint,
-            revision.replace('/', "%2F")
-        );
+        let url = format!("{}/api/models/{repo}/revision/{}?blobs=true", self.endpoint, revision.replace('/', "%2F"));
         let mut failures = 0;
         let text = loop {
-            let answer = async {
-                self.get(&url, 0)
-                    .await?
-                    .text()
-                    .await
-                    .map_err(|error| later(&url, error))
-            };
+            let answer = async { self.get(&url, 0).await?.text().await.map_err(|error| later(&url, error)) };
             match answer.await {
                 Ok(text) => break text,
                 Err(failure) => self.pause(failure, &mut failures).await?,
             }
         };
-        let answer = |reason: String| HubError::Answer {
-            url: url.clone(),
-            reason,
-        };
+        let answer = |reason: String| HubError::Answer { url: url.clone(), reason };
         let mut found: Revision = serde_json::from_str(&text).map_err(|error| answer(error.to_string()))?;
         if !is_commit(&found.sha) {
             return Err(answer(format!("{:?} is not a commit", found.sha)));
@@ -224,24 +188,14 @@ impl Hub {
         }
     }
 
-    async fn fetch_all(
-        &self,
-        repo: &str,
-        revision: &Revision,
-        dir: &Path,
-        progress: impl Fn(u64, u64) + Sync,
-    ) -> Result<(), HubError> {
+    async fn fetch_all(&self, repo: &str, revision: &Revision, dir: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<(), HubError> {
         let total = revision.siblings.iter().map(|file| file.size).sum();
         let mut before = 0;
         for file in &revision.siblings {
             let target = dir.join(&file.rfilename);
             if !std::fs::metadata(&target).is_ok_and(|found| found.len() == file.size) {
-                let url = format!(
-                    "{}/{repo}/resolve/{}/{}",
-                    self.endpoint, revision.sha, file.rfilename
-                );
-                self.fetch(&url, file, &target, |done| progress(before + done, total))
-                    .await?;
+                let url = format!("{}/{repo}/resolve/{}/{}", self.endpoint, revision.sha, file.rfilename);
+                self.fetch(&url, file, &target, |done| progress(before + done, total)).await?;
             }
             before += file.size;
             progress(before, total);
@@ -250,13 +204,7 @@ impl Hub {
     }
 
     /// Downloads one file into `target.part` and renames it when it is whole and right.
-    async fn fetch(
-        &self,
-        url: &str,
-        file: &Remote,
-        target: &Path,
-        report: impl Fn(u64) + Sync,
-    ) -> Result<(), HubError> {
+    async fn fetch(&self, url: &str, file: &Remote, target: &Path, report: impl Fn(u64) + Sync) -> Result<(), HubError> {
         let mut part = Part::open(target).await?;
         let mut failures = 0;
         while part.len() != file.size {
@@ -268,18 +216,11 @@ impl Hub {
                 self.pause(failure, &mut failures).await?;
             }
         }
-        part.finish(&file.rfilename, file.lfs.as_ref().map(|lfs| lfs.sha256.as_str()))
-            .await
+        part.finish(&file.rfilename, file.lfs.as_ref().map(|lfs| lfs.sha256.as_str())).await
     }
 
     /// Streams the rest of a file after what `part` has.
-    async fn append(
-        &self,
-        url: &str,
-        part: &mut Part,
-        file: &Remote,
-        report: &(impl Fn(u64) + Sync),
-    ) -> Result<(), Failure> {
+    async fn append(&self, url: &str, part: &mut Part, file: &Remote, report: &(impl Fn(u64) + Sync)) -> Result<(), Failure> {
         if part.len() > file.size {
             part.restart().await?;
         }
@@ -291,24 +232,14 @@ impl Hub {
             if part.len() + bytes.len() as u64 > file.size {
                 part.restart().await?;
                 let found = "more bytes".into();
-                return Err(Failure::Final(HubError::WrongBytes {
-                    file: file.rfilename.clone(),
-                    expected: format!("{} bytes", file.size),
-                    found,
-                }));
+                return Err(Failure::Final(HubError::WrongBytes { file: file.rfilename.clone(), expected: format!("{} bytes", file.size), found }));
             }
             part.write(&bytes).await?;
             report(part.len());
         }
         if part.len() < file.size {
             let reason = format!("it ended after {} of {} bytes", part.len(), file.size);
-            return Err(Failure::Later(
-                HubError::Unreachable {
-                    url: url.into(),
-                    reason,
-                },
-                None,
-            ));
+            return Err(Failure::Later(HubError::Unreachable { url: url.into(), reason }, None));
         }
         Ok(())
     }
@@ -327,36 +258,21 @@ impl Hub {
         if status.is_success() {
             return Ok(response);
         }
-        let refused = |hint| HubError::Refused {
-            url: url.into(),
-            status,
-            hint,
-        };
+        let refused = |hint| HubError::Refused { url: url.into(), status, hint };
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.token.is_none() => {
-                Failure::Final(refused(
-                    "the model is gated, private or does not exist; set HF_TOKEN to a token that may read it",
-                ))
+                Failure::Final(refused("the model is gated, private or does not exist; set HF_TOKEN to a token that may read it"))
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Final(refused(
-                "the token may not read this model; ask for access on the model's page or use another token",
-            )),
-            StatusCode::NOT_FOUND => Failure::Final(refused(
-                "there is no such model, revision or file; check the names",
-            )),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Failure::Later(
-                refused("too many requests; try again later"),
-                retry_after(&response),
-            ),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Failure::Final(refused("the token may not read this model; ask for access on the model's page or use another token"))
+            }
+            StatusCode::NOT_FOUND => Failure::Final(refused("there is no such model, revision or file; check the names")),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Failure::Later(refused("too many requests; try again later"), retry_after(&response))
+            }
             _ if status.is_server_error() => {
                 let reason = format!("the hub answered {status}");
-                Failure::Later(
-                    HubError::Unreachable {
-                        url: url.into(),
-                        reason,
-                    },
-                    retry_after(&response),
-                )
+                Failure::Later(HubError::Unreachable { url: url.into(), reason }, retry_after(&response))
             }
             _ => Failure::Final(refused("this was not expected; check HF_ENDPOINT")),
         })
@@ -368,9 +284,7 @@ impl Hub {
             Failure::Later(error, asked) if *failures + 1 < ATTEMPTS => (error, asked),
             Failure::Later(error, _) | Failure::Final(error) => return Err(error),
         };
-        let wait = asked
-            .unwrap_or(self.first_wait * 2_u32.pow(*failures))
-            .min(LONGEST_WAIT);
+        let wait = asked.unwrap_or(self.first_wait * 2_u32.pow(*failures)).min(LONGEST_WAIT);
         *failures += 1;
         tracing::warn!(%error, wait_seconds = wait.as_secs_f64(), "the download goes on after a wait");
         tokio::time::sleep(wait).await;
@@ -385,13 +299,7 @@ impl From<HubError> for Failure {
 }
 
 fn later(url: &str, error: reqwest::Error) -> Failure {
-    Failure::Later(
-        HubError::Unreachable {
-            url: url.into(),
-            reason: reason(error),
-        },
-        None,
-    )
+    Failure::Later(HubError::Unreachable { url: url.into(), reason: reason(error) }, None)
 }
 
 /// The error with its causes but without its URL, which after a redirect carries a signature.
@@ -407,13 +315,7 @@ fn reason(error: reqwest::Error) -> String {
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response
-        .headers()
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()?;
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
@@ -434,9 +336,7 @@ async fn lock(path: PathBuf) -> Result<File, HubError> {
     let file = File::create(&path).map_err(disk(&path))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            tracing::info!(path = %path.display(), "another process downloads this model; waiting for it")
-        }
+        Err(TryLockError::WouldBlock) => tracing::info!(path = %path.display(), "another process downloads this model; waiting for it"),
         Err(TryLockError::Error(error)) => {
             // Some network file systems have no locks; then two downloads at once are the user's risk.
             tracing::warn!(path = %path.display(), %error, "no lock on the download directory");

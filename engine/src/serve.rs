@@ -45,48 +45,26 @@ async fn serve(config: Config) -> Result<(), Fatal> {
     let address = format!("{}:{}", config.host, config.port);
     let listener = TcpListener::bind((config.host.as_str(), config.port))
         .await
-        .map_err(|error| {
-            Fatal(format!(
-                "cannot listen on {address}: {error}; choose another --host or --port"
-            ))
-        })?;
-    let metrics =
-        Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
+        .map_err(|error| Fatal(format!("cannot listen on {address}: {error}; choose another --host or --port")))?;
+    let metrics = Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
     let metrics = Arc::new(metrics.map_err(|error| Fatal(format!("cannot register the metrics: {error}")))?);
     let progress = Arc::new(Progress::default());
-    let app = Arc::new(App::new(
-        config.served_names.clone(),
-        ApiKeys::new(&config.api_keys),
-        metrics.clone(),
-        progress.clone(),
-    ));
+    let app = Arc::new(App::new(config.served_names.clone(), ApiKeys::new(&config.api_keys), metrics.clone(), progress.clone()));
     info!(model = config.model, %address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
     let runtime = tokio::runtime::Handle::current();
     let loaded = in_background(move || load::load(&config, &runtime, &progress, &metrics))?;
-    serve_until(
-        listener,
-        app,
-        loaded,
-        async move { signal.received().await },
-        drain_timeout,
-    )
-    .await
+    serve_until(listener, app, loaded, async move { signal.received().await }, drain_timeout).await
 }
 
 /// Runs the loader on a thread of its own.
-fn in_background(
-    load: impl FnOnce() -> Result<Serving, Fatal> + Send + 'static,
-) -> Result<oneshot::Receiver<Result<Serving, Fatal>>, Fatal> {
+fn in_background(load: impl FnOnce() -> Result<Serving, Fatal> + Send + 'static) -> Result<oneshot::Receiver<Result<Serving, Fatal>>, Fatal> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
         // Nobody listens any more if a signal came while loading.
         let _ = sender.send(load());
     };
-    std::thread::Builder::new()
-        .name("loader".to_owned())
-        .spawn(work)
-        .map_err(|error| Fatal(format!("cannot start the loader: {error}")))?;
+    std::thread::Builder::new().name("loader".to_owned()).spawn(work).map_err(|error| Fatal(format!("cannot start the loader: {error}")))?;
     Ok(receiver)
 }
 
@@ -104,8 +82,7 @@ pub async fn serve_until(
         // A chunk must not wait for the next; if it cannot be set, chunks only come later.
         let _ = stream.set_nodelay(true);
     });
-    let server = axum::serve(listener, http::app(app.clone()))
-        .with_graceful_shutdown(closing.clone().cancelled_owned());
+    let server = axum::serve(listener, http::app(app.clone())).with_graceful_shutdown(closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     tokio::pin!(stop);
     tokio::select! {

@@ -41,12 +41,7 @@ pub struct SourceOptions {
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self {
-            revision: "main".into(),
-            download_dir: None,
-            endpoint: None,
-            token: None,
-        }
+        Self { revision: "main".into(), download_dir: None, endpoint: None, token: None }
     }
 }
 
@@ -57,9 +52,7 @@ pub enum SourceError {
     #[error("model {0:?} is not a directory, hf://org/name or embedded://nano; check the name")]
     Unknown(String),
     /// A file that every model needs is not there or cannot be read.
-    #[error(
-        "cannot read {path}: {reason}; a model needs config.json, tokenizer.json and model.safetensors (or its shards and their index)"
-    )]
+    #[error("cannot read {path}: {reason}; a model needs config.json, tokenizer.json and model.safetensors (or its shards and their index)")]
     File {
         /// The file.
         path: PathBuf,
@@ -83,11 +76,7 @@ pub enum SourceError {
 }
 
 /// Finds the files of `spec`, downloading them if they are on the hub. `progress` gets bytes done and bytes in all.
-pub async fn resolve(
-    spec: &str,
-    options: &SourceOptions,
-    progress: impl Fn(u64, u64) + Sync,
-) -> Result<ModelFiles, SourceError> {
+pub async fn resolve(spec: &str, options: &SourceOptions, progress: impl Fn(u64, u64) + Sync) -> Result<ModelFiles, SourceError> {
     match spec.split_once("://") {
         Some(("embedded", "nano")) => Ok(embedded_nano()),
         Some(("hf", repo)) if is_repo(repo) => download(repo, options, progress).await,
@@ -99,16 +88,8 @@ pub async fn resolve(
     }
 }
 
-async fn download(
-    repo: &str,
-    options: &SourceOptions,
-    progress: impl Fn(u64, u64) + Sync,
-) -> Result<ModelFiles, SourceError> {
-    let kept = options
-        .download_dir
-        .clone()
-        .or_else(default_download_dir)
-        .ok_or(SourceError::NoDownloadDir)?;
+async fn download(repo: &str, options: &SourceOptions, progress: impl Fn(u64, u64) + Sync) -> Result<ModelFiles, SourceError> {
+    let kept = options.download_dir.clone().or_else(default_download_dir).ok_or(SourceError::NoDownloadDir)?;
     let hub = hub::Hub::new(options.endpoint.as_deref(), options.token.clone())?;
     directory(&hub.download(repo, &options.revision, &kept, progress).await?)
 }
@@ -116,25 +97,14 @@ async fn download(
 /// Whether `text` is `org/name` in the hub's alphabet; so it is also safe as a part of a path.
 fn is_repo(text: &str) -> bool {
     let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    text.split_once('/')
-        .is_some_and(|(org, name)| part(org) && part(name))
+    text.split_once('/').is_some_and(|(org, name)| part(org) && part(name))
 }
 
 fn default_download_dir() -> Option<PathBuf> {
-    let home = || {
-        std::env::var_os("HOME")
-            .filter(|home| !home.is_empty())
-            .map(|home| Path::new(&home).join(".cache"))
-    };
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|dir| !dir.is_empty())
-        .map(PathBuf::from)
-        .or_else(home)?;
+    let home = || std::env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
     Some(cache.join("qwen-engine"))
 }
 
@@ -147,9 +117,7 @@ fn embedded_nano() -> ModelFiles {
         tokenizer: Cow::Borrowed(include_bytes!("../../examples/nano/model/tokenizer.json")),
         tokenizer_config: Some(tokenizer_config.into()),
         chat_template: template_of(tokenizer_config),
-        weights: vec![Weights::Embedded(include_bytes!(
-            "../../examples/nano/model/model.safetensors"
-        ))],
+        weights: vec![Weights::Embedded(include_bytes!("../../examples/nano/model/model.safetensors"))],
     }
 }
 
@@ -163,9 +131,7 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
     Ok(ModelFiles {
         config: required(dir, "config.json")?.into(),
         generation_config: optional(dir, "generation_config.json")?.map(Cow::from),
-        tokenizer: fs::read(&tokenizer)
-            .map_err(|error| unreadable(tokenizer, error))?
-            .into(),
+        tokenizer: fs::read(&tokenizer).map_err(|error| unreadable(tokenizer, error))?.into(),
         tokenizer_config: tokenizer_config.map(Cow::from),
         chat_template,
         weights: weights(dir)?,
@@ -178,36 +144,21 @@ fn weights(dir: &Path) -> Result<Vec<Weights>, SourceError> {
     let Some(text) = optional(dir, "model.safetensors.index.json")? else {
         return Ok(vec![Weights::File(existing(dir.join("model.safetensors"))?)]);
     };
-    let bad = |reason: String| SourceError::Index {
-        path: path.clone(),
-        reason,
-    };
+    let bad = |reason: String| SourceError::Index { path: path.clone(), reason };
     let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    let map = index["weight_map"]
-        .as_object()
-        .ok_or_else(|| bad("it has no weight_map".into()))?;
-    let names = map
-        .values()
-        .map(|name| name.as_str().filter(|name| !name.contains('/')));
-    let names: BTreeSet<&str> = names
-        .collect::<Option<_>>()
-        .ok_or_else(|| bad("its weight_map holds something that is not a file name".into()))?;
+    let map = index["weight_map"].as_object().ok_or_else(|| bad("it has no weight_map".into()))?;
+    let names = map.values().map(|name| name.as_str().filter(|name| !name.contains('/')));
+    let names: BTreeSet<&str> = names.collect::<Option<_>>().ok_or_else(|| bad("its weight_map holds something that is not a file name".into()))?;
     if names.is_empty() {
         return Err(bad("its weight_map is empty".into()));
     }
-    names
-        .into_iter()
-        .map(|name| existing(dir.join(name)).map(Weights::File))
-        .collect()
+    names.into_iter().map(|name| existing(dir.join(name)).map(Weights::File)).collect()
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, SourceError> {
     match fs::metadata(&path) {
         Ok(found) if found.is_file() => Ok(path),
-        Ok(_) => Err(SourceError::File {
-            path,
-            reason: "it is not a file".into(),
-        }),
+        Ok(_) => Err(SourceError::File { path, reason: "it is not a file".into() }),
         Err(error) => Err(unreadable(path, error)),
     }
 }
@@ -227,10 +178,7 @@ fn optional(dir: &Path, name: &str) -> Result<Option<String>, SourceError> {
 }
 
 fn unreadable(path: PathBuf, error: std::io::Error) -> SourceError {
-    SourceError::File {
-        path,
-        reason: error.to_string(),
-    }
+    SourceError::File { path, reason: error.to_string() }
 }
 
 /// The template in tokenizer_config.json: a text, or a list of named ones with one named default.
@@ -247,10 +195,7 @@ mod tests {
 
     fn model_dir(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")]
-            .iter()
-            .chain(files)
-        {
+        for (name, text) in [("config.json", "{}"), ("tokenizer.json", "{}")].iter().chain(files) {
             fs::write(dir.path().join(name), text).unwrap();
         }
         dir
@@ -259,33 +204,21 @@ mod tests {
     #[test]
     fn the_index_chooses_the_shards() {
         let index = r#"{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-1.safetensors"}}"#;
-        let dir = model_dir(&[
-            ("model.safetensors.index.json", index),
-            ("model-1.safetensors", ""),
-            ("model-2.safetensors", ""),
-            ("other.safetensors", ""),
-        ]);
-        let expected =
-            ["model-1.safetensors", "model-2.safetensors"].map(|name| Weights::File(dir.path().join(name)));
+        let dir = model_dir(&[("model.safetensors.index.json", index), ("model-1.safetensors", ""), ("model-2.safetensors", ""), ("other.safetensors", "")]);
+        let expected = ["model-1.safetensors", "model-2.safetensors"].map(|name| Weights::File(dir.path().join(name)));
         assert_eq!(directory(dir.path()).unwrap().weights, expected);
     }
 
     #[test]
     fn a_missing_shard_is_named() {
-        let dir = model_dir(&[(
-            "model.safetensors.index.json",
-            r#"{"weight_map": {"a": "model-1.safetensors"}}"#,
-        )]);
+        let dir = model_dir(&[("model.safetensors.index.json", r#"{"weight_map": {"a": "model-1.safetensors"}}"#)]);
         let error = directory(dir.path()).unwrap_err().to_string();
         assert!(error.contains("model-1.safetensors: No such file"), "{error}");
     }
 
     #[test]
     fn an_index_cannot_point_out_of_the_directory() {
-        let dir = model_dir(&[(
-            "model.safetensors.index.json",
-            r#"{"weight_map": {"a": "../secret"}}"#,
-        )]);
+        let dir = model_dir(&[("model.safetensors.index.json", r#"{"weight_map": {"a": "../secret"}}"#)]);
         assert!(matches!(directory(dir.path()), Err(SourceError::Index { .. })));
     }
 
@@ -300,29 +233,16 @@ mod tests {
 
     #[tokio::test]
     async fn names_that_mean_nothing_are_refused() {
-        for spec in [
-            "s3://bucket/x",
-            "embedded://mega",
-            "hf://only-a-name",
-            "hf://../..",
-            "no/such/dir",
-            "",
-        ] {
-            let error = resolve(spec, &SourceOptions::default(), |_, _| {})
-                .await
-                .unwrap_err();
+        for spec in ["s3://bucket/x", "embedded://mega", "hf://only-a-name", "hf://../..", "no/such/dir", ""] {
+            let error = resolve(spec, &SourceOptions::default(), |_, _| {}).await.unwrap_err();
             assert!(matches!(error, SourceError::Unknown(_)), "{spec}: {error}");
         }
     }
 
     #[tokio::test]
     async fn the_embedded_model_is_whole() {
-        let files = resolve("embedded://nano", &SourceOptions::default(), |_, _| {})
-            .await
-            .unwrap();
-        let [Weights::Embedded(bytes)] = files.weights[..] else {
-            panic!("one embedded file")
-        };
+        let files = resolve("embedded://nano", &SourceOptions::default(), |_, _| {}).await.unwrap();
+        let [Weights::Embedded(bytes)] = files.weights[..] else { panic!("one embedded file") };
         let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
         assert!(tensors.tensor("model.embed_tokens.weight").is_ok());
         let tokenizer = tokenizers::Tokenizer::from_bytes(&files.tokenizer).unwrap();

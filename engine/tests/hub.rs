@@ -47,42 +47,25 @@ type Shared = Arc<Mutex<Behaviour>>;
 
 async fn answer(State(shared): State<Shared>, request: Request) -> Response {
     let mut hub = shared.lock().unwrap();
-    let text = |name| {
-        request
-            .headers()
-            .get(name)
-            .map(|value| value.to_str().unwrap().to_owned())
-    };
+    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let (path, range) = (request.uri().path().to_owned(), text(header::RANGE));
     hub.seen.push((path.clone(), range.clone()));
     if !hub.statuses.is_empty() {
         return (hub.statuses.remove(0), [(header::RETRY_AFTER, "0")]).into_response();
     }
-    if hub
-        .token
-        .is_some_and(|token| text(header::AUTHORIZATION) != Some(format!("Bearer {token}")))
-    {
+    if hub.token.is_some_and(|token| text(header::AUTHORIZATION) != Some(format!("Bearer {token}"))) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    if ["main", COMMIT]
-        .iter()
-        .any(|revision| path == format!("/api/models/org/tiny/revision/{revision}"))
-    {
+    if ["main", COMMIT].iter().any(|revision| path == format!("/api/models/org/tiny/revision/{revision}")) {
         return axum::Json(listing(&hub)).into_response();
     }
     let name = path.strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/"));
     let Some((name, bytes)) = name.and_then(|name| hub.files.get_key_value(name)) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let from = range
-        .filter(|_| !hub.ignores_range)
-        .map(|range| range["bytes=".len()..range.len() - 1].parse::<usize>().unwrap());
+    let from = range.filter(|_| !hub.ignores_range).map(|range| range["bytes=".len()..range.len() - 1].parse::<usize>().unwrap());
     let rest = Bytes::copy_from_slice(&bytes[from.unwrap_or(0)..]);
-    let status = if from.is_some() {
-        StatusCode::PARTIAL_CONTENT
-    } else {
-        StatusCode::OK
-    };
+    let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     if *name == WEIGHTS && !hub.cuts.is_empty() {
         let part = rest.slice(..hub.cuts.remove(0));
         let next = hub.after_cut.take();
@@ -106,10 +89,7 @@ fn listing(hub: &Behaviour) -> serde_json::Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A hub with one model, the behaviour to change, and a directory for downloads.
@@ -124,26 +104,16 @@ impl Setup {
         let files = HashMap::from([
             ("config.json", b"{\"model_type\": \"qwen3\"}".to_vec()),
             ("tokenizer.json", b"{}".to_vec()),
-            (
-                WEIGHTS,
-                (0..3_000_000_u32).flat_map(|i| i.to_le_bytes()).collect(),
-            ),
+            (WEIGHTS, (0..3_000_000_u32).flat_map(|i| i.to_le_bytes()).collect()),
             ("README.md", b"not needed".to_vec()),
             ("onnx/model.safetensors", b"not needed".to_vec()),
         ]);
-        let shared = Shared::new(Mutex::new(Behaviour {
-            files,
-            ..Behaviour::default()
-        }));
+        let shared = Shared::new(Mutex::new(Behaviour { files, ..Behaviour::default() }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
-            shared,
-            endpoint,
-            kept: tempfile::tempdir().unwrap(),
-        }
+        Self { shared, endpoint, kept: tempfile::tempdir().unwrap() }
     }
 
     fn change(&self, change: impl FnOnce(&mut Behaviour)) {
@@ -151,21 +121,14 @@ impl Setup {
     }
 
     async fn download(&self, token: Option<&str>) -> Result<std::path::PathBuf, HubError> {
-        let hub = Hub::new(Some(&self.endpoint), token.map(str::to_owned))
-            .unwrap()
-            .first_wait(Duration::from_millis(1));
-        hub.download("org/tiny", "main", self.kept.path(), |_, _| {})
-            .await
+        let hub = Hub::new(Some(&self.endpoint), token.map(str::to_owned)).unwrap().first_wait(Duration::from_millis(1));
+        hub.download("org/tiny", "main", self.kept.path(), |_, _| {}).await
     }
 
     /// The ranges of the requests for weights so far.
     fn ranges(&self) -> Vec<Option<String>> {
         let hub = self.shared.lock().unwrap();
-        hub.seen
-            .iter()
-            .filter(|(path, _)| path.ends_with(WEIGHTS))
-            .map(|(_, range)| range.clone())
-            .collect()
+        hub.seen.iter().filter(|(path, _)| path.ends_with(WEIGHTS)).map(|(_, range)| range.clone()).collect()
     }
 
     fn assert_whole(&self, dir: &Path) {
@@ -179,36 +142,18 @@ impl Setup {
 async fn a_model_is_downloaded_once() {
     let setup = Setup::new().await;
     let reported = Mutex::new(Vec::new());
-    let options = SourceOptions {
-        endpoint: Some(setup.endpoint.clone()),
-        download_dir: Some(setup.kept.path().into()),
-        ..SourceOptions::default()
-    };
-    let files = source::resolve("hf://org/tiny", &options, |done, total| {
-        reported.lock().unwrap().push((done, total))
-    })
-    .await
-    .unwrap();
-    let [Weights::File(weights)] = &files.weights[..] else {
-        panic!("one file")
-    };
+    let options = SourceOptions { endpoint: Some(setup.endpoint.clone()), download_dir: Some(setup.kept.path().into()), ..SourceOptions::default() };
+    let files = source::resolve("hf://org/tiny", &options, |done, total| reported.lock().unwrap().push((done, total))).await.unwrap();
+    let [Weights::File(weights)] = &files.weights[..] else { panic!("one file") };
     setup.assert_whole(weights.parent().unwrap());
     assert_eq!(files.config, "{\"model_type\": \"qwen3\"}");
     let reported = reported.into_inner().unwrap();
     assert!(reported.is_sorted() && reported.len() > 3);
     assert_eq!(*reported.last().unwrap(), (12_000_025, 12_000_025));
-    let wanted = |path: &str| {
-        path.ends_with("config.json")
-            || path.ends_with("tokenizer.json")
-            || path.ends_with(&format!("{COMMIT}/{WEIGHTS}"))
-            || path.contains("/api/")
-    };
+    let wanted = |path: &str| path.ends_with("config.json") || path.ends_with("tokenizer.json") || path.ends_with(&format!("{COMMIT}/{WEIGHTS}")) || path.contains("/api/");
     setup.change(|hub| assert!(hub.seen.drain(..).all(|(path, _)| wanted(&path))));
 
-    assert_eq!(
-        source::resolve("org/tiny", &options, |_, _| {}).await.unwrap(),
-        files
-    );
+    assert_eq!(source::resolve("org/tiny", &options, |_, _| {}).await.unwrap(), files);
     setup.change(|hub| assert_eq!(hub.seen.len(), 1, "only the revision is asked for"));
 }
 
@@ -217,10 +162,7 @@ async fn a_cut_connection_goes_on_where_it_ended() {
     let setup = Setup::new().await;
     setup.change(|hub| hub.cuts = vec![100_000, 200_000]);
     setup.assert_whole(&setup.download(None).await.unwrap());
-    assert_eq!(
-        setup.ranges(),
-        [None, Some("bytes=100000-".into()), Some("bytes=300000-".into())]
-    );
+    assert_eq!(setup.ranges(), [None, Some("bytes=100000-".into()), Some("bytes=300000-".into())]);
 }
 
 #[tokio::test]
@@ -229,10 +171,7 @@ async fn a_new_process_goes_on_with_the_part_of_an_old_one() {
     setup.change(|hub| (hub.cuts, hub.after_cut) = (vec![100_000], Some(StatusCode::FORBIDDEN)));
     assert!(setup.download(None).await.is_err());
     setup.assert_whole(&setup.download(None).await.unwrap());
-    assert_eq!(
-        setup.ranges(),
-        [None, Some("bytes=100000-".into()), Some("bytes=100000-".into())]
-    );
+    assert_eq!(setup.ranges(), [None, Some("bytes=100000-".into()), Some("bytes=100000-".into())]);
 }
 
 #[tokio::test]
@@ -247,17 +186,10 @@ async fn wrong_bytes_are_refused_and_removed() {
     let setup = Setup::new().await;
     setup.change(|hub| hub.claimed_sha256 = Some(hex(b"other")));
     let error = setup.download(None).await.unwrap_err();
-    assert!(
-        error.to_string().starts_with("model.safetensors has sha256 "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("model.safetensors has sha256 "), "{error}");
     let left = std::fs::read_dir(setup.kept.path().join("org--tiny").join(COMMIT)).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(
-        left.iter()
-            .all(|name| !name.to_string_lossy().starts_with(WEIGHTS)),
-        "{left:?}"
-    );
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(WEIGHTS)), "{left:?}");
     setup.change(|hub| hub.claimed_sha256 = None);
     setup.assert_whole(&setup.download(None).await.unwrap());
 }
@@ -265,13 +197,7 @@ async fn wrong_bytes_are_refused_and_removed() {
 #[tokio::test]
 async fn a_busy_hub_is_asked_again() {
     let setup = Setup::new().await;
-    setup.change(|hub| {
-        hub.statuses = vec![
-            StatusCode::TOO_MANY_REQUESTS,
-            StatusCode::BAD_GATEWAY,
-            StatusCode::SERVICE_UNAVAILABLE,
-        ]
-    });
+    setup.change(|hub| hub.statuses = vec![StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE]);
     setup.assert_whole(&setup.download(None).await.unwrap());
 }
 
@@ -299,10 +225,7 @@ async fn a_gated_model_asks_for_a_token() {
     let error = setup.download(None).await.unwrap_err().to_string();
     assert!(error.contains("401") && error.contains("set HF_TOKEN"), "{error}");
     let error = setup.download(Some("wrong")).await.unwrap_err().to_string();
-    assert!(
-        error.contains("401") && error.contains("the token may not read this model"),
-        "{error}"
-    );
+    assert!(error.contains("401") && error.contains("the token may not read this model"), "{error}");
     setup.assert_whole(&setup.download(Some("right")).await.unwrap());
 }
 
@@ -310,23 +233,10 @@ async fn a_gated_model_asks_for_a_token() {
 async fn a_missing_model_is_named() {
     let setup = Setup::new().await;
     let hub = Hub::new(Some(&setup.endpoint), None).unwrap();
-    let error = hub
-        .download("org/none", "main", setup.kept.path(), |_, _| {})
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("404") && error.contains("org/none") && error.contains("no such model"),
-        "{error}"
-    );
-    let error = hub
-        .download("org/tiny", "../up", setup.kept.path(), |_, _| {})
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, HubError::Refused { .. } | HubError::Revision(_)),
-        "{error}"
-    );
+    let error = hub.download("org/none", "main", setup.kept.path(), |_, _| {}).await.unwrap_err().to_string();
+    assert!(error.contains("404") && error.contains("org/none") && error.contains("no such model"), "{error}");
+    let error = hub.download("org/tiny", "../up", setup.kept.path(), |_, _| {}).await.unwrap_err();
+    assert!(matches!(error, HubError::Refused { .. } | HubError::Revision(_)), "{error}");
 }
 
 #[tokio::test]

@@ -27,20 +27,8 @@ impl Part {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .await;
-        let mut part = Self {
-            file: opened.map_err(disk(&path))?,
-            path,
-            target: target.to_owned(),
-            len: 0,
-            hash: Sha256::new(),
-        };
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).await;
+        let mut part = Self { file: opened.map_err(disk(&path))?, path, target: target.to_owned(), len: 0, hash: Sha256::new() };
         part.read_existing().await.map_err(disk(&part.path))?;
         Ok(part)
     }
@@ -82,24 +70,13 @@ impl Part {
 
     /// Checks the hash, if the hub gave one, and gives the file its name. Wrong bytes are removed.
     pub(super) async fn finish(mut self, name: &str, sha256: Option<&str>) -> Result<(), HubError> {
-        let found = self
-            .hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
+        let found = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         if let Some(expected) = sha256.filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
             fs::remove_file(&self.path).await.map_err(disk(&self.path))?;
-            return Err(HubError::WrongBytes {
-                file: name.into(),
-                expected: format!("sha256 {expected}"),
-                found: format!("sha256 {found}"),
-            });
+            return Err(HubError::WrongBytes { file: name.into(), expected: format!("sha256 {expected}"), found: format!("sha256 {found}") });
         }
         self.file.flush().await.map_err(disk(&self.path))?;
         self.file.sync_all().await.map_err(disk(&self.path))?;
-        fs::rename(&self.path, &self.target)
-            .await
-            .map_err(disk(&self.target))
+        fs::rename(&self.path, &self.target).await.map_err(disk(&self.target))
     }
 }
