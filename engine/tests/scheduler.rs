@@ -1,4 +1,5 @@
 //! The scheduler under random traffic: blocks, budget, fairness and progress, as properties.
+#![allow(clippy::unwrap_used, clippy::panic)]
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
