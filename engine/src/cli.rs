@@ -241,7 +241,7 @@ mod tests {
                 "--max-num-batched-tokens 256",
             ),
         ] {
-            let error = parse_words(line).unwrap_err().to_string();
+            let error = parse_words(line).err().unwrap().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{line}: {error}");
         }
     }

@@ -4,10 +4,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes done and to do. Writers and readers need no order between the two numbers.
+/// Bytes done and to do, of the download first and of reading the weights then. Readers need no order between the numbers.
 #[derive(Debug)]
 pub struct Progress {
-    started: Instant,
+    created: Instant,
+    /// Nanoseconds from `created` to the begin of the current part.
+    began: AtomicU64,
     done: AtomicU64,
     total: AtomicU64,
 }
@@ -15,7 +17,8 @@ pub struct Progress {
 impl Default for Progress {
     fn default() -> Self {
         Self {
-            started: Instant::now(),
+            created: Instant::now(),
+            began: AtomicU64::new(0),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
         }
@@ -23,19 +26,13 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Bytes there are in all.
-    pub fn set_total(&self, bytes: u64) {
-        self.total.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes done in all.
-    pub fn set_done(&self, bytes: u64) {
-        self.done.store(bytes, Ordering::Relaxed);
-    }
-
-    /// More bytes are done.
-    pub fn add(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
+    /// So many bytes of so many are done. Another total begins another part, with a pace of its own.
+    pub fn set(&self, done: u64, total: u64) {
+        if self.total.swap(total, Ordering::Relaxed) != total {
+            let began = u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.began.store(began, Ordering::Relaxed);
+        }
+        self.done.store(done, Ordering::Relaxed);
     }
 
     /// Bytes done.
@@ -54,7 +51,31 @@ impl Progress {
         if done == 0 || total == 0 {
             return None;
         }
+        let began = self.created + Duration::from_nanos(self.began.load(Ordering::Relaxed));
         let left = total.saturating_sub(done) as f64 / done as f64;
-        Some(now.saturating_duration_since(self.started).mul_f64(left))
+        Some(now.saturating_duration_since(began).mul_f64(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_so_far_tells_the_rest() {
+        let progress = Progress::default();
+        assert_eq!(progress.eta(Instant::now()), None);
+        progress.set(0, 100);
+        let began = progress.created + Duration::from_nanos(progress.began.load(Ordering::Relaxed));
+        progress.set(25, 100);
+        assert_eq!(
+            progress.eta(began + Duration::from_secs(10)),
+            Some(Duration::from_secs(30))
+        );
+        progress.set(100, 100);
+        assert_eq!(
+            progress.eta(began + Duration::from_secs(10)),
+            Some(Duration::ZERO)
+        );
     }
 }

@@ -31,8 +31,7 @@ fn known_traffic() -> String {
         )
         .unwrap();
     let progress = Progress::default();
-    progress.set_total(1000);
-    progress.set_done(1000);
+    progress.set(1000, 1000);
     metrics.set_life(&progress, true, false);
     let prefill = StepStats {
         running: 1,

@@ -1,4 +1,5 @@
 //! The scheduler under random traffic: blocks, budget, fairness and progress, as properties.
+#![allow(clippy::unwrap_used, clippy::panic)]
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
@@ -212,7 +213,7 @@ impl Harness {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_traffic_keeps_every_promise(config in config(), events in prop::collection::vec(event(), 1..120)) {

@@ -61,7 +61,14 @@ pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
                 name: service.metadata.name.clone().unwrap_or_default(),
                 source,
             })?;
-            Ok(plan(&valid))
+            let mut plan = plan(&valid);
+            for desired in &mut plan.objects {
+                // No cluster has given the service its UID: an object applied with a made-up owner would be collected.
+                if let Some(metadata) = desired.body["metadata"].as_object_mut() {
+                    metadata.remove("ownerReferences");
+                }
+            }
+            Ok(plan)
         })
         .collect()
 }

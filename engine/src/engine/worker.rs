@@ -47,6 +47,9 @@ pub(super) struct Worker {
     observer: Arc<dyn Observer>,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
+    /// Events to send once the observer knows what led to them: a client that has seen its last token finds it
+    /// counted.
+    outbox: Vec<(UnboundedSender<TokenEvent>, TokenEvent)>,
 }
 
 impl Worker {
@@ -58,14 +61,16 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         let scheduler = Scheduler::new(config.clone());
+        let (live, outbox) = (HashMap::new(), Vec::new());
         Self {
             model,
             config,
             scheduler,
-            live: HashMap::new(),
+            live,
             observer,
             commands,
             shared,
+            outbox,
         }
     }
 
@@ -86,6 +91,7 @@ impl Worker {
                 let id = submission.id;
                 self.submit(*submission);
                 self.fail(&[id], "the engine stopped working; try again later");
+                self.report(StepStats::default());
             }
         }
     }
@@ -192,12 +198,10 @@ impl Worker {
                 live.preemptions += 1;
             }
         }
-        let free = match self.scheduler.waiting() {
-            0 => self.config.max_num_seqs - self.scheduler.running(),
-            // What still waits was held back by blocks or tokens: nobody else could start either.
-            _ => 0,
-        };
-        self.shared.set_free_places(free);
+        if self.scheduler.waiting() > 0 {
+            // What still waits was held back by places, blocks or tokens: nobody else could start either.
+            self.shared.set_free_places(0);
+        }
     }
 
     fn sample(&mut self, plan: &StepPlan, mut logits: Logits, stats: &mut StepStats) {
@@ -219,10 +223,11 @@ impl Worker {
                     .push((now - live.request.arrival).as_secs_f64()),
                 Some(last) => stats.inter_token_latencies.push((now - last).as_secs_f64()),
             }
-            ended.extend(
-                live.take(token, now, self.config.max_model_len)
-                    .map(|reason| (id, reason)),
-            );
+            let end = live.take(token, now, self.config.max_model_len);
+            if end != Some(FinishReason::Stop) {
+                self.outbox.push((live.events.clone(), TokenEvent::Token(token)));
+            }
+            ended.extend(end.map(|reason| (id, reason)));
         }
         self.scheduler.complete(plan, &sampled);
         for (id, reason) in ended {
@@ -260,15 +265,23 @@ impl Worker {
         };
         self.observer.finished(&finished);
         self.shared.ended(live.scheduled.is_none());
-        // The client may have left; then nobody needs the event.
-        let _ = live.events.send(event);
+        self.outbox.push((live.events, event));
     }
 
-    fn report(&self, mut stats: StepStats) {
+    /// Tells the observer, then the clients.
+    fn report(&mut self, mut stats: StepStats) {
         stats.running = self.scheduler.running();
         stats.waiting = self.scheduler.waiting();
         stats.kv_usage = self.scheduler.kv_usage();
+        if stats.waiting == 0 {
+            self.shared
+                .set_free_places(self.config.max_num_seqs - stats.running);
+        }
         self.observer.step(&stats);
+        for (events, event) in self.outbox.drain(..) {
+            // The client may have left; then nobody needs the event.
+            let _ = events.send(event);
+        }
     }
 }
 
@@ -281,7 +294,6 @@ impl Live {
         if self.request.stop.stop_token_ids.contains(&token) {
             return Some(FinishReason::Stop);
         }
-        let _ = self.events.send(TokenEvent::Token(token));
         let full = self.request.prompt.len() + self.generated >= max_model_len;
         (self.generated >= self.request.stop.max_tokens || full).then_some(FinishReason::Length)
     }

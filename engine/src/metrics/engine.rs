@@ -194,7 +194,9 @@ impl LengthMetrics {
         self.prompt.observe(request.prompt_tokens as f64);
         self.generation.observe(request.generated_tokens as f64);
         self.max_tokens.observe(request.max_tokens as f64);
-        self.prefill_computed
-            .observe(request.prompt_tokens.saturating_sub(request.cached_tokens) as f64);
+        if request.scheduled.is_some() {
+            let computed = request.prompt_tokens.saturating_sub(request.cached_tokens);
+            self.prefill_computed.observe(computed as f64);
+        }
     }
 }

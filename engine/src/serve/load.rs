@@ -3,16 +3,17 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tracing::info;
 
 use crate::{
     cli::Fatal,
     config::Config,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
-    metrics::Metrics,
+    metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions},
     progress::Progress,
-    source::{self, SourceOptions},
+    source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
     wire::Defaults,
@@ -37,8 +38,7 @@ pub(super) fn load(
         token: config.hf_token.clone(),
     };
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
-        progress.set_total(total);
-        progress.set_done(done);
+        progress.set(done, total);
     }));
     let files = files.map_err(fatal)?;
     let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(fatal)?;
@@ -136,10 +136,10 @@ fn defaults(config: &Config, generation: &Value) -> Defaults {
     defaults
 }
 
-/// Reads the weights, plans memory and starts the engine thread.
+/// Reads the weights and starts the thread that runs them.
 fn start(
     config: &Config,
-    files: &source::ModelFiles,
+    files: &ModelFiles,
     max_model_len: usize,
     progress: &Progress,
     metrics: &Arc<Metrics>,
@@ -156,11 +156,10 @@ fn start(
         memory_limit: None,
     };
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
-        progress.set_total(total);
-        progress.set_done(done);
+        progress.set(done, total);
     });
     let loaded = loaded.map_err(fatal)?;
-    tracing::info!("{}", loaded.plan);
+    info!("{}", loaded.plan);
     let limits = EngineConfig {
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -170,5 +169,12 @@ fn start(
         num_blocks: loaded.plan.num_blocks,
         enable_prefix_caching: config.prefix_caching,
     };
+    let cache = CacheInfo {
+        block_size: config.block_size,
+        num_blocks: loaded.plan.num_blocks,
+        prefix_caching: config.prefix_caching,
+        gpu_memory_utilization: config.gpu_memory_utilization,
+    };
+    metrics.model_known(max_model_len, &cache).map_err(fatal)?;
     Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
 }

@@ -18,8 +18,7 @@ use crate::support::{self, Server, gated, get, loading, post, sample, send};
 async fn while_loading_only_generation_is_refused() {
     let (app, _, progress) = loading(&[]);
     let router = qwen_engine::http::app(app);
-    progress.set_total(100);
-    progress.add(40);
+    progress.set(40, 100);
     let reply = send(&router, get("/ready")).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     let body = reply.json();

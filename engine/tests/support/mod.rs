@@ -1,11 +1,13 @@
 //! Shared by the tests that run a model: loading, and greedy generation through the real scheduler.
+#![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(dead_code)]
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use qwen_engine::device::{DeviceKind, Dtype};
 use qwen_engine::memory::MemoryLimit;
-use qwen_engine::model::{Chunk, LoadError, LoadOptions, LoadedModel, Model, StepPlan, Weights, load};
+use qwen_engine::model::Weights;
+use qwen_engine::model::{Chunk, LoadError, LoadOptions, LoadedModel, Model, StepPlan, load};
 use qwen_engine::scheduler::{EngineConfig, Scheduler};
 use qwen_engine::sequence::SequenceId;
 
