@@ -178,17 +178,19 @@ mod tests {
             let version = lease.as_ref().map_or("0", |lease| {
                 lease["metadata"]["resourceVersion"].as_str().unwrap()
             });
-            let failure = |code: u16| {
+            let failure = |code: u16, reason| {
                 (
                     code,
-                    json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": if code == 404 { "NotFound" } else { "Conflict" } }),
+                    json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": reason }),
                 )
             };
             match (method, &*lease) {
-                (&Method::GET, None) => failure(404),
+                (&Method::GET, None) => failure(404, "NotFound"),
                 (&Method::GET, Some(lease)) => (200, lease.clone()),
-                (&Method::POST, Some(_)) => failure(409),
-                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => failure(409),
+                (&Method::POST, Some(_)) => failure(409, "AlreadyExists"),
+                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => {
+                    failure(409, "Conflict")
+                }
                 _ => {
                     let next = version.parse::<u64>().unwrap() + 1;
                     sent["metadata"]["resourceVersion"] = json!(next.to_string());

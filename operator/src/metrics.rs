@@ -83,7 +83,6 @@ impl Metrics {
     }
 
     /// Times a reconcile until the timer is dropped.
-    #[must_use]
     pub fn reconcile_started(&self) -> HistogramTimer {
         self.duration.start_timer()
     }

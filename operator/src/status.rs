@@ -116,11 +116,13 @@ pub fn compute(
         model: progress(facts.load),
         autoscaling: facts.valid.autoscaling().map(|limits| AutoscalingStatus {
             current_queue_depth: facts.load.and_then(queue_depth),
-            desired_replicas: autoscaler
-                .and_then(|hpa| hpa.status)
-                .map_or(limits.min_replicas.max(replicas.wanted), |status| {
-                    status.desired_replicas
-                }),
+            desired_replicas: Some(
+                autoscaler
+                    .and_then(|hpa| hpa.status)
+                    .map_or(limits.min_replicas.max(replicas.wanted), |status| {
+                        status.desired_replicas
+                    }),
+            ),
         }),
         conditions: merge(&old.conditions, &verdicts, facts.valid.generation, now),
     };
@@ -357,7 +359,7 @@ mod tests {
         QwenServiceStatus {
             autoscaling: Some(AutoscalingStatus {
                 current_queue_depth: Some(depth),
-                desired_replicas: 2,
+                desired_replicas: Some(2),
             }),
             ..QwenServiceStatus::default()
         }

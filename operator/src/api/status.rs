@@ -74,5 +74,6 @@ pub struct AutoscalingStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_queue_depth: Option<i64>,
     /// Replicas that the autoscaler asks for.
-    pub desired_replicas: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
 }
