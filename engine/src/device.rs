@@ -1,6 +1,8 @@
 //! Where tensors live and how wide their numbers are; flags become candle's types here.
 use candle_core::{DType, Device};
 
+use crate::memory::{self, MemoryLimit};
+
 /// Kind of device, `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceKind {
@@ -38,6 +40,21 @@ pub enum DeviceError {
     /// The CPU computes in F32 only: no kernel multiplies 16-bit floats faster.
     #[error("--dtype {0:?} needs --device cuda; on the CPU use auto or float32, which widens the weights")]
     CpuIsF32(Dtype),
+}
+
+/// Memory that model and KV cache may take on the device; `None` where nothing tells.
+pub fn memory(device: &Device) -> Option<MemoryLimit> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => {
+            let (free, _total) = gpu.cuda_stream().context().mem_get_info().ok()?;
+            Some(MemoryLimit {
+                bytes: free as u64,
+                source: "free GPU memory",
+            })
+        }
+        _ => memory::system_limit(),
+    }
 }
 
 /// candle's device and type for the flags.

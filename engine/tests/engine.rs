@@ -8,7 +8,8 @@ use qwen_engine::engine::{Engine, EngineHandle, Health, TokenStream};
 use qwen_engine::model::fake::FakeModel;
 use qwen_engine::model::{Logits, Model, ModelError, StepPlan};
 use qwen_engine::request::{
-    FinishReason, FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, StopParams, SubmitError, TokenEvent,
+    FinishReason, FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, StopParams,
+    SubmitError, TokenEvent,
 };
 use qwen_engine::scheduler::EngineConfig;
 use tokio::sync::watch;
@@ -34,11 +35,19 @@ impl Recorder {
     async fn until(&self, wanted: impl FnMut(&StepStats) -> bool) {
         let mut stats = self.stats.subscribe();
         // The sender lives in self; the time only turns a broken engine into a failure.
-        tokio::time::timeout(Duration::from_secs(60), stats.wait_for(wanted)).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), stats.wait_for(wanted))
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     fn reasons(&self) -> Vec<FinishReason> {
-        self.finished.lock().unwrap().iter().map(|request| request.reason).collect()
+        self.finished
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|request| request.reason)
+            .collect()
     }
 }
 
@@ -55,8 +64,14 @@ fn config() -> EngineConfig {
 }
 
 fn start(model: impl Model + 'static) -> (EngineHandle, Arc<Recorder>) {
-    let recorder = Arc::new(Recorder { stats: watch::Sender::default(), finished: Mutex::default() });
-    (Engine::start(Box::new(model), config(), recorder.clone()).unwrap(), recorder)
+    let recorder = Arc::new(Recorder {
+        stats: watch::Sender::default(),
+        finished: Mutex::default(),
+    });
+    (
+        Engine::start(Box::new(model), config(), recorder.clone()).unwrap(),
+        recorder,
+    )
 }
 
 fn request(prompt: usize, max_tokens: usize) -> GenerateRequest {
@@ -73,7 +88,11 @@ fn request(prompt: usize, max_tokens: usize) -> GenerateRequest {
             repetition_penalty: 1.0,
             seed: None,
         },
-        stop: StopParams { max_tokens, min_tokens: 0, stop_token_ids: vec![99] },
+        stop: StopParams {
+            max_tokens,
+            min_tokens: 0,
+            stop_token_ids: vec![99],
+        },
         arrival: Instant::now(),
     }
 }
@@ -86,14 +105,31 @@ async fn all(stream: TokenStream) -> Vec<TokenEvent> {
 async fn tokens_arrive_and_the_stop_token_does_not() {
     let (engine, recorder) = start(FakeModel::new(100).with_reply(vec![7, 8, 99]));
     let events = all(engine.submit(request(5, 10)).unwrap()).await;
-    assert_eq!(events, [TokenEvent::Token(7), TokenEvent::Token(8), TokenEvent::Finished(FinishReason::Stop)]);
+    assert_eq!(
+        events,
+        [
+            TokenEvent::Token(7),
+            TokenEvent::Token(8),
+            TokenEvent::Finished(FinishReason::Stop)
+        ]
+    );
     let events = all(engine.submit(request(5, 2)).unwrap()).await;
     assert_eq!(events.last(), Some(&TokenEvent::Finished(FinishReason::Length)));
     assert_eq!(recorder.stats.borrow().kv_usage, 0.0);
     let finished = recorder.finished.lock().unwrap().clone();
     // As in vLLM, the stop token counts as generated.
-    assert_eq!(finished.iter().map(|one| one.generated_tokens).collect::<Vec<_>>(), [3, 2]);
-    assert!(finished.iter().all(|one| one.queued <= one.scheduled.unwrap() && one.first_token <= one.last_token));
+    assert_eq!(
+        finished
+            .iter()
+            .map(|one| one.generated_tokens)
+            .collect::<Vec<_>>(),
+        [3, 2]
+    );
+    assert!(
+        finished
+            .iter()
+            .all(|one| one.queued <= one.scheduled.unwrap() && one.first_token <= one.last_token)
+    );
     assert_eq!(engine.health(), Health::Idle);
 }
 
@@ -103,8 +139,21 @@ async fn the_queue_is_full_beyond_places_and_limit() {
     let (engine, recorder) = start(model);
     let streams: Vec<_> = (0..4).map(|_| engine.submit(request(3, 2)).unwrap()).collect();
     let refused = engine.submit(request(3, 2)).unwrap_err();
-    assert!(matches!(refused, SubmitError::QueueFull { waiting: 2, limit: 2, .. }), "{refused:?}");
-    assert_eq!(engine.queue_full().map(|error| error.to_string()), Some(refused.to_string()));
+    assert!(
+        matches!(
+            refused,
+            SubmitError::QueueFull {
+                waiting: 2,
+                limit: 2,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        engine.queue_full().map(|error| error.to_string()),
+        Some(refused.to_string())
+    );
     drop(gate);
     for stream in streams {
         assert_eq!(all(stream).await.len(), 3);
@@ -117,7 +166,14 @@ async fn the_queue_is_full_beyond_places_and_limit() {
 async fn what_can_never_fit_is_refused_with_its_numbers() {
     let (engine, _recorder) = start(FakeModel::new(100));
     let error = engine.submit(request(200, 100)).unwrap_err();
-    assert_eq!(error, SubmitError::NeverFits { needed: 19, total: 16, block_size: 16 });
+    assert_eq!(
+        error,
+        SubmitError::NeverFits {
+            needed: 19,
+            total: 16,
+            block_size: 16
+        }
+    );
 }
 
 #[tokio::test]
@@ -131,7 +187,9 @@ async fn a_dropped_stream_frees_its_blocks_within_a_step() {
     drop(stream);
     // One more step may already have begun.
     gate.send(()).unwrap();
-    recorder.until(|stats| stats.running == 0 && stats.kv_usage == 0.0).await;
+    recorder
+        .until(|stats| stats.running == 0 && stats.kv_usage == 0.0)
+        .await;
     assert_eq!(recorder.reasons(), [FinishReason::Abort]);
 }
 
@@ -203,9 +261,16 @@ impl Model for Broken {
 #[tokio::test]
 async fn a_failed_step_fails_its_requests_only() {
     let fail = || ModelError::Other("no memory left on the device".into());
-    let (engine, recorder) = start(Broken { inner: FakeModel::new(100), steps: 0, fail });
+    let (engine, recorder) = start(Broken {
+        inner: FakeModel::new(100),
+        steps: 0,
+        fail,
+    });
     let events = all(engine.submit(request(3, 9)).unwrap()).await;
-    assert_eq!(events.last(), Some(&TokenEvent::Failed("no memory left on the device".into())));
+    assert_eq!(
+        events.last(),
+        Some(&TokenEvent::Failed("no memory left on the device".into()))
+    );
     assert_eq!(all(engine.submit(request(3, 2)).unwrap()).await.len(), 3);
     engine.drain().await;
     assert_eq!(recorder.reasons(), [FinishReason::Error, FinishReason::Length]);
@@ -213,7 +278,11 @@ async fn a_failed_step_fails_its_requests_only() {
 
 #[tokio::test]
 async fn a_panic_is_told_to_clients_and_health() {
-    let (engine, recorder) = start(Broken { inner: FakeModel::new(100), steps: 0, fail: || panic!("a bug") });
+    let (engine, recorder) = start(Broken {
+        inner: FakeModel::new(100),
+        steps: 0,
+        fail: || panic!("a bug"),
+    });
     let events = all(engine.submit(request(3, 9)).unwrap()).await;
     assert!(matches!(events.last(), Some(TokenEvent::Failed(_))), "{events:?}");
     assert_eq!(engine.health(), Health::Dead);

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -126,8 +127,13 @@ fn prompts() -> Vec<Vec<u32>> {
     all
 }
 
-fn expected(oracle: &mut Oracle) -> Vec<Vec<u32>> {
-    prompts().iter().map(|prompt| oracle.greedy(prompt)).collect()
+/// What the oracle generates for the prompts; slow, so computed once for all tests.
+fn expected() -> &'static [Vec<u32>] {
+    static EXPECTED: OnceLock<Vec<Vec<u32>>> = OnceLock::new();
+    EXPECTED.get_or_init(|| {
+        let mut oracle = Oracle::new();
+        prompts().iter().map(|prompt| oracle.greedy(prompt)).collect()
+    })
 }
 
 #[test]
@@ -152,12 +158,11 @@ fn logits_agree_in_one_piece_and_in_chunks() {
 
 /// Runs all prompts under `change`d limits; they must not change a single token.
 fn check(change: impl FnOnce(&mut EngineConfig)) -> support::Seen {
-    let mut oracle = Oracle::new();
-    let mut ours = oracle.ours();
+    let mut ours = Oracle::new().ours();
     let mut config = limits(&ours);
     change(&mut config);
     let (tokens, seen) = greedy(&mut ours.model, &config, &prompts(), TOKENS);
-    assert_eq!(tokens, expected(&mut oracle));
+    assert_eq!(tokens, expected());
     seen
 }
 

@@ -30,7 +30,11 @@ impl Candidate {
     /// A candidate of this identity, such as the pod's name, for the lease in `namespace`.
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), identity, seen: None }
+        Self {
+            api: Api::namespaced(client, namespace),
+            identity,
+            seen: None,
+        }
     }
 
     /// Waits until this candidate leads.
@@ -80,7 +84,9 @@ impl Candidate {
         let outcome = match self.api.get_opt(NAME).await? {
             None => self.api.create(&PostParams::default(), &self.lease(None)).await,
             Some(lease) if self.may_take(&lease) => {
-                self.api.replace(NAME, &PostParams::default(), &self.lease(Some(lease))).await
+                self.api
+                    .replace(NAME, &PostParams::default(), &self.lease(Some(lease)))
+                    .await
             }
             Some(_) => return Ok(false),
         };
@@ -99,7 +105,9 @@ impl Candidate {
             _ => self.seen.insert((version, Instant::now())).1,
         };
         let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-        let duration = duration.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
+        let duration = duration
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(DURATION, Duration::from_secs);
         free || unchanged_since.elapsed() > duration
     }
 
@@ -107,7 +115,10 @@ impl Candidate {
     fn lease(&self, current: Option<Lease>) -> Lease {
         let now = Some(MicroTime(Timestamp::now()));
         let mut lease = current.unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(NAME.to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: None,
         });
         let old = lease.spec.take().unwrap_or_default();
@@ -150,9 +161,12 @@ mod tests {
                 let server = server.clone();
                 async move {
                     let (head, body) = request.into_parts();
-                    let sent = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
+                    let sent =
+                        serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
                     let (code, answer) = server.answer(&head.method, sent);
-                    let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                    let response = Response::builder()
+                        .status(code)
+                        .body(Body::from(answer.to_string().into_bytes()));
                     Ok::<_, std::convert::Infallible>(response.unwrap())
                 }
             });
@@ -161,13 +175,22 @@ mod tests {
 
         fn answer(&self, method: &Method, mut sent: Value) -> (u16, Value) {
             let mut lease = self.0.lock().unwrap();
-            let version = lease.as_ref().map_or("0", |lease| lease["metadata"]["resourceVersion"].as_str().unwrap());
-            let failure = |code: u16| (code, json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": "" }));
+            let version = lease.as_ref().map_or("0", |lease| {
+                lease["metadata"]["resourceVersion"].as_str().unwrap()
+            });
+            let failure = |code: u16, reason| {
+                (
+                    code,
+                    json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": reason }),
+                )
+            };
             match (method, &*lease) {
-                (&Method::GET, None) => failure(404),
+                (&Method::GET, None) => failure(404, "NotFound"),
                 (&Method::GET, Some(lease)) => (200, lease.clone()),
-                (&Method::POST, Some(_)) => failure(409),
-                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => failure(409),
+                (&Method::POST, Some(_)) => failure(409, "AlreadyExists"),
+                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => {
+                    failure(409, "Conflict")
+                }
                 _ => {
                     let next = version.parse::<u64>().unwrap() + 1;
                     sent["metadata"]["resourceVersion"] = json!(next.to_string());
@@ -208,7 +231,10 @@ mod tests {
         one.try_once().await.unwrap();
         let stale = one.api.get(NAME).await.unwrap();
         one.try_once().await.unwrap();
-        let outcome = one.api.replace(NAME, &PostParams::default(), &one.lease(Some(stale))).await;
+        let outcome = one
+            .api
+            .replace(NAME, &PostParams::default(), &one.lease(Some(stale)))
+            .await;
         assert!(matches!(outcome, Err(kube::Error::Api(status)) if status.code == 409));
     }
 }

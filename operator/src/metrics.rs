@@ -1,6 +1,7 @@
 //! The operator's own metrics; every label has a handful of values, ever.
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::plan::Kind;
@@ -27,20 +28,48 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             duration: Histogram::with_opts(
-                HistogramOpts::new("qwen_operator_reconcile_duration_seconds", "Time of one reconcile of one QwenService.")
-                    .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+                HistogramOpts::new(
+                    "qwen_operator_reconcile_duration_seconds",
+                    "Time of one reconcile of one QwenService.",
+                )
+                .buckets(vec![
+                    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                ]),
             )?,
-            errors: IntCounterVec::new(Opts::new("qwen_operator_reconcile_errors_total", "Reconciles that failed, by step."), &["step"])?,
-            objects: IntCounterVec::new(Opts::new("qwen_operator_object_writes_total", "Objects applied or deleted, by kind."), &["kind"])?,
-            status_writes: IntCounter::new("qwen_operator_status_writes_total", "Status writes of QwenServices.")?,
-            unreadable: IntCounter::new("qwen_operator_unreadable_objects_total", "QwenServices that could not be read.")?,
+            errors: IntCounterVec::new(
+                Opts::new(
+                    "qwen_operator_reconcile_errors_total",
+                    "Reconciles that failed, by step.",
+                ),
+                &["step"],
+            )?,
+            objects: IntCounterVec::new(
+                Opts::new(
+                    "qwen_operator_object_writes_total",
+                    "Objects applied or deleted, by kind.",
+                ),
+                &["kind"],
+            )?,
+            status_writes: IntCounter::new(
+                "qwen_operator_status_writes_total",
+                "Status writes of QwenServices.",
+            )?,
+            unreadable: IntCounter::new(
+                "qwen_operator_unreadable_objects_total",
+                "QwenServices that could not be read.",
+            )?,
             leader: IntGauge::new("qwen_operator_leader", "1 if this replica leads.")?,
-            services: IntGauge::new("qwen_operator_services", "QwenServices that exist, as the leader sees them.")?,
+            services: IntGauge::new(
+                "qwen_operator_services",
+                "QwenServices that exist, as the leader sees them.",
+            )?,
         };
         metrics.registry.register(Box::new(metrics.duration.clone()))?;
         metrics.registry.register(Box::new(metrics.errors.clone()))?;
         metrics.registry.register(Box::new(metrics.objects.clone()))?;
-        metrics.registry.register(Box::new(metrics.status_writes.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.status_writes.clone()))?;
         metrics.registry.register(Box::new(metrics.unreadable.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.services.clone()))?;
@@ -54,7 +83,6 @@ impl Metrics {
     }
 
     /// Times a reconcile until the timer is dropped.
-    #[must_use]
     pub fn reconcile_started(&self) -> HistogramTimer {
         self.duration.start_timer()
     }

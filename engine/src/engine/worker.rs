@@ -62,7 +62,16 @@ impl Worker {
     ) -> Self {
         let scheduler = Scheduler::new(config.clone());
         let (live, outbox) = (HashMap::new(), Vec::new());
-        Self { model, config, scheduler, live, observer, commands, shared, outbox }
+        Self {
+            model,
+            config,
+            scheduler,
+            live,
+            observer,
+            commands,
+            shared,
+            outbox,
+        }
     }
 
     /// Runs until every handle and stream is gone. A panic ends all requests with an error and leaves the engine
@@ -265,7 +274,8 @@ impl Worker {
         stats.waiting = self.scheduler.waiting();
         stats.kv_usage = self.scheduler.kv_usage();
         if stats.waiting == 0 {
-            self.shared.set_free_places(self.config.max_num_seqs - stats.running);
+            self.shared
+                .set_free_places(self.config.max_num_seqs - stats.running);
         }
         self.observer.step(&stats);
         for (events, event) in self.outbox.drain(..) {

@@ -58,7 +58,7 @@ pub enum LoadError {
     Memory(#[from] MemoryError),
     /// The system does not tell its memory.
     #[error(
-        "neither the cgroup nor /proc/meminfo tells how much memory there is; give --num-gpu-blocks-override"
+        "neither the GPU, the cgroup nor /proc/meminfo tells how much memory there is; mount /proc or check the driver"
     )]
     NoLimit,
     /// More positions than the model knows.
@@ -98,7 +98,7 @@ pub fn load(
     let mut checkpoint = Checkpoint::new(&files, device.clone(), dtype, progress)?;
     let limit = options
         .memory_limit
-        .or_else(memory::system_limit)
+        .or_else(|| device::memory(&device))
         .ok_or(LoadError::NoLimit)?;
     let plan = memory::plan(
         needs(&config, options, max_model_len, dtype.size_in_bytes() as u64),

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use qwen_engine::device::{DeviceKind, Dtype};
 use qwen_engine::memory::MemoryLimit;
+use qwen_engine::model::Weights;
 use qwen_engine::model::{Chunk, LoadError, LoadOptions, LoadedModel, Model, StepPlan, load};
 use qwen_engine::scheduler::{EngineConfig, Scheduler};
 use qwen_engine::sequence::SequenceId;
-use qwen_engine::model::Weights;
 
 pub const BLOCK: usize = 16;
 
