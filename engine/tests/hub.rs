@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures::stream;
 use qwen_engine::{
     hub::{Hub, HubError},
-    source::{self, SourceOptions, Weights},
+    model::Weights,
+    source::{self, SourceOptions},
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
