@@ -168,11 +168,11 @@ fn one_line(error: clap::Error) -> Fatal {
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => {
             let text = error.render().to_string();
+            // The first paragraph; what follows are clap's tips and the usage.
             let words: Vec<&str> = text
                 .lines()
                 .map(str::trim)
-                .take_while(|line| !line.starts_with("Usage:"))
-                .filter(|line| !line.is_empty())
+                .take_while(|line| !line.is_empty())
                 .collect();
             let sentence = words.join(" ");
             let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);

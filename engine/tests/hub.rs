@@ -1,4 +1,6 @@
 //! Downloads against a local stand-in of the hub's HTTP interface: whole, cut and resumed, wrong, refused.
+// Helpers of tests fail loudly, too; clippy knows only the tests themselves.
+#![allow(clippy::unwrap_used)]
 use std::{
     collections::HashMap,
     path::Path,
