@@ -1,4 +1,5 @@
 //! Reconciles against an API server in memory: which calls are made, and what they leave.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 mod support;
 
 use serde_json::{Value, json};

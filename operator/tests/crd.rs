@@ -1,4 +1,5 @@
 //! The resource definition: its file, and its rules as the API server evaluates them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 use kube::CustomResourceExt;
 use kube_cel::Validator;
 use qwen_operator::api::QwenService;

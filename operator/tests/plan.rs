@@ -1,4 +1,5 @@
 //! Every example, planned: what the operator would make of it, object by object.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 use qwen_operator::render;
 
 #[test]
