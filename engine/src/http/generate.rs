@@ -188,10 +188,14 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         job.params.model.as_deref().unwrap_or(app.name()),
     );
     let (stream, include_usage) = (job.params.stream, job.params.include_usage);
+    let param = match job.endpoint {
+        Endpoint::Chat => "messages",
+        Endpoint::Completion => "prompt",
+    };
     let budgets = job
         .prompts
         .iter()
-        .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len))
+        .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len, param))
         .collect::<Result<Vec<_>, _>>()?;
     let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| {
@@ -208,7 +212,7 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
 }
 
 /// Most tokens that may follow the prompt. Errors: together they exceed the model's length.
-fn budget(prompt: usize, max_tokens: Option<usize>, length: usize) -> Result<usize, ApiError> {
+fn budget(prompt: usize, max_tokens: Option<usize>, length: usize, param: &str) -> Result<usize, ApiError> {
     if prompt == 0 {
         return Err(ApiError::invalid(
             "prompt",
@@ -222,7 +226,7 @@ fn budget(prompt: usize, max_tokens: Option<usize>, length: usize) -> Result<usi
             "The prompt has {prompt} tokens and {wanted} may follow, more than the model's {length} together; shorten one of them."
         );
         return Err(ApiError::invalid(
-            if room == 0 { "messages" } else { "max_tokens" },
+            if room == 0 { param } else { "max_tokens" },
             message,
         ));
     }

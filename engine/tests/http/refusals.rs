@@ -8,6 +8,17 @@ use serde_json::json;
 use crate::support::{answering, gated, get, load, loading, post, send};
 
 #[tokio::test]
+async fn a_text_that_no_tokens_could_shorten_enough_is_refused_by_its_length() {
+    let server = answering("a");
+    // 13 bytes are the longest token, <|endoftext|>.
+    let reply = server
+        .post("/v1/completions", json!({"prompt": "x".repeat(1 << 20)}))
+        .await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert!(reply.body.contains("1048576 bytes"), "{}", reply.body);
+}
+
+#[tokio::test]
 async fn a_field_that_cannot_be_honoured_is_named() {
     let server = answering("a");
     let user = json!([{"role": "user", "content": "Hi"}]);
