@@ -92,7 +92,7 @@ impl Registration {
             }
             Self::Foreign { api_service, holder } => Some(format!(
                 "APIService {api_service} belongs to {holder}, so the operator does not serve custom metrics; \
-                 delete it, or set spec.autoscaling.metricsSource to PrometheusAdapter"
+                 delete it to scale on the operator's own metrics"
             )),
             Self::NoOwner { cluster_role } => Some(format!(
                 "ClusterRole {cluster_role:?} does not exist and cannot own the APIServices of \

@@ -113,7 +113,7 @@ async fn the_other_owner_of_one_version_keeps_it_and_we_give_up_both() {
     assert_eq!(
         registration.obstacle().unwrap(),
         "APIService v1beta1.custom.metrics.k8s.io belongs to Service qwen-system/adapter, so the operator does not \
-         serve custom metrics; delete it, or set spec.autoscaling.metricsSource to PrometheusAdapter"
+         serve custom metrics; delete it to scale on the operator's own metrics"
     );
     assert_eq!(writes[1], "DELETE /apiservices/v1beta2.custom.metrics.k8s.io?");
     assert!(!writes.iter().any(|line| line.starts_with("PATCH")), "{writes:?}");
