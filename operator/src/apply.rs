@@ -11,6 +11,7 @@ use crate::handover;
 use crate::observe::Observed;
 use crate::plan::{Desired, Kind, Plan};
 use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, Valid, owns};
+use crate::words::server_words;
 
 /// What the API server made of a plan.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ pub struct Applied {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or could not be reached.
-    #[error("failed to {act} the {}: {}", kind.name(), words(source))]
+    #[error("failed to {act} the {}: {}", kind.name(), server_words(source))]
     Request {
         /// What was tried.
         act: &'static str,
@@ -237,14 +238,6 @@ fn api(client: &Client, valid: &Valid, kind: Kind) -> Api<DynamicObject> {
 
 fn uid(valid: &Valid) -> Option<&str> {
     valid.owner["uid"].as_str()
-}
-
-/// What the API server said, without the client's rendering of the whole answer.
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// What our own entry in managedFields says, as a number.

@@ -25,3 +25,4 @@ pub mod status;
 pub mod telemetry;
 pub mod triggers;
 pub mod valid;
+pub mod words;

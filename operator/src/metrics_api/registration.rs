@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::certificate::{CertificateError, Material, ServingCertificate};
 use super::wire::{GROUP, Version};
 use super::{Context, MetricsApiConfig, Registration};
+use crate::words::server_words;
 
 const FIELD_MANAGER: &str = "qwen-operator-metrics-api";
 /// Time between two looks at the APIServices; a settled pair costs reads only.
@@ -26,19 +27,11 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
     /// The API server refused.
-    #[error("keeping the APIServices of {GROUP} failed: {}", plainly(.0))]
+    #[error("keeping the APIServices of {GROUP} failed: {}", server_words(.0))]
     Api(#[from] kube::Error),
     /// No certificate could be made.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-}
-
-/// kube prints a refusal twice, the second time as a Rust value; a person wants the server's sentence.
-fn plainly(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// Keeps the APIServices while this replica leads, for ever.
