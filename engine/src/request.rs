@@ -22,6 +22,21 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
 }
 
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            seed: None,
+        }
+    }
+}
+
 /// When generation ends, apart from stop strings, which the detokenizer watches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StopParams {

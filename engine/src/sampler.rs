@@ -196,14 +196,8 @@ mod tests {
 
     fn params() -> SamplingParams {
         SamplingParams {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            repetition_penalty: 1.0,
             seed: Some(7),
+            ..SamplingParams::default()
         }
     }
 

@@ -80,13 +80,7 @@ fn request(prompt: usize, max_tokens: usize) -> GenerateRequest {
         prompt: (0..prompt as u32).collect(),
         sampling: SamplingParams {
             temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            repetition_penalty: 1.0,
-            seed: None,
+            ..SamplingParams::default()
         },
         stop: StopParams {
             max_tokens,

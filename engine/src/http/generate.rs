@@ -47,7 +47,9 @@ pub(super) async fn chat(
         let text = template
             .render(&request.messages, &request.template_kwargs)
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        Ok((encode(&tokenizer, &text, most, "messages")?, request.params))
+        // The template brings its own special tokens.
+        let tokens = encode(&tokenizer, &text, false, most, "messages")?;
+        Ok((tokens, request.params))
     });
     let (prompt, params) = prompt.await?;
     generate(
@@ -75,7 +77,7 @@ pub(super) async fn completion(
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let prompts = off_thread(move || {
         let tokens = |prompt| match prompt {
-            Prompt::Text(text) => encode(&tokenizer, &text, most, "prompt"),
+            Prompt::Text(text) => encode(&tokenizer, &text, true, most, "prompt"),
             Prompt::Tokens(tokens) => {
                 match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
                     Some(token) => Err(ApiError::invalid(
@@ -145,8 +147,14 @@ fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
     }
 }
 
-/// Tokens of a text; one that is too long whatever its tokens are is refused unread. Qwen3's post-processor adds nothing.
-fn encode(tokenizer: &Tokenizer, text: &str, most: usize, param: &str) -> Result<Vec<u32>, ApiError> {
+/// Tokens of a text; one that is too long whatever its tokens are is refused unread.
+fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    special: bool,
+    most: usize,
+    param: &str,
+) -> Result<Vec<u32>, ApiError> {
     let fewest = tokenizer.at_least(text.len());
     if fewest > most {
         return Err(ApiError::invalid(
@@ -158,7 +166,7 @@ fn encode(tokenizer: &Tokenizer, text: &str, most: usize, param: &str) -> Result
         ));
     }
     tokenizer
-        .encode(text, true)
+        .encode(text, special)
         .map_err(|error| ApiError::invalid(param, error.to_string()))
 }
 

@@ -10,27 +10,10 @@ const MOST_CHOICES: usize = 128;
 const MOST_STOPS: usize = 64;
 
 /// Sampling values for requests that leave them out.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Defaults {
     /// Temperature, top_p, top_k and so on.
     pub sampling: SamplingParams,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self {
-            sampling: SamplingParams {
-                temperature: 1.0,
-                top_p: 1.0,
-                top_k: 0,
-                min_p: 0.0,
-                presence_penalty: 0.0,
-                frequency_penalty: 0.0,
-                repetition_penalty: 1.0,
-                seed: None,
-            },
-        }
-    }
 }
 
 #[derive(Deserialize)]
