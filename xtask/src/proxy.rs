@@ -1,15 +1,13 @@
 //! `kubectl proxy` on 127.0.0.1: the way from the host to services and pods.
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::kube::Kube;
+use crate::shell::{self, Beside};
 
 /// A running `kubectl proxy`; it ends with the value.
 pub struct Proxy {
     base: String,
-    child: Child,
+    _program: Beside,
 }
 
 impl Proxy {
@@ -18,24 +16,15 @@ impl Proxy {
     /// # Errors
     /// When kubectl does not start or does not say where it serves.
     pub fn start(kube: &Kube) -> Result<Self> {
-        let mut command = kube.command();
-        command
-            .args(["proxy", "--port=0", "--address=127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start kubectl proxy")?;
-        let stdout = child.stdout.take().context("kubectl proxy has no output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let mut proxy = Self {
-            base: String::new(),
-            child,
-        };
-        match line.trim().strip_prefix("Starting to serve on ") {
-            Some(address) => proxy.base = format!("http://{address}"),
-            None => bail!("kubectl proxy said `{}` instead of where it serves", line.trim()),
+        let (program, said) =
+            shell::beside(kube.command().args(["proxy", "--port=0", "--address=127.0.0.1"]))?;
+        match said.strip_prefix("Starting to serve on ") {
+            Some(address) => Ok(Self {
+                base: format!("http://{address}"),
+                _program: program,
+            }),
+            None => bail!("kubectl proxy said `{said}` instead of where it serves"),
         }
-        Ok(proxy)
     }
 
     /// URL of a Service's port; the apiserver picks one of its ready pods for each connection.
@@ -52,13 +41,5 @@ impl Proxy {
             "{}/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy",
             self.base
         )
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -27,15 +27,7 @@ pub fn output(command: &mut Command) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot start `{}`", line(command)))?;
-    if !out.status.success() {
-        bail!(
-            "`{}` failed ({}): {}",
-            line(command),
-            out.status,
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    stdout_of(command, &out)
 }
 
 /// Runs a command with `input` on its stdin and returns its stdout.
@@ -56,6 +48,10 @@ pub fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
             .with_context(|| format!("`{}` did not read its input", line(command)))?;
     }
     let out = child.wait_with_output()?;
+    stdout_of(command, &out)
+}
+
+fn stdout_of(command: &Command, out: &Output) -> Result<String> {
     if !out.status.success() {
         bail!(
             "`{}` failed ({}): {}",
@@ -104,19 +100,24 @@ pub fn follow(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
 #[derive(Debug)]
 pub struct Beside(Child);
 
-/// Starts a program beside us, quietly.
+/// Starts a program beside us and waits for the first line that it prints, by which it tells that it is there.
 ///
 /// # Errors
-/// When it cannot start.
-pub fn beside(command: &mut Command) -> Result<Beside> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command
+/// When it cannot start, or ends without a line.
+pub fn beside(command: &mut Command) -> Result<(Beside, String)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut beside = command
         .spawn()
         .map(Beside)
-        .with_context(|| format!("cannot start `{}`", line(command)))
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let mut first = String::new();
+    if let Some(stdout) = beside.0.stdout.take() {
+        BufReader::new(stdout).read_line(&mut first)?;
+    }
+    if first.is_empty() {
+        bail!("`{}` ended before it said anything", line(command));
+    }
+    Ok((beside, first.trim().to_owned()))
 }
 
 impl Drop for Beside {
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_program_beside_us_ends_with_its_value() {
-        let sleep = beside(Command::new("sleep").arg("600")).unwrap();
+        let (sleep, said) = beside(Command::new("sh").args(["-c", "echo here; exec sleep 600"])).unwrap();
+        assert_eq!(said, "here");
         let stat = format!("/proc/{}", sleep.0.id());
         assert!(std::path::Path::new(&stat).exists());
         drop(sleep);

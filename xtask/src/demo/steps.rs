@@ -1,10 +1,8 @@
 //! The path of a user from a manifest to an alert, one function a step; each fails with what it waited for.
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
 
-use super::http;
 use super::load::{Load, PodClient};
 use super::monitoring::{Monitoring, article_queries};
 use crate::kube::Kube;
@@ -76,12 +74,9 @@ impl Demo<'_> {
 
     /// Each child that the operator must have made, as `kubectl get` shows it.
     pub fn children(&self) -> Result<String> {
+        // kubectl fails if one of them is not there.
         let kinds = "deployment,service,servicemonitor,prometheusrule,hpa";
-        for kind in kinds.split(',') {
-            self.kube.run(&["-n", NAMESPACE, "get", kind, SERVICE])?;
-        }
-        self.kube
-            .run(&["-n", NAMESPACE, "get", kinds, SERVICE, "--ignore-not-found"])
+        self.kube.run(&["-n", NAMESPACE, "get", kinds, SERVICE])
     }
 
     /// Prometheus scrapes the service under its own name, and the article's queries answer.
@@ -234,22 +229,5 @@ impl Demo<'_> {
                 Ok(())
             },
         )
-    }
-
-    /// A plain chat completion; its text.
-    pub fn chat(&self, question: &str) -> Result<String> {
-        let body =
-            json!({"model": SERVICE, "messages": [{"role": "user", "content": question}], "max_tokens": 64});
-        let (status, text) = http::post_json(
-            &format!("{}/chat/completions", self.api()),
-            &body,
-            Duration::from_secs(60),
-        )?;
-        if status != 200 {
-            bail!("the chat completion was answered with {status}: {text}");
-        }
-        let answer: serde_json::Value = serde_json::from_str(&text)?;
-        let content = answer["choices"][0]["message"]["content"].as_str();
-        Ok(content.context("the answer has no content")?.to_owned())
     }
 }
