@@ -36,7 +36,9 @@ pub enum HubError {
     #[error("revision {0:?} is not a branch, tag or commit; use for example main")]
     Revision(String),
     /// The hub cannot be reached, or stopped answering.
-    #[error("cannot read {url}: {reason}; check the network and HF_ENDPOINT")]
+    #[error(
+        "cannot read {url}: {reason}; check the network and --hf-endpoint (HF_ENDPOINT; spec.model.endpoint)"
+    )]
     Unreachable {
         /// What was asked for.
         url: String,
@@ -54,7 +56,9 @@ pub enum HubError {
         hint: &'static str,
     },
     /// The answer is not what the hub's interface promises.
-    #[error("{url} did not answer as a model hub does: {reason}; check HF_ENDPOINT")]
+    #[error(
+        "{url} did not answer as a model hub does: {reason}; check --hf-endpoint (HF_ENDPOINT; spec.model.endpoint)"
+    )]
     Answer {
         /// What was asked for.
         url: String,
@@ -358,7 +362,9 @@ impl Hub {
                     retry_after(&response),
                 )
             }
-            _ => Failure::Final(refused("this was not expected; check HF_ENDPOINT")),
+            _ => Failure::Final(refused(
+                "this was not expected; check --hf-endpoint (HF_ENDPOINT; spec.model.endpoint)",
+            )),
         })
     }
 

@@ -2,6 +2,7 @@
 pub mod autoscaling;
 pub mod conditions;
 pub mod engine;
+pub mod limits;
 pub mod model;
 pub mod monitoring;
 pub mod rollout;

@@ -20,8 +20,8 @@ const STATUS_MANAGER: &str = "qwen-operator-status";
 
 /// The status could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to write the status")]
-pub struct ReportError(#[from] kube::Error);
+#[error("failed to write the status: {}", crate::words::server_words(.0))]
+pub struct ReportError(kube::Error);
 
 /// What was last written for each service, by uid. The watch may lag behind our own writes.
 #[derive(Debug, Default)]
@@ -70,7 +70,8 @@ pub async fn report(
                 &PatchParams::apply(STATUS_MANAGER).force(),
                 &Patch::Apply(&body),
             )
-            .await?;
+            .await
+            .map_err(ReportError)?;
         for condition in changed(&old.conditions, &new.conditions) {
             publish(recorder, service, condition).await;
         }

@@ -236,8 +236,9 @@ fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
         return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
     }
+    // Ready carries the whole sentence; here its reason is enough.
     let why = cause
-        .map(|cause| format!(": {}", cause.message))
+        .map(|cause| format!(" ({}, see the condition Ready)", cause.reason))
         .unwrap_or_default();
     if reason == Some("ProgressDeadlineExceeded") {
         Verdict::no(

@@ -119,6 +119,26 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "both 0",
         ),
         (
+            with(json!({ "rollout": { "maxSurge": "abc" } })),
+            "a number of replicas, such as 1",
+        ),
+        (
+            with(json!({ "rollout": { "maxUnavailable": "150%" } })),
+            "a percentage up to 100%",
+        ),
+        (
+            with(json!({ "monitoring": { "serviceMonitor": { "labels": { "release": "my release" } } } })),
+            "a label's value is at most",
+        ),
+        (
+            with(json!({ "serviceAccountName": "My Account" })),
+            "write the name of an object",
+        ),
+        (
+            with(json!({ "monitoring": { "serviceMonitor": { "interval": "5" } } })),
+            "interval must be whole seconds",
+        ),
+        (
             with(json!({ "rollout": { "drainTimeout": "2h" } })),
             "drainTimeout must be",
         ),

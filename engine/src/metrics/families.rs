@@ -292,7 +292,7 @@ pub(super) const LOAD_BYTES: Family = family(
     "Bytes of the model downloaded or read so far.",
 );
 pub(super) const LOAD_BYTES_TOTAL: Family = family(
-    "qwen:model_load_bytes_total",
+    "qwen:model_load_size_bytes",
     Kind::Gauge,
     &[],
     "Bytes of the model to download or read; 0 until known.",

@@ -32,7 +32,7 @@ async fn while_loading_only_generation_is_refused() {
     let labels = r#"{engine="0",model_name="qwen3"}"#;
     for (name, value) in [
         ("qwen:model_load_bytes", 40.0),
-        ("qwen:model_load_bytes_total", 100.0),
+        ("qwen:model_load_size_bytes", 100.0),
         ("qwen:ready", 0.0),
         ("vllm:num_requests_waiting", 0.0),
     ] {

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits;
+
 /// Replicas follow the load between two limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -23,6 +25,7 @@ pub struct AutoscalingSpec {
     pub queue_depth: QueueDepth,
     /// Pace of scaling, as in a HorizontalPodAutoscaler; by default up by 100 % or 4 pods per 15 s, down after 300 s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::behavior)]
     pub behavior: Option<HorizontalPodAutoscalerBehavior>,
 }
 

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits;
+
 /// Monitoring of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -18,7 +20,7 @@ pub struct MonitoringSpec {
 /// Scraping by a ServiceMonitor of the Prometheus operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self.scrapeTimeout) <= duration(self.interval)", "message": "scrapeTimeout must not be longer than interval: lower scrapeTimeout or raise interval"}]))]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.interval.matches('^[1-9][0-9]*(s|m)$') || !self.scrapeTimeout.matches('^[1-9][0-9]*(s|m)$') || duration(self.scrapeTimeout) <= duration(self.interval)", "message": "scrapeTimeout must not be longer than interval: lower scrapeTimeout or raise interval"}]))]
 pub struct ServiceMonitorSpec {
     /// Whether the ServiceMonitor exists.
     pub enabled: bool,
@@ -32,6 +34,7 @@ pub struct ServiceMonitorSpec {
     pub scrape_timeout: String,
     /// More labels on the ServiceMonitor, such as `release`, so that your Prometheus selects it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = limits::labels)]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -56,6 +59,7 @@ pub struct AlertsSpec {
     pub thresholds: Thresholds,
     /// More labels on the PrometheusRule, such as `release`, so that your Prometheus selects it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = limits::labels)]
     pub labels: BTreeMap<String, String>,
     /// Rules of your own, added to the same group.
     #[serde(skip_serializing_if = "Vec::is_empty")]

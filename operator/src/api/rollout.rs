@@ -4,14 +4,18 @@ use kube::core::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits;
+
 /// Replacement of replicas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [{"rule": "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])", "message": "maxSurge and maxUnavailable are both 0, so no replica could ever be replaced: set maxSurge: 1, or maxUnavailable: 1 where no spare GPU exists"}]))]
 pub struct RolloutSpec {
     /// Replicas, as a number or percentage, that may exist above the wanted number during a change.
+    #[schemars(transform = limits::count_or_percentage)]
     pub max_surge: IntOrString,
     /// Replicas, as a number or percentage, that may be missing during a change.
+    #[schemars(transform = limits::count_or_percentage)]
     pub max_unavailable: IntOrString,
     /// How long a leaving replica may finish running streams, such as `90s` or `5m`; at most 1 h.
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) <= duration('1h')", "message": "drainTimeout must be whole seconds, minutes or hours up to 1h, such as 90s or 5m"}]))]

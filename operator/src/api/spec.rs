@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::autoscaling::AutoscalingSpec;
 use super::engine::EngineSpec;
+use super::limits;
 use super::model::ModelSpec;
 use super::monitoring::MonitoringSpec;
 use super::rollout::RolloutSpec;
@@ -58,6 +59,7 @@ pub struct QwenServiceSpec {
     pub engine: EngineSpec,
     /// Compute resources of each replica; GPUs are better set by `gpus`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::resources)]
     pub resources: Option<ResourceRequirements>,
     /// GPUs (`nvidia.com/gpu`) of each replica: 1 by default with device Cuda; 0 where `resources` names another kind of GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,9 +69,11 @@ pub struct QwenServiceSpec {
     pub gpus: Option<i32>,
     /// ServiceAccount of the engine pods; they get no token of it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::object_name)]
     pub service_account_name: Option<String>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = limits::labels)]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -82,9 +86,11 @@ pub struct QwenServiceSpec {
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// PriorityClass of pods.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::object_name)]
     pub priority_class_name: Option<String>,
     /// RuntimeClass of pods, such as `nvidia`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::object_name)]
     pub runtime_class_name: Option<String>,
     /// More labels and annotations of pods.
     #[serde(default, skip_serializing_if = "PodMetadata::is_empty")]
@@ -113,6 +119,7 @@ pub struct QwenServiceSpec {
 pub struct PodMetadata {
     /// Labels; those that the operator sets win.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = limits::labels)]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -55,7 +55,7 @@ impl Series {
             b"vllm:num_requests_running" => (&mut self.running, |a, b| a + b),
             b"vllm:kv_cache_usage_perc" => (&mut self.kv_usage, f64::max),
             b"qwen:model_load_bytes" => (&mut self.load_bytes, |a, b| a + b),
-            b"qwen:model_load_bytes_total" => (&mut self.load_bytes_total, |a, b| a + b),
+            b"qwen:model_load_size_bytes" => (&mut self.load_bytes_total, |a, b| a + b),
             b"qwen:model_load_eta_seconds" => (&mut self.load_eta_seconds, f64::max),
             b"qwen:ready" => (&mut self.ready, f64::min),
             _ => return,
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_loading_pod_reports_zero_and_its_progress() {
-        let text = "qwen:ready 0\nqwen:model_load_bytes 40\nqwen:model_load_bytes_total 100\nqwen:model_load_eta_seconds 3\n";
+        let text = "qwen:ready 0\nqwen:model_load_bytes 40\nqwen:model_load_size_bytes 100\nqwen:model_load_eta_seconds 3\n";
         let loading = Some(LoadProgress {
             bytes_loaded: 40.0,
             bytes_total: 100.0,
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_draining_pod_is_not_loading() {
-        let text = "qwen:ready 0\nqwen:model_load_bytes 100\nqwen:model_load_bytes_total 100\n";
+        let text = "qwen:ready 0\nqwen:model_load_bytes 100\nqwen:model_load_size_bytes 100\n";
         assert_eq!(read(text).sample().unwrap().loading, None);
     }
 

@@ -1,0 +1,96 @@
+//! Limits of Kubernetes' own types that the API server would check only when a child is applied: with them
+//! in our schema, `kubectl apply` of the QwenService already refuses the value.
+use schemars::Schema;
+use serde_json::{Value, json};
+
+/// Values of labels; their keys are left to the child, since CEL cannot bound the length of a key.
+pub fn labels(schema: &mut Schema) {
+    schema.insert("maxProperties".to_owned(), json!(64));
+    schema.insert(
+        "additionalProperties".to_owned(),
+        json!({
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
+                "message": "a label's value is at most 63 letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
+            }],
+        }),
+    );
+}
+
+/// The name of another object, such as a ServiceAccount.
+pub fn object_name(schema: &mut Schema) {
+    schema.insert("maxLength".to_owned(), json!(253));
+    rule(
+        schema,
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "write the name of an object of the cluster: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+    );
+}
+
+/// A number of replicas or a share of them; Kubernetes refuses more than all of them for `maxUnavailable`.
+pub fn count_or_percentage(schema: &mut Schema) {
+    rule(
+        schema,
+        "type(self) == int ? self >= 0 : string(self).matches('^(100|[1-9]?[0-9])%$')",
+        "write a number of replicas, such as 1, or a percentage up to 100%, such as \"25%\"",
+    );
+}
+
+/// Amounts of compute resources.
+pub fn resources(schema: &mut Schema) {
+    for part in ["limits", "requests"] {
+        if let Some(amount) = at(schema, &["properties", part, "additionalProperties"]) {
+            amount["pattern"] =
+                json!(r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][-+]?[0-9]+))?$");
+            amount["description"] = json!("A quantity such as 500m, 2, 512Mi or 8Gi.");
+        }
+    }
+}
+
+/// The pace of an autoscaler.
+pub fn behavior(schema: &mut Schema) {
+    let limits: [(&[&str], Value); 5] = [
+        (
+            &["stabilizationWindowSeconds"],
+            json!({ "minimum": 0, "maximum": 3600 }),
+        ),
+        (&["selectPolicy"], json!({ "enum": ["Max", "Min", "Disabled"] })),
+        (
+            &["policies", "items", "properties", "type"],
+            json!({ "enum": ["Pods", "Percent"] }),
+        ),
+        (
+            &["policies", "items", "properties", "value"],
+            json!({ "minimum": 1 }),
+        ),
+        (
+            &["policies", "items", "properties", "periodSeconds"],
+            json!({ "minimum": 1, "maximum": 1800 }),
+        ),
+    ];
+    for direction in ["scaleUp", "scaleDown"] {
+        for (path, limit) in &limits {
+            let path: Vec<&str> = ["properties", direction, "properties"]
+                .iter()
+                .chain(*path)
+                .copied()
+                .collect();
+            if let (Some(Value::Object(found)), Value::Object(limit)) = (at(schema, &path), limit) {
+                found.extend(limit.clone());
+            }
+        }
+    }
+}
+
+fn at<'a>(schema: &'a mut Schema, path: &[&str]) -> Option<&'a mut Value> {
+    let (first, rest) = path.split_first()?;
+    let start = schema.get_mut(*first)?;
+    rest.iter().try_fold(start, |value, key| value.get_mut(*key))
+}
+
+fn rule(schema: &mut Schema, rule: &str, message: &str) {
+    let rules = json!([{ "rule": rule, "message": message }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rules);
+}
