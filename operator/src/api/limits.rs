@@ -33,7 +33,7 @@ pub fn object_name(schema: &mut Schema) {
 pub fn count_or_percentage(schema: &mut Schema) {
     rule(
         schema,
-        "type(self) == int ? self >= 0 : string(self).matches('^(100|[1-9]?[0-9])%$')",
+        "string(self).matches('^([0-9]+|(100|[1-9]?[0-9])%)$')",
         "write a number of replicas, such as 1, or a percentage up to 100%, such as \"25%\"",
     );
 }
