@@ -1,6 +1,7 @@
 //! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
 pub mod cli;
 pub mod config;
+pub mod constraint;
 pub mod device;
 pub mod engine;
 pub mod http;
