@@ -2,6 +2,7 @@
 mod access;
 mod auth;
 mod choice;
+mod choosing;
 mod generate;
 mod state;
 mod status;

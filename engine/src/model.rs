@@ -11,14 +11,21 @@ pub use load::{LoadError, LoadOptions, LoadedModel, load};
 pub use qwen3::Qwen3;
 pub use weights::{Weights, WeightsError};
 
+use std::fmt;
+use std::ops::Range;
+
 use crate::sequence::SequenceId;
+
+/// Rows of a prompt's logits computed at a time: all rows of a long prompt would be gigabytes.
+pub const PROMPT_ROWS: usize = 16;
 
 /// A model that owns its weights and KV cache.
 pub trait Model: Send {
     /// Tokens in its vocabulary: the width of a logits row.
     fn vocab_size(&self) -> usize;
 
-    /// Computes the KV of every token of the plan, and logits for the last token of each chunk with `sample`.
+    /// Computes the KV of every token of the plan, and logits for the last token of each chunk with `sample` and
+    /// for its `prompt_rows`.
     ///
     /// # Errors
     /// When the device fails; the KV of the plan's sequences is then undefined.
@@ -38,6 +45,8 @@ pub struct Chunk {
     pub blocks: Vec<u32>,
     /// Whether the logits of the last token are wanted.
     pub sample: bool,
+    /// How many of the first tokens' logits are wanted too, to tell how likely the prompt was.
+    pub prompt_rows: usize,
 }
 
 /// The work of one step.
@@ -56,17 +65,38 @@ impl StepPlan {
     }
 }
 
-/// One row of logits for each chunk with `sample`, in their order.
-#[derive(Debug, Clone, PartialEq)]
+/// One row of logits for each chunk with `sample`, in their order, and where asked for those of prompts.
 pub struct Logits {
     values: Vec<f32>,
     vocab_size: usize,
+    prompt: Option<PromptLogits>,
+}
+
+struct PromptLogits {
+    rows: usize,
+    compute: Box<dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>>,
 }
 
 impl Logits {
     /// Rows of `vocab_size` values each, one after the other.
     pub fn new(values: Vec<f32>, vocab_size: usize) -> Self {
-        Self { values, vocab_size }
+        let prompt = None;
+        Self {
+            values,
+            vocab_size,
+            prompt,
+        }
+    }
+
+    /// Adds the `prompt_rows` of all chunks, counted through in their order; `compute` makes a few of them.
+    pub fn with_prompt(
+        mut self,
+        rows: usize,
+        compute: impl FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + 'static,
+    ) -> Self {
+        let compute = Box::new(compute);
+        self.prompt = Some(PromptLogits { rows, compute });
+        self
     }
 
     /// The rows; the sampler works in place.
@@ -77,6 +107,28 @@ impl Logits {
     /// The rows.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.vocab_size)
+    }
+
+    /// Computes the prompts' rows and shows each to `visit`, in order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn visit_prompt(&mut self, mut visit: impl FnMut(&[f32])) -> Result<(), ModelError> {
+        let Some(PromptLogits { rows, mut compute }) = self.prompt.take() else {
+            return Ok(());
+        };
+        for start in (0..rows).step_by(PROMPT_ROWS) {
+            let values = compute(start..rows.min(start + PROMPT_ROWS))?;
+            values.chunks_exact(self.vocab_size).for_each(&mut visit);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Logits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.values.len() / self.vocab_size.max(1);
+        write!(f, "Logits({rows} rows)")
     }
 }
 

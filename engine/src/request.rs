@@ -1,6 +1,8 @@
 //! The contract between the HTTP side and the engine thread: what is asked, what comes back, how it ends.
 use std::time::{Duration, Instant};
 
+use crate::constraint::Constraint;
+
 /// How the next token is chosen; OpenAI's and vLLM's fields with vLLM's defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -20,6 +22,16 @@ pub struct SamplingParams {
     pub repetition_penalty: f32,
     /// The request's own random stream; `None` draws one.
     pub seed: Option<u64>,
+    /// What is added to the logits of these tokens, −100 to 100.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The only tokens that may come; `None` allows all.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Token sequences that may not come; none of them is empty.
+    pub bad_words: Vec<Vec<u32>>,
+    /// How many of the likeliest tokens to report with each one chosen; `None` reports nothing.
+    pub logprobs: Option<usize>,
+    /// The same for each token of the prompt but the first, which nothing predicts.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Default for SamplingParams {
@@ -33,6 +45,11 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
             seed: None,
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
         }
     }
 }
@@ -40,7 +57,7 @@ impl Default for SamplingParams {
 /// When generation ends, apart from stop strings, which the detokenizer watches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StopParams {
-    /// Most tokens to generate, at least 1.
+    /// Most tokens to generate; 0 computes the prompt only.
     pub max_tokens: usize,
     /// Fewest tokens before an end-of-sequence or stop token may end it.
     pub min_tokens: usize,
@@ -59,6 +76,8 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// When to stop.
     pub stop: StopParams,
+    /// What the text must be; its end tokens must be among `stop_token_ids`.
+    pub constraint: Option<Constraint>,
     /// When the request reached the HTTP side; latency counts from here, as in vLLM.
     pub arrival: Instant,
 }
@@ -76,11 +95,28 @@ pub enum FinishReason {
     Error,
 }
 
+/// How likely the model held a token to be: natural logarithms of the softmax of its raw logits, as in vLLM.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token.
+    pub token: u32,
+    /// Its own.
+    pub logprob: f32,
+    /// 1 for the likeliest token, and so on.
+    pub rank: usize,
+    /// The likeliest tokens in its place, likeliest first; as many as were asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// What a running request tells its client side.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TokenEvent {
+    /// The tokens of the prompt from the second on, where `prompt_logprobs` asked for them; before any token.
+    Prompt(Vec<TokenLogprobs>),
     /// One more token. A stop token is reported by `Finished` only.
     Token(u32),
+    /// The same, where `logprobs` asked for it.
+    Scored(TokenLogprobs),
     /// The last event of a request that ended by itself.
     Finished(FinishReason),
     /// The last event of a request that failed; one sentence for the client.

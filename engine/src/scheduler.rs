@@ -96,6 +96,11 @@ impl Scheduler {
         self.waiting.push_back(Sequence::new(id, prompt));
     }
 
+    /// The same, with the logits of its whole prompt wanted.
+    pub fn add_scored(&mut self, id: SequenceId, prompt: Vec<u32>) {
+        self.waiting.push_back(Sequence::scored(id, prompt));
+    }
+
     /// Forgets a sequence and frees its blocks; false if it is not here.
     pub fn remove(&mut self, id: SequenceId) -> bool {
         let before = self.waiting.len() + self.running.len();
@@ -210,7 +215,7 @@ impl Scheduler {
             if !sequence.admitted {
                 sequence.admitted = true;
                 step.started.push((sequence.id, hits));
-                if caching {
+                if caching && !sequence.scores_prompt() {
                     step.prefix_queries += sequence.prompt_len();
                     step.prefix_hits += hits;
                 }

@@ -21,6 +21,8 @@ pub struct Sequence {
     published: usize,
     /// Whether it has run before.
     pub(crate) admitted: bool,
+    /// Whether the logits of its prompt are wanted.
+    scored: bool,
 }
 
 impl Sequence {
@@ -35,7 +37,21 @@ impl Sequence {
             hashes: Vec::new(),
             published: 0,
             admitted: false,
+            scored: false,
         }
+    }
+
+    /// The same, with the logits of its whole prompt wanted: nothing of it is taken from the cache.
+    pub fn scored(id: SequenceId, prompt: Vec<u32>) -> Self {
+        Self {
+            scored: true,
+            ..Self::new(id, prompt)
+        }
+    }
+
+    /// Whether the logits of its prompt are still to come: afterwards it is a sequence like any other.
+    pub(crate) fn scores_prompt(&self) -> bool {
+        self.scored && self.tokens.len() == self.prompt_len
     }
 
     /// Tokens of prompt and output so far.
@@ -77,7 +93,10 @@ impl Sequence {
             BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
         }
         // The last token is always computed: its logits choose the next one.
-        let reusable = (self.tokens.len() - 1) / block_size;
+        let reusable = match self.scores_prompt() {
+            true => 0,
+            false => (self.tokens.len() - 1) / block_size,
+        };
         for block in self
             .hashes
             .iter()
@@ -118,12 +137,18 @@ impl Sequence {
     /// The next `count` tokens as work for the model.
     pub(crate) fn chunk(&self, count: usize) -> Chunk {
         let end = self.computed + count;
+        // The last token of the prompt predicts the first of the answer.
+        let scored = match self.scores_prompt() {
+            true => end.min(self.prompt_len - 1),
+            false => 0,
+        };
         Chunk {
             sequence: self.id,
             tokens: self.tokens[self.computed..end].to_vec(),
             start: self.computed,
             blocks: self.blocks.ids(),
             sample: end == self.tokens.len(),
+            prompt_rows: scored.saturating_sub(self.computed),
         }
     }
 

@@ -3,12 +3,16 @@ mod chat;
 mod completion;
 mod error;
 mod fields;
+mod logprobs;
 mod params;
 mod reply;
+mod structured;
 
 pub use chat::{ChatRequest, Message};
 pub use completion::{CompletionRequest, Prompt};
 pub use error::ApiError;
 pub use fields::Fields;
+pub use logprobs::{LogprobsWriter, append, prompt_logprobs};
 pub use params::{Defaults, Params};
-pub use reply::{Endpoint, Head, Usage};
+pub use reply::{Answer, Endpoint, Head, Usage};
+pub use structured::Structured;

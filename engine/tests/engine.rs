@@ -87,6 +87,7 @@ fn request(prompt: usize, max_tokens: usize) -> GenerateRequest {
             min_tokens: 0,
             stop_token_ids: vec![99],
         },
+        constraint: None,
         arrival: Instant::now(),
     }
 }

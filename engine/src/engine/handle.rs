@@ -51,7 +51,7 @@ impl EngineHandle {
         }
         self.shared.enter()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        // Unbounded, but a request sends at most max_tokens + 1 events.
+        // Unbounded, but a request sends at most max_tokens + 2 events.
         let (events, receiver) = unbounded_channel();
         let submission = Submission {
             id,

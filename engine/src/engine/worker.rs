@@ -9,9 +9,12 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Command;
 use super::admission::Shared;
-use crate::model::{Logits, Model, StepPlan};
-use crate::request::{FinishReason, FinishedRequest, GenerateRequest, Observer, StepStats, TokenEvent};
-use crate::sampler::Sampler;
+use crate::model::{Logits, Model, ModelError, StepPlan};
+use crate::request::{
+    FinishReason, FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, TokenEvent,
+    TokenLogprobs,
+};
+use crate::sampler::{Sampled, Sampler, logprobs};
 use crate::scheduler::{EngineConfig, Scheduler, Step};
 use crate::sequence::SequenceId;
 
@@ -29,6 +32,8 @@ struct Live {
     request: GenerateRequest,
     events: UnboundedSender<TokenEvent>,
     sampler: Sampler,
+    /// Those of the prompt so far, if they were asked for and are not sent yet.
+    prompt_logprobs: Option<Vec<TokenLogprobs>>,
     queued: Instant,
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
@@ -138,12 +143,24 @@ impl Worker {
             queued,
         }: Submission,
     ) {
-        let sampler = Sampler::new(&request.sampling, &request.stop, &request.prompt);
-        self.scheduler.add(id, request.prompt.clone());
+        let GenerateRequest {
+            sampling,
+            stop,
+            prompt,
+            constraint,
+            ..
+        } = &request;
+        let sampler = Sampler::new(sampling, stop, prompt, constraint.clone());
+        let prompt_logprobs = sampling.prompt_logprobs.map(|_| Vec::new());
+        match prompt_logprobs {
+            Some(_) => self.scheduler.add_scored(id, prompt.clone()),
+            None => self.scheduler.add(id, prompt.clone()),
+        }
         let live = Live {
             request,
             events,
             sampler,
+            prompt_logprobs,
             queued,
             scheduled: None,
             first_token: None,
@@ -163,7 +180,6 @@ impl Worker {
             // A long prefill must not show its requests as waiting.
             self.report(StepStats::default());
         }
-        let result = self.model.forward(&step.plan);
         let mut stats = StepStats {
             prefill_tokens: step.prefill_tokens,
             prefix_queries: step.prefix_queries,
@@ -171,7 +187,11 @@ impl Worker {
             preemptions: step.preempted.len(),
             ..StepStats::default()
         };
-        match result {
+        let computed = self.model.forward(&step.plan).and_then(|mut logits| {
+            self.score_prompts(&step.plan, &mut logits)?;
+            Ok(logits)
+        });
+        match computed {
             Ok(logits) => self.sample(&step.plan, logits, &mut stats),
             Err(error) => {
                 tracing::error!(%error, "a step failed; its requests end with an error");
@@ -204,17 +224,48 @@ impl Worker {
         }
     }
 
+    /// Reads off how likely the prompts' tokens were.
+    fn score_prompts(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), ModelError> {
+        let rows = plan.chunks.iter().flat_map(|chunk| {
+            let positions = chunk.start..chunk.start + chunk.prompt_rows;
+            positions.map(|position| (chunk.sequence, position))
+        });
+        let mut rows = rows.collect::<Vec<_>>().into_iter();
+        logits.visit_prompt(|row| {
+            if let Some((id, position)) = rows.next()
+                && let Some(live) = self.live.get_mut(&id)
+            {
+                live.score(position, row);
+            }
+        })
+    }
+
     fn sample(&mut self, plan: &StepPlan, mut logits: Logits, stats: &mut StepStats) {
         let now = Instant::now();
         let mut sampled = HashMap::new();
-        let mut ended = Vec::new();
+        let (mut ended, mut failed) = (Vec::new(), Vec::new());
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         for (chunk, row) in wanted.zip(logits.rows_mut()) {
             let id = chunk.sequence;
             let Some(live) = self.live.get_mut(&id) else {
                 continue;
             };
-            let token = live.sampler.sample(row);
+            if let Some(prompt) = live.prompt_logprobs.take() {
+                self.outbox
+                    .push((live.events.clone(), TokenEvent::Prompt(prompt)));
+            }
+            if live.request.stop.max_tokens == 0 {
+                ended.push((id, FinishReason::Length));
+                continue;
+            }
+            let Sampled { token, logprobs } = match live.sampler.sample(row) {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(%error, request = live.request.id, "a request ends: no token can be chosen");
+                    failed.push((id, error.to_string()));
+                    continue;
+                }
+            };
             sampled.insert(id, token);
             stats.generated_tokens += 1;
             match live.last_token {
@@ -225,13 +276,17 @@ impl Worker {
             }
             let end = live.take(token, now, self.config.max_model_len);
             if end != Some(FinishReason::Stop) {
-                self.outbox.push((live.events.clone(), TokenEvent::Token(token)));
+                let event = logprobs.map_or(TokenEvent::Token(token), TokenEvent::Scored);
+                self.outbox.push((live.events.clone(), event));
             }
             ended.extend(end.map(|reason| (id, reason)));
         }
         self.scheduler.complete(plan, &sampled);
         for (id, reason) in ended {
             self.end(id, reason);
+        }
+        for (id, message) in failed {
+            self.fail(&[id], &message);
         }
     }
 
@@ -286,6 +341,18 @@ impl Worker {
 }
 
 impl Live {
+    /// Takes the logits that follow the prompt's token at `position`. Those computed again after a preemption are
+    /// known already.
+    fn score(&mut self, position: usize, logits: &[f32]) {
+        let SamplingParams { prompt_logprobs, .. } = self.request.sampling;
+        if let (Some(known), Some(count)) = (&mut self.prompt_logprobs, prompt_logprobs)
+            && known.len() == position
+            && let Some(&next) = self.request.prompt.get(position + 1)
+        {
+            known.push(logprobs(logits, next, count));
+        }
+    }
+
     /// Takes a sampled token; returns how the request ends, if it does.
     fn take(&mut self, token: u32, now: Instant, max_model_len: usize) -> Option<FinishReason> {
         self.first_token.get_or_insert(now);

@@ -5,13 +5,14 @@ use std::sync::{
 };
 
 use futures::{Stream, StreamExt, stream};
+use serde_json::Value;
 
 use crate::{
     engine::TokenStream,
     metrics::Metrics,
-    request::{FinishReason, TokenEvent},
-    tokenizer::Detokenizer,
-    wire::Usage,
+    request::{FinishReason, TokenEvent, TokenLogprobs},
+    tokenizer::{Detokenizer, Tokenizer},
+    wire::{LogprobsWriter, Usage, prompt_logprobs},
 };
 
 /// Counts the tokens of one HTTP request; when dropped, tells the metrics that it ended, however that came about.
@@ -59,7 +60,7 @@ impl Drop for Tally {
 /// What a choice has to tell.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// More text, never empty.
+    /// More text; empty only where it comes with the prompt's log probabilities.
     Text(String),
     /// The last of the text, which may be empty, and why it ends.
     End(String, FinishReason),
@@ -67,52 +68,122 @@ pub(super) enum Piece {
     Failed(String),
 }
 
+/// A piece with what belongs to its tokens.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Which choice.
+    pub(super) index: usize,
+    pub(super) piece: Piece,
+    /// The field `logprobs` of its tokens, where it was asked for.
+    pub(super) logprobs: Option<Value>,
+    /// The field `prompt_logprobs`, once, where it was asked for.
+    pub(super) prompt_logprobs: Option<Value>,
+}
+
+/// What a choice tells beside its text.
+pub(super) struct Report {
+    /// Writes log probabilities, where they were asked for.
+    pub(super) writer: Option<LogprobsWriter>,
+    /// Those of tokens whose text is still held back.
+    pub(super) held: Vec<TokenLogprobs>,
+    /// The prompt, until the text has begun with it.
+    pub(super) echo: Option<Vec<u32>>,
+    /// Alternatives for each token of the prompt that the client asked for.
+    pub(super) prompt_logprobs: Option<usize>,
+    /// Whether the engine tells the prompt's log probabilities first.
+    pub(super) prompt_comes: bool,
+}
+
 pub(super) struct Choice {
     pub(super) index: usize,
     pub(super) tokens: TokenStream,
+    pub(super) tokenizer: Tokenizer,
     pub(super) text: Detokenizer,
     /// Stop strings count only after this many tokens.
     pub(super) min_tokens: usize,
+    pub(super) report: Report,
     pub(super) tally: Arc<Tally>,
 }
 
 impl Choice {
-    /// The pieces in order, up to and including the one that ends it. Dropping the stream aborts the request.
-    pub(super) fn pieces(self) -> impl Stream<Item = (usize, Piece)> + Send {
-        stream::unfold(Some(self), |choice| async move {
-            let choice = choice?;
-            let index = choice.index;
-            let (piece, rest) = choice.next().await;
-            Some(((index, piece), rest))
-        })
+    /// The parts in order, up to and including the one that ends it. Dropping the stream aborts the request.
+    pub(super) fn parts(self) -> impl Stream<Item = Part> + Send {
+        stream::unfold(Some(self), |choice| async move { Some(choice?.next().await) })
     }
 
-    /// The next piece, and the choice itself if more may come.
-    async fn next(mut self) -> (Piece, Option<Self>) {
+    /// The next part, and the choice itself if more may come.
+    async fn next(mut self) -> (Part, Option<Self>) {
+        if self.report.echo.is_some() && !self.report.prompt_comes {
+            return (self.opening(&[]), Some(self));
+        }
         loop {
-            let piece = match self.tokens.next().await {
-                Some(TokenEvent::Token(token)) => {
-                    let emitted = self.text.push(token, self.count() > self.min_tokens);
-                    if emitted.stopped {
-                        self.tokens.stop();
-                        return (Piece::End(emitted.text, FinishReason::Stop), None);
-                    }
-                    if emitted.text.is_empty() {
-                        continue;
-                    }
-                    return (Piece::Text(emitted.text), Some(self));
+            let token = match self.tokens.next().await {
+                Some(TokenEvent::Token(token)) => token,
+                Some(TokenEvent::Scored(scored)) => {
+                    let token = scored.token;
+                    self.report.held.push(scored);
+                    token
                 }
+                Some(TokenEvent::Prompt(prompt)) => return (self.opening(&prompt), Some(self)),
                 Some(TokenEvent::Finished(reason)) => {
                     if reason == FinishReason::Stop {
                         // The stop token: generated and counted, as in vLLM, but no text.
                         self.count();
                     }
-                    Piece::End(self.text.finish(), reason)
+                    let rest = self.text.finish();
+                    return (self.part(Piece::End(rest, reason)), None);
                 }
-                Some(TokenEvent::Failed(message)) => Piece::Failed(message),
-                None => Piece::Failed("The engine stopped before the answer was complete.".to_owned()),
+                Some(TokenEvent::Failed(message)) => return (self.part(Piece::Failed(message)), None),
+                None => {
+                    let message = "The engine stopped before the answer was complete.";
+                    return (self.part(Piece::Failed(message.to_owned())), None);
+                }
             };
-            return (piece, None);
+            let emitted = self.text.push(token, self.count() > self.min_tokens);
+            if emitted.stopped {
+                let part = self.part(Piece::End(emitted.text, FinishReason::Stop));
+                self.tokens.stop();
+                return (part, None);
+            }
+            if !emitted.text.is_empty() {
+                return (self.part(Piece::Text(emitted.text)), Some(self));
+            }
+        }
+    }
+
+    /// What is told of the prompt before the answer begins.
+    fn opening(&mut self, prompt: &[TokenLogprobs]) -> Part {
+        let echo = self.report.echo.take().unwrap_or_default();
+        let bytes: Vec<u8> = echo
+            .iter()
+            .flat_map(|token| self.tokenizer.bytes(*token))
+            .copied()
+            .collect();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let writer = self.report.writer.as_mut();
+        Part {
+            index: self.index,
+            piece: Piece::Text(text),
+            logprobs: writer
+                .zip(echo.first())
+                .map(|(writer, first)| writer.echo(*first, prompt)),
+            prompt_logprobs: self
+                .report
+                .prompt_logprobs
+                .map(|count| prompt_logprobs(&self.tokenizer, prompt, count)),
+        }
+    }
+
+    fn part(&mut self, piece: Piece) -> Part {
+        let held = std::mem::take(&mut self.report.held);
+        Part {
+            index: self.index,
+            piece,
+            logprobs: match &mut self.report.writer {
+                Some(writer) if !held.is_empty() => Some(writer.answer(&held)),
+                _ => None,
+            },
+            prompt_logprobs: None,
         }
     }
 

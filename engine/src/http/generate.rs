@@ -17,12 +17,17 @@ use tokio::sync::Semaphore;
 use super::{
     App, BODY_LIMIT, Serving,
     access::RequestId,
-    choice::{Choice, Piece, Tally},
+    choice::{Choice, Part, Piece, Report, Tally},
+    choosing::resolve,
 };
 use crate::{
-    request::{FinishReason, GenerateRequest, StopParams, SubmitError},
+    constraint::Constraint,
+    request::{GenerateRequest, StopParams, SubmitError},
     tokenizer::{Detokenizer, Tokenizer},
-    wire::{ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, Params, Prompt},
+    wire::{
+        Answer, ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, LogprobsWriter, Params,
+        Prompt, append,
+    },
 };
 
 type Body = Result<Bytes, BytesRejection>;
@@ -43,15 +48,18 @@ pub(super) async fn chat(
         ));
     };
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
+    let grammars = serving.grammars.clone();
     let prompt = off_thread(move || {
         let text = template
             .render(&request.messages, &request.template_kwargs)
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
         // The template brings its own special tokens.
         let tokens = encode(&tokenizer, &text, false, most, "messages")?;
-        Ok((tokens, request.params))
+        let mut params = request.params;
+        let constraint = resolve(&mut params, &tokenizer, &grammars)?;
+        Ok((tokens, params, constraint))
     });
-    let (prompt, params) = prompt.await?;
+    let (prompt, params, constraint) = prompt.await?;
     generate(
         &app,
         Job {
@@ -59,6 +67,7 @@ pub(super) async fn chat(
             id: id.0,
             prompts: vec![prompt],
             params,
+            constraint,
             arrival,
         },
     )
@@ -75,6 +84,7 @@ pub(super) async fn completion(
     let request = CompletionRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
     check_model(&app, &request.params)?;
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
+    let grammars = serving.grammars.clone();
     let prompts = off_thread(move || {
         let tokens = |prompt| match prompt {
             Prompt::Text(text) => encode(&tokenizer, &text, true, most, "prompt"),
@@ -91,16 +101,13 @@ pub(super) async fn completion(
                 }
             }
         };
-        Ok((
-            request
-                .prompts
-                .into_iter()
-                .map(tokens)
-                .collect::<Result<Vec<_>, _>>()?,
-            request.params,
-        ))
+        let mut params = request.params;
+        let prompts = request.prompts.into_iter().map(tokens);
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let constraint = resolve(&mut params, &tokenizer, &grammars)?;
+        Ok((prompts, params, constraint))
     });
-    let (prompts, params) = prompts.await?;
+    let (prompts, params, constraint) = prompts.await?;
     generate(
         &app,
         Job {
@@ -108,6 +115,7 @@ pub(super) async fn completion(
             id: id.0,
             prompts,
             params,
+            constraint,
             arrival,
         },
     )
@@ -120,6 +128,7 @@ struct Job {
     id: String,
     prompts: Vec<Vec<u32>>,
     params: Params,
+    constraint: Option<Constraint>,
     arrival: Instant,
 }
 
@@ -205,6 +214,7 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         .iter()
         .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len, param))
         .collect::<Result<Vec<_>, _>>()?;
+    check_places(serving, &job)?;
     let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| {
         if matches!(error, SubmitError::QueueFull { .. }) {
@@ -217,6 +227,25 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
     };
     response.extensions_mut().insert(tally);
     Ok(response)
+}
+
+/// A request that is larger than queue and batch together would be refused for ever: 429 must not invite it back.
+fn check_places(serving: &Serving, job: &Job) -> Result<(), ApiError> {
+    let (prompts, n) = (job.prompts.len(), job.params.n);
+    let limits = serving.engine.config();
+    let places = limits.max_num_seqs + limits.max_queued_requests;
+    if prompts * n <= places {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        if n > 1 { "n" } else { "prompt" },
+        format!(
+            "{prompts} prompts with {n} choices each are {} sequences, and this server holds {places} (--max-num-seqs {} and --max-queued-requests {}); send fewer at once.",
+            prompts * n,
+            limits.max_num_seqs,
+            limits.max_queued_requests
+        ),
+    ))
 }
 
 /// Most tokens that may follow the prompt. Errors: together they exceed the model's length.
@@ -250,7 +279,8 @@ fn submit(
 ) -> Result<Vec<Choice>, SubmitError> {
     let params = &job.params;
     let mut stop_token_ids = params.stop_token_ids.clone();
-    if !params.ignore_eos {
+    // A text that must follow a grammar ends with it.
+    if !params.ignore_eos || job.constraint.is_some() {
         stop_token_ids.extend(&serving.eos);
     }
     let mut choices = Vec::new();
@@ -269,6 +299,7 @@ fn submit(
                     min_tokens: params.min_tokens,
                     stop_token_ids: stop_token_ids.clone(),
                 },
+                constraint: job.constraint.clone(),
                 arrival: job.arrival,
             })?;
             let text = Detokenizer::new(
@@ -280,8 +311,10 @@ fn submit(
             choices.push(Choice {
                 index,
                 tokens,
+                tokenizer: serving.tokenizer.clone(),
                 text,
                 min_tokens: params.min_tokens,
+                report: report(serving, &job, prompt),
                 tally: tally.clone(),
             });
         }
@@ -289,23 +322,44 @@ fn submit(
     Ok(choices)
 }
 
-fn merged(choices: Vec<Choice>) -> impl Stream<Item = (usize, Piece)> + Send {
-    stream::select_all(choices.into_iter().map(|choice| choice.pieces().boxed()))
+fn report(serving: &Serving, job: &Job, prompt: &[u32]) -> Report {
+    let Params {
+        sampling,
+        echo,
+        skip_special,
+        prompt_logprobs,
+        ..
+    } = &job.params;
+    let tokenizer = &serving.tokenizer;
+    let writer = |count| LogprobsWriter::new(job.endpoint, tokenizer.clone(), *skip_special, count);
+    Report {
+        writer: sampling.logprobs.map(writer),
+        held: Vec::new(),
+        echo: echo.then(|| prompt.to_vec()),
+        prompt_logprobs: *prompt_logprobs,
+        prompt_comes: sampling.prompt_logprobs.is_some(),
+    }
+}
+
+fn merged(choices: Vec<Choice>) -> impl Stream<Item = Part> + Send {
+    stream::select_all(choices.into_iter().map(|choice| choice.parts().boxed()))
 }
 
 async fn whole(head: Head, choices: Vec<Choice>, tally: &Tally) -> Result<Response, ApiError> {
-    let mut done = vec![(String::new(), FinishReason::Error); choices.len()];
-    let mut pieces = merged(choices);
-    while let Some((index, piece)) = pieces.next().await {
-        let (text, reason) = &mut done[index];
-        match piece {
-            Piece::Text(more) => text.push_str(&more),
+    let mut done = vec![Answer::default(); choices.len()];
+    let mut parts = merged(choices);
+    while let Some(part) = parts.next().await {
+        let answer = &mut done[part.index];
+        match part.piece {
+            Piece::Text(more) => answer.text.push_str(&more),
             Piece::End(more, why) => {
-                text.push_str(&more);
-                *reason = why;
+                answer.text.push_str(&more);
+                answer.reason = Some(why);
             }
             Piece::Failed(message) => return Err(ApiError::Internal(message)),
         }
+        append(&mut answer.logprobs, part.logprobs.unwrap_or_default());
+        answer.prompt_logprobs = answer.prompt_logprobs.take().or(part.prompt_logprobs);
     }
     Ok(Json(head.whole(done, tally.usage())).into_response())
 }
@@ -315,13 +369,18 @@ fn streamed(head: Head, choices: Vec<Choice>, tally: Arc<Tally>, include_usage: 
         .filter_map(|index| head.opening(index))
         .collect();
     let last = head.clone();
-    let chunks = merged(choices).flat_map(move |(index, piece)| {
-        stream::iter(match piece {
+    let chunks = merged(choices).flat_map(move |part| {
+        let index = part.index;
+        let mut chunks = match part.piece {
             Piece::Text(text) => vec![head.text(index, &text)],
             Piece::End(text, reason) if text.is_empty() => vec![head.end(index, reason)],
             Piece::End(text, reason) => vec![head.text(index, &text), head.end(index, reason)],
             Piece::Failed(message) => vec![ApiError::Internal(message).body()],
-        })
+        };
+        if let Some(place) = chunks[0].pointer_mut("/choices/0/logprobs") {
+            *place = part.logprobs.unwrap_or_default();
+        }
+        stream::iter(chunks)
     });
     // Counted only when the last choice has ended.
     let usage = stream::once(async move { include_usage.then(|| last.usage(tally.usage())) })

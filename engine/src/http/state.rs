@@ -9,6 +9,7 @@ use std::{
 
 use super::ApiKeys;
 use crate::{
+    constraint::Grammars,
     engine::EngineHandle,
     metrics::Metrics,
     progress::Progress,
@@ -23,6 +24,8 @@ pub struct Serving {
     pub engine: EngineHandle,
     /// Its tokens.
     pub tokenizer: Tokenizer,
+    /// Structured output over these tokens.
+    pub grammars: Grammars,
     /// Its chat template, if it has one.
     pub template: Option<ChatTemplate>,
     /// Longest prompt plus output.

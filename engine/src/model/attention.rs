@@ -83,6 +83,7 @@ mod tests {
             start,
             blocks: blocks.to_vec(),
             sample: true,
+            prompt_rows: 0,
         }
     }
 

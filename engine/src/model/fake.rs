@@ -83,16 +83,28 @@ impl Model for FakeModel {
         if !self.delay.is_zero() {
             std::thread::sleep(self.delay);
         }
-        let mut values = Vec::new();
-        for chunk in plan.chunks.iter().filter(|chunk| chunk.sample) {
-            let row = values.len();
-            let next = self.predict(chunk) as usize;
-            values.resize(row + self.vocab_size, 0.0);
-            if let Some(logit) = values.get_mut(row + next) {
-                // High enough that sampling at usual temperatures still follows the script.
-                *logit = 100.0;
-            }
-        }
-        Ok(Logits::new(values, self.vocab_size))
+        let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
+        let next: Vec<u32> = wanted.map(|chunk| self.predict(chunk)).collect();
+        let logits = Logits::new(rows(&next, self.vocab_size), self.vocab_size);
+        let prompt = plan.chunks.iter().flat_map(|chunk| {
+            let tokens = chunk.tokens.iter().zip(chunk.start..);
+            tokens.take(chunk.prompt_rows)
+        });
+        let next: Vec<u32> = prompt
+            .map(|(token, position)| self.next_token(*token, position))
+            .collect();
+        let vocab_size = self.vocab_size;
+        Ok(logits.with_prompt(next.len(), move |range| Ok(rows(&next[range], vocab_size))))
     }
+}
+
+/// A row of logits for each of these tokens, high enough that sampling at usual temperatures still follows them.
+fn rows(next: &[u32], vocab_size: usize) -> Vec<f32> {
+    let mut values = vec![0.0; next.len() * vocab_size];
+    for (row, token) in values.chunks_exact_mut(vocab_size).zip(next) {
+        if let Some(logit) = row.get_mut(*token as usize) {
+            *logit = 100.0;
+        }
+    }
+    values
 }

@@ -1,4 +1,5 @@
 //! From config.json and safetensors to a model that fits memory.
+use super::PROMPT_ROWS;
 use super::config::{ConfigError, Qwen3Config};
 use super::qwen3::Qwen3;
 use super::weights::{Checkpoint, Opened, Weights, WeightsError};
@@ -123,8 +124,8 @@ fn needs(config: &Qwen3Config, options: &LoadOptions, max_model_len: usize, numb
     let heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
     // At most these live at once for a token: residual and norm, then either twice the heads or gate, up and product.
     let per_token = 3 * config.hidden_size + (2 * heads).max(4 * config.intermediate_size);
-    // Logits of each sequence, and the sampler's list of them.
-    let logits = 3 * 4 * options.max_num_seqs * config.vocab_size;
+    // Logits of each sequence and of some prompt rows, and the sampler's list of them.
+    let logits = 3 * 4 * (options.max_num_seqs + PROMPT_ROWS) * config.vocab_size;
     MemoryNeeds {
         weights: config.parameters() * number,
         activations: (options.max_num_batched_tokens * per_token) as u64 * number + logits as u64,

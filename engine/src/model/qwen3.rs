@@ -24,7 +24,7 @@ pub struct Qwen3 {
     block_size: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Norm {
     weight: Tensor,
     eps: f32,
@@ -85,7 +85,7 @@ impl Qwen3 {
         })
     }
 
-    fn logits(&mut self, plan: &StepPlan) -> Result<Vec<f32>> {
+    fn logits(&mut self, plan: &StepPlan) -> Result<Logits> {
         let tokens: Vec<u32> = plan
             .chunks
             .iter()
@@ -101,17 +101,37 @@ impl Qwen3 {
         for layer in &mut self.layers {
             x = layer.forward(&x, &rope, plan)?;
         }
-        let wanted = last_tokens(plan);
-        if wanted.is_empty() {
-            return Ok(Vec::new());
+        let hidden = |rows: Vec<u32>| {
+            let count = rows.len();
+            x.index_select(&Tensor::from_vec(rows, count, &self.device)?, 0)
+        };
+        let (sampled, prompt) = wanted_tokens(plan);
+        let values = match sampled.is_empty() {
+            true => Vec::new(),
+            false => predict(&hidden(sampled)?, &self.norm, &self.head)?,
+        };
+        let logits = Logits::new(values, self.vocab_size());
+        if prompt.is_empty() {
+            return Ok(logits);
         }
-        let count = wanted.len();
-        let x = x.index_select(&Tensor::from_vec(wanted, count, &self.device)?, 0)?;
-        linear(&self.norm.forward(&x)?, &self.head)?
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1()
+        let (norm, head, rows) = (self.norm.clone(), self.head.clone(), prompt.len());
+        let hidden = hidden(prompt)?;
+        Ok(logits.with_prompt(rows, move |range| {
+            Ok(predict(
+                &hidden.narrow(0, range.start, range.len())?,
+                &norm,
+                &head,
+            )?)
+        }))
     }
+}
+
+/// Logits of the given hidden states, row after row.
+fn predict(hidden: &Tensor, norm: &Norm, head: &Tensor) -> Result<Vec<f32>> {
+    linear(&norm.forward(hidden)?, head)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()
 }
 
 impl Model for Qwen3 {
@@ -127,7 +147,7 @@ impl Model for Qwen3 {
             );
             return Err(ModelError::Other(text));
         }
-        Ok(Logits::new(self.logits(plan)?, self.vocab_size()))
+        Ok(self.logits(plan)?)
     }
 }
 
@@ -207,12 +227,15 @@ fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)
 }
 
-/// Batch index of the last token of each chunk that is sampled.
-fn last_tokens(plan: &StepPlan) -> Vec<u32> {
-    let mut end = 0;
-    let ends = plan.chunks.iter().map(|chunk| {
-        end += chunk.tokens.len() as u32;
-        (chunk.sample, end - 1)
-    });
-    ends.filter_map(|(sample, last)| sample.then_some(last)).collect()
+/// Batch indices of the tokens whose logits are wanted: the last of each chunk that is sampled, and prompt rows.
+fn wanted_tokens(plan: &StepPlan) -> (Vec<u32>, Vec<u32>) {
+    let (mut sampled, mut prompt) = (Vec::new(), Vec::new());
+    let mut begin = 0;
+    for chunk in &plan.chunks {
+        let end = begin + chunk.tokens.len() as u32;
+        prompt.extend((begin..end).take(chunk.prompt_rows));
+        sampled.extend(chunk.sample.then_some(end - 1));
+        begin = end;
+    }
+    (sampled, prompt)
 }

@@ -8,6 +8,7 @@ use tracing::info;
 use crate::{
     cli::Fatal,
     config::Config,
+    constraint::Grammars,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
     metrics::{CacheInfo, Metrics},
@@ -58,6 +59,7 @@ pub(super) fn load(
     let engine = start(config, &files, max_model_len, progress, metrics)?;
     Ok(Serving {
         engine,
+        grammars: Grammars::new(tokenizer.clone(), eos.clone()),
         tokenizer,
         template,
         max_model_len,

@@ -2,7 +2,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Defaults, Fields, Params};
+use super::{ApiError, Defaults, Fields, Params, params};
 
 /// A checked chat request.
 #[derive(Debug)]
@@ -41,13 +41,27 @@ impl ChatRequest {
             .map(|(at, message)| read_message(at, message))
             .collect::<Result<_, _>>()?;
         let template_kwargs = fields.take("chat_template_kwargs")?.unwrap_or_default();
-        let params = Params::take(&mut fields, defaults)?;
+        let mut params = Params::take(&mut fields, defaults, 1)?;
+        params.sampling.logprobs = logprobs(&mut fields)?;
         fields.finish()?;
         Ok(Self {
             messages,
             template_kwargs,
             params,
         })
+    }
+}
+
+/// How many of the likeliest tokens to report; `None` where `logprobs` is not set.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.take("logprobs")?.unwrap_or(false);
+    match params::top(fields, "top_logprobs")?.unwrap_or(0) {
+        count if wanted => Ok(Some(count)),
+        0 => Ok(None),
+        _ => Err(ApiError::invalid(
+            "top_logprobs",
+            "`top_logprobs` needs `logprobs`: true.",
+        )),
     }
 }
 

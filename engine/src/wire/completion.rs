@@ -1,7 +1,7 @@
 //! The body of /v1/completions.
 use serde::Deserialize;
 
-use super::{ApiError, Defaults, Fields, Params};
+use super::{ApiError, Defaults, Fields, Params, params};
 
 /// vLLM's and OpenAI's default for text completions.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -57,7 +57,11 @@ impl CompletionRequest {
                 ),
             ));
         }
-        let mut params = Params::take(&mut fields, defaults)?;
+        let echo = fields.take("echo")?.unwrap_or(false);
+        // Without an answer only the prompt itself can be told.
+        let mut params = Params::take(&mut fields, defaults, usize::from(!echo))?;
+        params.echo = echo;
+        params.sampling.logprobs = params::top(&mut fields, "logprobs")?;
         params.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         fields.finish()?;
         Ok(Self { prompts, params })

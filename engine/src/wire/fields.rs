@@ -16,6 +16,7 @@ const INERT: &[&str] = &[
     "parallel_tool_calls",
     "spaces_between_special_tokens",
     "request_id",
+    "guided_decoding_backend",
 ];
 
 /// Fields that change the output and are not supported, with the values that ask for nothing.
@@ -24,22 +25,16 @@ const NEUTRAL: &[(&str, &[&str])] = &[
     ("tool_choice", &["\"none\"", "\"auto\""]),
     ("functions", &["[]"]),
     ("function_call", &["\"none\"", "\"auto\""]),
-    ("logprobs", &["false"]),
     ("top_logprobs", &["0"]),
-    ("prompt_logprobs", &[]),
-    ("logit_bias", &["{}"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
     ("best_of", &["1"]),
-    ("response_format", &[r#"{"type":"text"}"#]),
     ("modalities", &[r#"["text"]"#]),
     ("use_beam_search", &["false"]),
     ("length_penalty", &["1", "1.0"]),
     ("continue_final_message", &["false"]),
     ("add_generation_prompt", &["true"]),
     ("add_special_tokens", &[]),
-    ("bad_words", &["[]"]),
-    ("allowed_token_ids", &[]),
     ("priority", &["0"]),
     ("return_tokens_as_token_ids", &["false"]),
     ("return_token_ids", &["false"]),
@@ -88,18 +83,22 @@ impl Fields {
     }
 
     /// Takes a number out that must pass `fits`; `range` says in words what that is.
-    pub fn number<T: DeserializeOwned + Copy + std::fmt::Display>(
+    pub fn number<T: DeserializeOwned>(
         &mut self,
         name: &str,
-        fits: impl Fn(T) -> bool,
+        fits: impl Fn(&T) -> bool,
         range: &str,
     ) -> Result<Option<T>, ApiError> {
-        match self.take::<T>(name)? {
-            Some(value) if !fits(value) => Err(ApiError::invalid(
+        let Some(value) = self.0.remove(name) else {
+            return Ok(None);
+        };
+        let text = shortened(&value);
+        match serde_json::from_value(value) {
+            Ok(value) if fits(&value) => Ok(Some(value)),
+            _ => Err(ApiError::invalid(
                 name,
-                format!("`{name}` is {value} and must be {range}."),
+                format!("`{name}` is {text} and must be {range}."),
             )),
-            other => Ok(other),
         }
     }
 
@@ -116,7 +115,7 @@ impl Fields {
                 ));
             };
             if !neutral.contains(&value.to_string().as_str()) {
-                let text: String = value.to_string().chars().take(60).collect();
+                let text = shortened(value);
                 return Err(ApiError::invalid(
                     name,
                     format!("`{name}` = {text} is not supported by this server; remove it."),
@@ -125,4 +124,9 @@ impl Fields {
         }
         Ok(())
     }
+}
+
+/// A value as the client wrote it, as far as an error should repeat it.
+fn shortened(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
 }

@@ -1,13 +1,18 @@
 //! The fields that chat and text completions share: sampling, stopping, streaming.
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
-use super::{ApiError, Fields};
+use super::{ApiError, Fields, Structured};
 use crate::request::SamplingParams;
 
 /// Most choices of one request; also bounds what one request can queue.
 const MOST_CHOICES: usize = 128;
 /// Most stop strings; each is searched for in every piece of text.
 const MOST_STOPS: usize = 64;
+
+/// vLLM's default of --max-logprobs, and OpenAI's limit for chats.
+const MOST_LOGPROBS: usize = 20;
 
 /// Sampling values for requests that leave them out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +49,14 @@ pub struct Params {
     pub stop: Vec<String>,
     /// Tokens that end the text, besides the model's own.
     pub stop_token_ids: Vec<u32>,
+    /// Texts that may not come; the sampler gets them as tokens.
+    pub bad_words: Vec<String>,
+    /// What the text must be.
+    pub structured: Option<Structured>,
+    /// Alternatives to report for each token of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Whether the answer begins with the prompt; only text completions can ask for it.
+    pub echo: bool,
     /// Whether the model's end tokens do not end it.
     pub ignore_eos: bool,
     /// Whether the matched stop string stays in the text.
@@ -53,13 +66,19 @@ pub struct Params {
 }
 
 impl Params {
-    /// Takes the shared fields. Errors name the field and its range.
-    pub fn take(fields: &mut Fields, defaults: &Defaults) -> Result<Self, ApiError> {
+    /// Takes the shared fields; `fewest` is the least that `max_tokens` may be. Errors name the field and its range.
+    pub fn take(fields: &mut Fields, defaults: &Defaults, fewest: usize) -> Result<Self, ApiError> {
         let stream = fields.take("stream")?.unwrap_or(false);
-        let stop = match fields.take("stop")? {
-            None => Vec::new(),
-            Some(OneOrMany::One(stop)) => vec![stop],
-            Some(OneOrMany::Many(stops)) => stops,
+        let stop = match fields.take("stop") {
+            Ok(None) => Vec::new(),
+            Ok(Some(OneOrMany::One(stop))) => vec![stop],
+            Ok(Some(OneOrMany::Many(stops))) => stops,
+            Err(_) => {
+                return Err(ApiError::invalid(
+                    "stop",
+                    "`stop` must be a string or an array of strings.",
+                ));
+            }
         };
         if stop.len() > MOST_STOPS || stop.iter().any(String::is_empty) {
             return Err(ApiError::invalid(
@@ -67,12 +86,16 @@ impl Params {
                 format!("`stop` takes up to {MOST_STOPS} strings, none of them empty."),
             ));
         }
-        let max_tokens = fields.number("max_tokens", |value: usize| value > 0, "at least 1")?;
+        let mut tokens = |name| {
+            let range = format!("a whole number, at least {fewest}");
+            fields.number(name, |value: &usize| *value >= fewest, &range)
+        };
+        let max_tokens = tokens("max_tokens")?;
         // OpenAI's newer name wins where a client sends both.
-        let max_tokens = fields
-            .number("max_completion_tokens", |value: usize| value > 0, "at least 1")?
-            .or(max_tokens);
-        let min_tokens = fields.take("min_tokens")?.unwrap_or(0);
+        let max_tokens = tokens("max_completion_tokens")?.or(max_tokens);
+        let min_tokens = fields
+            .number("min_tokens", |_| true, "a whole number")?
+            .unwrap_or(0);
         if max_tokens.is_some_and(|most| min_tokens > most) {
             return Err(ApiError::invalid(
                 "min_tokens",
@@ -84,13 +107,21 @@ impl Params {
             stream,
             include_usage: include_usage(fields, stream)?,
             n: fields
-                .number("n", |n: usize| (1..=MOST_CHOICES).contains(&n), "1 to 128")?
+                .number(
+                    "n",
+                    |n| (1..=MOST_CHOICES).contains(n),
+                    "a whole number, 1 to 128",
+                )?
                 .unwrap_or(1),
             max_tokens,
             min_tokens,
             sampling: sampling(fields, &defaults.sampling)?,
             stop,
-            stop_token_ids: fields.take("stop_token_ids")?.unwrap_or_default(),
+            stop_token_ids: token_ids(fields, "stop_token_ids")?.unwrap_or_default(),
+            bad_words: bad_words(fields)?,
+            structured: Structured::take(fields)?,
+            prompt_logprobs: prompt_logprobs(fields, stream)?,
+            echo: false,
             ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
             include_stop: fields.take("include_stop_str_in_output")?.unwrap_or(false),
             skip_special: fields.take("skip_special_tokens")?.unwrap_or(true),
@@ -117,27 +148,68 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
     }
 }
 
+fn token_ids(fields: &mut Fields, name: &str) -> Result<Option<Vec<u32>>, ApiError> {
+    fields.number(name, |_| true, "an array of token numbers")
+}
+
+fn allowed_token_ids(fields: &mut Fields) -> Result<Option<Vec<u32>>, ApiError> {
+    let range = "an array of at least one token number";
+    fields.number("allowed_token_ids", |tokens: &Vec<u32>| !tokens.is_empty(), range)
+}
+
+fn bad_words(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let fits = |words: &Vec<String>| words.iter().all(|word| !word.trim_start().is_empty());
+    let range = "an array of strings, none of them blank";
+    Ok(fields.number("bad_words", fits, range)?.unwrap_or_default())
+}
+
+fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
+    let fits = |biases: &BTreeMap<u32, f32>| biases.values().all(|bias| (-100.0..=100.0).contains(bias));
+    let range = "an object of token numbers with values from -100 to 100";
+    let biases = fields.number("logit_bias", fits, range)?;
+    Ok(biases.unwrap_or_default().into_iter().collect())
+}
+
+/// Takes out how many of the likeliest tokens to report.
+pub(super) fn top(fields: &mut Fields, name: &str) -> Result<Option<usize>, ApiError> {
+    fields.number(
+        name,
+        |count| (0..=MOST_LOGPROBS).contains(count),
+        "a whole number, 0 to 20",
+    )
+}
+
+fn prompt_logprobs(fields: &mut Fields, stream: bool) -> Result<Option<usize>, ApiError> {
+    match top(fields, "prompt_logprobs")? {
+        Some(_) if stream => Err(ApiError::invalid(
+            "prompt_logprobs",
+            "`prompt_logprobs` are not streamed; leave out `stream`.",
+        )),
+        count => Ok(count),
+    }
+}
+
 fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
-    let penalty = |value: f32| (-2.0..=2.0).contains(&value);
+    let penalty = |value: &f32| (-2.0..=2.0).contains(value);
     let top_k = fields.number(
         "top_k",
-        |value: i64| (-1..=i64::from(u32::MAX)).contains(&value),
+        |value: &i64| (-1..=i64::from(u32::MAX)).contains(value),
         "-1 or 0 (off), or a number of tokens",
     )?;
     Ok(SamplingParams {
         temperature: fields
-            .number("temperature", |value: f32| (0.0..=2.0).contains(&value), "0 to 2")?
+            .number("temperature", |value| (0.0..=2.0).contains(value), "0 to 2")?
             .unwrap_or(default.temperature),
         top_p: fields
             .number(
                 "top_p",
-                |value: f32| value > 0.0 && value <= 1.0,
+                |value| *value > 0.0 && *value <= 1.0,
                 "above 0, at most 1",
             )?
             .unwrap_or(default.top_p),
         top_k: top_k.map_or(default.top_k, |value| u32::try_from(value).unwrap_or(0)),
         min_p: fields
-            .number("min_p", |value: f32| (0.0..=1.0).contains(&value), "0 to 1")?
+            .number("min_p", |value| (0.0..=1.0).contains(value), "0 to 1")?
             .unwrap_or(default.min_p),
         presence_penalty: fields
             .number("presence_penalty", penalty, "-2 to 2")?
@@ -148,14 +220,17 @@ fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingPar
         repetition_penalty: fields
             .number(
                 "repetition_penalty",
-                |value: f32| value > 0.0 && value.is_finite(),
+                |value: &f32| *value > 0.0 && value.is_finite(),
                 "above 0",
             )?
             .unwrap_or(default.repetition_penalty),
         // Clients send any 64-bit integer; the bits are what counts.
         seed: fields
-            .take::<i64>("seed")?
+            .number("seed", |_: &i64| true, "a whole number of 64 bits")?
             .map(|seed| seed as u64)
             .or(default.seed),
+        logit_bias: logit_bias(fields)?,
+        allowed_token_ids: allowed_token_ids(fields)?,
+        ..default.clone()
     })
 }

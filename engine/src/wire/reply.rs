@@ -37,6 +37,19 @@ impl Usage {
     }
 }
 
+/// One choice of a whole answer.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// How it ended.
+    pub reason: Option<FinishReason>,
+    /// The field `logprobs`; null where it was not asked for.
+    pub logprobs: Value,
+    /// The field `prompt_logprobs`, where it was asked for.
+    pub prompt_logprobs: Option<Value>,
+}
+
 /// What every chunk of one answer repeats.
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -64,21 +77,36 @@ impl Head {
         }
     }
 
-    /// The whole answer; `choices` are text and reason, in order.
-    pub fn whole(&self, choices: Vec<(String, FinishReason)>, usage: Usage) -> Value {
+    /// The whole answer; `choices` in order.
+    pub fn whole(&self, choices: Vec<Answer>, usage: Usage) -> Value {
+        let mut prompt_logprobs = None;
         let choices: Vec<Value> = choices
             .into_iter()
             .enumerate()
-            .map(|(index, (text, reason))| match self.endpoint {
-                Endpoint::Chat => json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}, "logprobs": null, "finish_reason": name(reason)}),
-                Endpoint::Completion => json!({"index": index, "text": text, "logprobs": null, "finish_reason": name(reason)}),
+            .map(|(index, answer)| {
+                let (text, reason) = (answer.text, answer.reason.map(name));
+                let mut choice = match self.endpoint {
+                    Endpoint::Chat => json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}, "logprobs": answer.logprobs, "finish_reason": reason}),
+                    Endpoint::Completion => json!({"index": index, "text": text, "logprobs": answer.logprobs, "finish_reason": reason}),
+                };
+                match (self.endpoint, answer.prompt_logprobs) {
+                    (_, None) => {}
+                    (Endpoint::Chat, found) => prompt_logprobs = found,
+                    (Endpoint::Completion, Some(found)) => choice["prompt_logprobs"] = found,
+                }
+                choice
             })
             .collect();
         let object = match self.endpoint {
             Endpoint::Chat => "chat.completion",
             Endpoint::Completion => "text_completion",
         };
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage})
+        let mut body = json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage});
+        // All choices of a chat have one prompt, so vLLM tells this beside them.
+        if let Some(found) = prompt_logprobs {
+            body["prompt_logprobs"] = found;
+        }
+        body
     }
 
     /// The chunk that opens a chat choice; text completions have none.

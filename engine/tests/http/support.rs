@@ -8,6 +8,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use qwen_engine::{
+    constraint::Grammars,
     engine::{Engine, EngineConfig},
     http::{ApiKeys, App, Serving},
     metrics::{CacheInfo, Metrics},
@@ -171,6 +172,7 @@ pub fn load(
     let serving = Serving {
         engine,
         tokenizer: Tokenizer::of_bytes().unwrap(),
+        grammars: Grammars::new(Tokenizer::of_bytes().unwrap(), vec![END]),
         template: Some(ChatTemplate::new(TEMPLATE).unwrap()),
         max_model_len: LENGTH,
         eos: vec![END],

@@ -59,6 +59,7 @@ pub fn last_logits(model: &mut dyn Model, prompt: &[u32], step: usize) -> Vec<f3
             start,
             blocks: blocks.clone(),
             sample: true,
+            prompt_rows: 0,
         };
         let logits = model
             .forward(&StepPlan {
