@@ -185,12 +185,16 @@ impl Constraint {
     /// # Errors
     /// When the grammar does not allow it.
     pub fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
+        if self.is_complete() {
+            // The end token: the grammar has nothing to learn from it.
+            return Ok(());
+        }
         self.0.consume_token(token).map_err(|error| step(&error))
     }
 
     /// Whether the text is complete and can only stop.
     pub fn is_complete(&self) -> bool {
-        self.0.is_stopped()
+        self.0.is_stopped() && !self.0.is_error()
     }
 }
 

@@ -6,6 +6,8 @@ mod support;
 
 #[path = "http/answers.rs"]
 mod answers;
+#[path = "http/choosing.rs"]
+mod choosing;
 #[path = "http/life.rs"]
 mod life;
 #[path = "http/refusals.rs"]

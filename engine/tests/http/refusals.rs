@@ -25,13 +25,23 @@ async fn a_field_that_cannot_be_honoured_is_named() {
     for (more, param) in [
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"logprobs": true}), "logprobs"),
+        (json!({"logprobs": 3}), "logprobs"),
         (json!({"top_logprobs": 3}), "top_logprobs"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"prompt_logprobs": 1, "stream": true}), "prompt_logprobs"),
+        (json!({"response_format": {"type": "xml"}}), "response_format"),
+        (json!({"guided_regex": "("}), "guided_regex"),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
+            json!({"structured_outputs": {"grammar": "start: other"}}),
+            "structured_outputs.grammar",
         ),
-        (json!({"logit_bias": {"1": 5}}), "logit_bias"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias"),
+        (json!({"logit_bias": {"258": 1}}), "logit_bias"),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias"),
+        (json!({"allowed_token_ids": []}), "allowed_token_ids"),
+        (json!({"allowed_token_ids": [258]}), "allowed_token_ids"),
+        (json!({"bad_words": [" "]}), "bad_words"),
+        (json!({"echo": true}), "echo"),
         (json!({"frobnicate": 1}), "frobnicate"),
         (json!({"temperature": 3}), "temperature"),
         (json!({"temperature": "hot"}), "temperature"),
@@ -99,9 +109,9 @@ async fn a_field_that_cannot_be_honoured_is_named() {
         (json!({"prompt": []}), "prompt"),
         (json!({"prompt": [999]}), "prompt"),
         (json!({"prompt": "a", "best_of": 2}), "best_of"),
-        (json!({"prompt": "a", "echo": true}), "echo"),
+        (json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
         (json!({"prompt": "a", "suffix": "b"}), "suffix"),
-        (json!({"prompt": "a", "logprobs": 1}), "logprobs"),
+        (json!({"prompt": "a", "logprobs": true}), "logprobs"),
     ] {
         let reply = server.post("/v1/completions", body.clone()).await;
         assert_eq!(
@@ -242,4 +252,64 @@ async fn a_model_without_a_chat_template_says_so() {
         "{}",
         reply.body
     );
+}
+
+/// No word of the parser's types reaches a client.
+#[tokio::test]
+async fn a_value_of_the_wrong_kind_is_told_in_plain_words() {
+    let server = answering("a");
+    for (more, text) in [
+        (
+            json!({"stop": 3}),
+            "`stop` must be a string or an array of strings.",
+        ),
+        (
+            json!({"max_tokens": 8.0}),
+            "`max_tokens` is 8.0 and must be a whole number, at least 1.",
+        ),
+        (
+            json!({"n": "two"}),
+            "`n` is \"two\" and must be a whole number, 1 to 128.",
+        ),
+        (
+            json!({"stop_token_ids": [-1]}),
+            "`stop_token_ids` is [-1] and must be an array of token numbers.",
+        ),
+    ] {
+        let mut body = json!({"prompt": "a"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let reply = server.post("/v1/completions", body).await;
+        assert_eq!(reply.json()["error"]["message"], text);
+    }
+    let reply = server
+        .post("/v1/completions", json!({"prompt": "a", "guided_regex": "("}))
+        .await;
+    let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with("`guided_regex`: the grammar does not compile:")
+            && message.contains("unclosed group"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn more_choices_than_the_server_ever_holds_are_400_and_not_429() {
+    let (server, _gate) = gated("a", 1, 1);
+    for (body, param) in [
+        (json!({"prompt": "a", "n": 3}), "n"),
+        (json!({"prompt": ["a", "b", "c"]}), "prompt"),
+    ] {
+        let reply = server.post("/v1/completions", body).await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!(param))
+        );
+        assert!(
+            reply.body.contains("3 sequences") && reply.body.contains("holds 2"),
+            "{}",
+            reply.body
+        );
+    }
 }

@@ -119,6 +119,11 @@ pub fn loading(keys: &[String]) -> (Arc<App>, Arc<Metrics>, Arc<Progress>) {
     )
 }
 
+/// A server whose model follows its own rule from token to token.
+pub fn scripted() -> Server {
+    serving(FakeModel::new(VOCABULARY), 8, 64)
+}
+
 fn serving(model: FakeModel, seqs: usize, queue: usize) -> Server {
     let (app, metrics, _) = loading(&[]);
     let (serving, finished, counts) = load(model, seqs, queue, metrics);
