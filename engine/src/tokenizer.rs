@@ -122,18 +122,23 @@ impl Tokenizer {
 
     /// A tokenizer of the 256 bytes and Qwen3's two end tokens (256 and 257), for use with the fake model.
     pub fn of_bytes() -> Result<Self, TokenizerError> {
+        Self::from_bytes(Self::of_bytes_json().as_bytes())
+    }
+
+    /// The tokenizer.json of `of_bytes`.
+    pub fn of_bytes_json() -> String {
         let vocab: serde_json::Map<String, serde_json::Value> = (0..=255)
             .map(|byte| (char_of(byte).to_string(), byte.into()))
             .collect();
         let special = |id: u32, text: &str| serde_json::json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
         let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-        let json = serde_json::json!({
+        serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
             "added_tokens": [special(256, "<|endoftext|>"), special(257, "<|im_end|>")],
             "pre_tokenizer": byte_level, "decoder": byte_level,
             "model": {"type": "BPE", "vocab": vocab, "merges": []},
-        });
-        Self::from_bytes(json.to_string().as_bytes())
+        })
+        .to_string()
     }
 }
 

@@ -3,9 +3,17 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
+use futures::StreamExt;
+use qwen_engine::engine::{Engine, EngineConfig};
+use qwen_engine::request::{
+    FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, StopParams, TokenEvent,
+    TokenLogprobs,
+};
 use serde::Deserialize;
-use support::{greedy, largest_difference, last_logits, limits, load_file};
+use support::{argmax, greedy, largest_difference, last_logits, limits, load_file};
 
 /// Logits of the fixtures reach about ±30; F32 sums in another order differ in their last digits.
 const BOUND: f32 = 2e-4;
@@ -24,14 +32,19 @@ struct Row {
     values: Vec<f32>,
 }
 
-fn check(folder: &str) {
+fn files(folder: &str) -> (String, PathBuf, Vec<Case>) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(folder);
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let cases: Vec<Case> = serde_json::from_str(&read("cases.json")).unwrap();
     assert!(!cases.is_empty());
-    let mut loaded = load_file(&read("config.json"), folder.join("model.safetensors")).unwrap();
+    (read("config.json"), folder.join("model.safetensors"), cases)
+}
+
+fn check(folder: &str) {
+    let (config, weights, cases) = files(folder);
+    let mut loaded = load_file(&config, weights).unwrap();
     let mut largest = 0.0_f32;
     for case in &cases {
         for row in &case.logits {
@@ -65,4 +78,81 @@ fn tied_head_matches_transformers() {
 #[test]
 fn untied_head_matches_transformers() {
     check("untied");
+}
+
+/// Through the whole engine: prompts in pieces of eight tokens, all of them in one batch, twice so that the prefix
+/// cache knows them.
+#[tokio::test]
+async fn logprobs_are_the_log_softmax_of_transformers_logits() {
+    const PIECE: usize = 8;
+    let (config, weights, cases) = files("tied");
+    let loaded = load_file(&config, weights).unwrap();
+    let limits = EngineConfig {
+        max_num_batched_tokens: PIECE,
+        ..limits(&loaded)
+    };
+    let engine = Engine::start(Box::new(loaded.model), limits, Arc::new(Unwatched)).unwrap();
+    for _ in 0..2 {
+        let streams: Vec<_> = cases
+            .iter()
+            .map(|case| engine.submit(request(case.prompt.clone())).unwrap())
+            .collect();
+        let mut compared = 0;
+        for (case, stream) in cases.iter().zip(streams) {
+            let events: Vec<TokenEvent> = stream.collect().await;
+            let [
+                TokenEvent::Prompt(prompt),
+                TokenEvent::Scored(first),
+                TokenEvent::Finished(_),
+            ] = &events[..]
+            else {
+                panic!("{events:?}");
+            };
+            assert_eq!(prompt.len(), case.prompt.len() - 1);
+            assert_eq!(first.token, case.greedy[0]);
+            let told: Vec<_> = prompt.iter().chain([first]).collect();
+            for row in case.logits.iter().filter(|row| row.position < told.len()) {
+                compared += 1;
+                check_row(told[row.position], &row.values);
+            }
+        }
+        assert!(compared > 3, "{compared} rows");
+    }
+}
+
+fn check_row(told: &TokenLogprobs, logits: &[f32]) {
+    let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+    let expected = |token: u32| f64::from(logits[token as usize]) - sum.ln();
+    assert!((f64::from(told.logprob) - expected(told.token)).abs() < f64::from(BOUND) * 2.0);
+    assert_eq!((told.top.len(), told.top[0].0), (5, argmax(logits)));
+    for &(token, logprob) in &told.top {
+        assert!((f64::from(logprob) - expected(token)).abs() < f64::from(BOUND) * 2.0);
+    }
+}
+
+fn request(prompt: Vec<u32>) -> GenerateRequest {
+    GenerateRequest {
+        id: "test".into(),
+        prompt,
+        sampling: SamplingParams {
+            temperature: 0.0,
+            logprobs: Some(5),
+            prompt_logprobs: Some(5),
+            ..SamplingParams::default()
+        },
+        stop: StopParams {
+            max_tokens: 1,
+            min_tokens: 0,
+            stop_token_ids: Vec::new(),
+        },
+        constraint: None,
+        arrival: Instant::now(),
+    }
+}
+
+struct Unwatched;
+
+impl Observer for Unwatched {
+    fn step(&self, _: &StepStats) {}
+    fn finished(&self, _: &FinishedRequest) {}
 }
