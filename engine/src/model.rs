@@ -74,8 +74,10 @@ pub struct Logits {
 
 struct PromptLogits {
     rows: usize,
-    compute: Box<dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>>,
+    compute: Box<ComputeRows>,
 }
+
+type ComputeRows = dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>;
 
 impl Logits {
     /// Rows of `vocab_size` values each, one after the other.

@@ -313,3 +313,40 @@ fn cached_blocks_are_evicted_from_the_end_of_the_oldest_prefix() {
     harness.finish();
     assert_eq!(harness.hits - before, 3 * BLOCK);
 }
+
+/// However the cache and the budget lie, each row of the prompt but the last is asked for once, in order.
+#[test]
+fn a_scored_prompt_is_computed_whole() {
+    let mut scheduler = Scheduler::new(EngineConfig {
+        max_num_seqs: 2,
+        max_num_batched_tokens: 7,
+        max_model_len: 64,
+        max_queued_requests: 8,
+        block_size: BLOCK,
+        num_blocks: FEWEST_BLOCKS,
+        enable_prefix_caching: true,
+    });
+    let prompt: Vec<u32> = (0..20).collect();
+    for (id, scored) in [(0, false), (1, true), (2, false)] {
+        match scored {
+            true => scheduler.add_scored(id, prompt.clone()),
+            false => scheduler.add(id, prompt.clone()),
+        }
+        let (mut rows, mut queries, mut hits) = (Vec::new(), 0, 0);
+        for _ in 0..5 {
+            let step = scheduler.schedule();
+            queries += step.prefix_queries;
+            hits += step.prefix_hits;
+            for chunk in &step.plan.chunks {
+                rows.extend(chunk.start..chunk.start + chunk.prompt_rows);
+            }
+            let wanted = step.plan.chunks.iter().filter(|chunk| chunk.sample);
+            let sampled = wanted.map(|chunk| (chunk.sequence, 1)).collect();
+            scheduler.complete(&step.plan, &sampled);
+        }
+        scheduler.remove(id);
+        let expected: Vec<usize> = if scored { (0..19).collect() } else { Vec::new() };
+        assert_eq!(rows, expected, "{id}");
+        assert_eq!((queries, hits), [(20, 0), (0, 0), (20, 16)][id as usize]);
+    }
+}
