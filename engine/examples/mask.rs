@@ -29,9 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         begin.elapsed()
     );
     let head = head()?;
-    println!("output layer of one step: {head:.0?}; a whole step is more");
+    println!("output layer of one step: {head:.1?}; a whole step is more");
     let plain = generate(None)?;
-    println!("sampling without a grammar: {plain:.0?} per token");
+    println!("sampling without a grammar: {plain:.2?} per token, all tokens open");
     for (name, grammar) in grammars_to_time() {
         let begin = Instant::now();
         let constraint = grammars.compile(grammar)?;
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (mean, worst) = mask(&constraint)?;
         let share = 100.0 * mean.as_secs_f64() / head.as_secs_f64();
         println!(
-            "{name}: compiled in {compiled:.1?}, sampling {constrained:.0?} per token, of which mask {mean:.1?} (worst {worst:.0?}): {share:.2} % of the output layer"
+            "{name}: compiled in {compiled:.1?}, sampling {constrained:.2?} per token, of which mask {mean:.1?} (worst {worst:.1?}): {share:.2} % of the output layer"
         );
     }
     Ok(())

@@ -107,7 +107,7 @@ impl Grammars {
         let mut matcher = Matcher::new(factory.create_parser(grammar.into_top_level()));
         // A grammar that is empty or too ambiguous shows at its first step.
         match matcher.compute_mask_or_eos() {
-            Ok(_) => Ok(Constraint(matcher)),
+            Ok(_) => Ok(Constraint { matcher, begin: None }),
             Err(error) => Err(ConstraintError::Grammar(brief(&error))),
         }
     }
@@ -147,7 +147,11 @@ fn brief(error: &impl ToString) -> String {
 
 /// A grammar on its way through one answer.
 #[derive(Clone)]
-pub struct Constraint(Matcher);
+pub struct Constraint {
+    matcher: Matcher,
+    /// Everything is allowed up to and including this token.
+    begin: Option<u32>,
+}
 
 impl std::fmt::Debug for Constraint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -156,13 +160,24 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
+    /// The same, from behind the first `token` on: a model that reasons first does so freely.
+    pub fn after(self, token: u32) -> Self {
+        Self {
+            begin: Some(token),
+            ..self
+        }
+    }
+
     /// Sets the logits of all tokens that may not come next to minus infinity; only end tokens are left when the
     /// text is complete and can only stop.
     ///
     /// # Errors
     /// When the step would take too much work.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
-        let allowed = self.0.compute_mask_or_eos().map_err(|error| step(&error))?;
+        if self.begin.is_some() {
+            return Ok(());
+        }
+        let allowed = self.matcher.compute_mask_or_eos().map_err(|error| step(&error))?;
         let mut words = allowed.as_slice().iter();
         // Logits beyond the vocabulary belong to no token.
         for logits in logits.chunks_mut(32) {
@@ -185,16 +200,20 @@ impl Constraint {
     /// # Errors
     /// When the grammar does not allow it.
     pub fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
+        if let Some(begin) = self.begin {
+            self.begin = (token != begin).then_some(begin);
+            return Ok(());
+        }
         if self.is_complete() {
             // The end token: the grammar has nothing to learn from it.
             return Ok(());
         }
-        self.0.consume_token(token).map_err(|error| step(&error))
+        self.matcher.consume_token(token).map_err(|error| step(&error))
     }
 
     /// Whether the text is complete and can only stop.
     pub fn is_complete(&self) -> bool {
-        self.0.is_stopped() && !self.0.is_error()
+        self.matcher.is_stopped() && !self.matcher.is_error()
     }
 }
 
@@ -252,6 +271,9 @@ mod tests {
         let choice = Grammar::Choice(vec!["yes".into(), "no\"\n".into()]);
         assert_eq!(follow(choice.clone(), "no\"\n"), Ok(true));
         assert_eq!(follow(choice, "ye!"), Err(2));
+        let prefixes = Grammar::Choice(vec!["a".into(), "ab".into()]);
+        assert_eq!(follow(prefixes.clone(), "a"), Ok(true));
+        assert_eq!(follow(prefixes, "ab"), Ok(true));
         let lark = Grammar::Lark("start: \"<tool_call>\" WORD\nWORD: /[a-z]+/".into());
         assert_eq!(follow(lark, "<tool_call>ab"), Ok(true));
     }
@@ -265,6 +287,17 @@ mod tests {
         constraint.accept(u32::from(b'b')).unwrap();
         assert!(constraint.is_complete());
         assert_eq!(allowed(&mut constraint), [END]);
+    }
+
+    #[test]
+    fn a_constraint_may_begin_behind_a_token() {
+        let constraint = grammars().compile(Grammar::Regex("a".into())).unwrap();
+        let mut constraint = constraint.after(u32::from(b'>'));
+        for byte in b"b</t>" {
+            assert_eq!(allowed(&mut constraint).len(), SIZE);
+            constraint.accept(u32::from(*byte)).unwrap();
+        }
+        assert_eq!(allowed(&mut constraint), [u32::from(b'a')]);
     }
 
     #[test]

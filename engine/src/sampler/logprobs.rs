@@ -24,11 +24,11 @@ pub(crate) fn logprobs(logits: &[f32], token: u32, count: usize) -> TokenLogprob
 }
 
 /// The `count` largest values with their indices, largest first, the first of equal ones first.
-fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     for (token, &logit) in logits.iter().enumerate() {
         // Almost always false once the list is full: one comparison for a token.
-        if top.len() < count || top.last().is_some_and(|(_, least)| logit > *least) {
+        if (top.len() < count && !logit.is_nan()) || top.last().is_some_and(|(_, least)| logit > *least) {
             let at = top.partition_point(|(_, other)| *other >= logit);
             top.insert(at, (token as u32, logit));
             top.truncate(count);
@@ -54,6 +54,14 @@ mod tests {
         assert_eq!(
             logprobs(&[0.0, f32::NEG_INFINITY], 1, 0).logprob,
             f32::NEG_INFINITY
+        );
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_among_the_likeliest() {
+        assert_eq!(
+            likeliest(&[f32::NAN, 1.0, f32::NAN, 5.0, 2.0], 2),
+            [(3, 5.0), (4, 2.0)]
         );
     }
 
