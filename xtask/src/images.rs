@@ -53,7 +53,7 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         cluster::need(paths)?;
     }
     step("build operator and engine", |step| {
-        let mut cargo = Command::new("cargo");
+        let mut cargo = shell::cargo();
         cargo.current_dir(&paths.root).args([
             "build",
             "--release",

@@ -18,6 +18,19 @@ fn line(command: &Command) -> String {
         .join(" ")
 }
 
+/// Cargo as the user would call it. `cargo run` gives its program the variables of a package's build; build
+/// scripts that watch them, as ring's does, would see them change and half of the tree would be built again.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
 /// Runs a command and returns what it wrote to stdout.
 ///
 /// # Errors
