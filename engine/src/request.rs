@@ -40,7 +40,7 @@ impl Default for SamplingParams {
 /// When generation ends, apart from stop strings, which the detokenizer watches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StopParams {
-    /// Most tokens to generate, at least 1.
+    /// Most tokens to generate, at least 1; 0 for an embedding.
     pub max_tokens: usize,
     /// Fewest tokens before an end-of-sequence or stop token may end it.
     pub min_tokens: usize,
@@ -81,6 +81,8 @@ pub enum FinishReason {
 pub enum TokenEvent {
     /// One more token. A stop token is reported by `Finished` only.
     Token(u32),
+    /// The hidden state of the prompt's last token, from a model that makes embeddings.
+    Embedding(Vec<f32>),
     /// The last event of a request that ended by itself.
     Finished(FinishReason),
     /// The last event of a request that failed; one sentence for the client.

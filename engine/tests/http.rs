@@ -6,6 +6,8 @@ mod support;
 
 #[path = "http/answers.rs"]
 mod answers;
+#[path = "http/embeddings.rs"]
+mod embeddings;
 #[path = "http/life.rs"]
 mod life;
 #[path = "http/refusals.rs"]

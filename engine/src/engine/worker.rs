@@ -172,6 +172,7 @@ impl Worker {
             ..StepStats::default()
         };
         match result {
+            Ok(rows) if self.model.embedding_width().is_some() => self.pool(&step.plan, &rows, &mut stats),
             Ok(logits) => self.sample(&step.plan, logits, &mut stats),
             Err(error) => {
                 tracing::error!(%error, "a step failed; its requests end with an error");
@@ -232,6 +233,23 @@ impl Worker {
         self.scheduler.complete(plan, &sampled);
         for (id, reason) in ended {
             self.end(id, reason);
+        }
+    }
+
+    /// The counterpart of `sample` for embeddings: a prompt's last row is its whole answer.
+    fn pool(&mut self, plan: &StepPlan, rows: &Logits, stats: &mut StepStats) {
+        let now = Instant::now();
+        self.scheduler.complete(plan, &HashMap::new());
+        let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
+        for (chunk, row) in wanted.zip(rows.rows()) {
+            if let Some(live) = self.live.get_mut(&chunk.sequence) {
+                let latency = (now - live.request.arrival).as_secs_f64();
+                stats.first_token_latencies.push(latency);
+                (live.first_token, live.last_token) = (Some(now), Some(now));
+                let event = TokenEvent::Embedding(row.to_vec());
+                self.outbox.push((live.events.clone(), event));
+            }
+            self.end(chunk.sequence, FinishReason::Stop);
         }
     }
 

@@ -109,6 +109,8 @@ impl Choice {
                     }
                     Piece::End(self.text.finish(), reason)
                 }
+                // A model that makes embeddings takes no completion requests.
+                Some(TokenEvent::Embedding(_)) => continue,
                 Some(TokenEvent::Failed(message)) => Piece::Failed(message),
                 None => Piece::Failed("The engine stopped before the answer was complete.".to_owned()),
             };
