@@ -227,6 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn the_newer_flag_for_embeddings_wins() {
+        for (line, pooling) in [
+            ("serve m", None),
+            ("serve m --task embed", Some(true)),
+            ("serve m --runner pooling", Some(true)),
+            ("serve m --runner generate --task embed", Some(false)),
+            ("serve m --task generate", Some(false)),
+        ] {
+            assert_eq!(parse_words(line).unwrap().0.pooling, pooling, "{line}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_in_one_line() {
         for (line, words) in [
             ("serve m --frobnicate", "--frobnicate"),

@@ -348,6 +348,27 @@ mod tests {
         assert_eq!(directory(dir.path()).unwrap().chat_template.as_deref(), Some("J"));
     }
 
+    #[test]
+    fn sentence_transformers_files_tell_an_embedding_model() {
+        let pooling = r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]"#;
+        let dir = model_dir(&[("model.safetensors", ""), ("modules.json", pooling)]);
+        assert!(directory(dir.path()).unwrap().pooled);
+        fs::remove_file(dir.path().join("modules.json")).unwrap();
+        assert!(!directory(dir.path()).unwrap().pooled);
+    }
+
+    #[tokio::test]
+    async fn a_gguf_file_that_is_none_is_named() {
+        let dir = model_dir(&[("model.gguf", "GGUF")]);
+        let path = dir.path().join("model.gguf");
+        let error = resolve(path.to_str().unwrap(), &SourceOptions::default(), |_, _| {}).await;
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot serve") && error.contains("model.gguf"),
+            "{error}"
+        );
+    }
+
     #[tokio::test]
     async fn names_that_mean_nothing_are_refused() {
         for spec in [

@@ -189,3 +189,18 @@ fn start(
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
     Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_merged_key_by_key() {
+        let mut model = serde_json::json!({"a": 1, "rope": {"theta": 1e6, "type": "default"}, "list": [1]});
+        let overrides = serde_json::json!({"rope": {"type": "yarn"}, "list": [], "new": {"x": 2}});
+        merge(&mut model, overrides.as_object().unwrap());
+        let expected =
+            serde_json::json!({"a": 1, "rope": {"theta": 1e6, "type": "yarn"}, "list": [], "new": {"x": 2}});
+        assert_eq!(model, expected);
+    }
+}
