@@ -98,13 +98,22 @@ pub struct ServeArgs {
     /// Keys that /v1 accepts as bearer token; none means open.
     #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub api_key: Vec<String>,
-    /// Quantization of the weights: none.
+    /// What the model does, in vLLM's older spelling: auto, generate, embed.
+    #[arg(long, default_value = "auto")]
+    pub task: String,
+    /// What the model does: auto (as its files say), generate, pooling (embeddings).
+    #[arg(long, default_value = "auto")]
+    pub runner: String,
+    /// JSON object merged into the model's config.json, for example {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}.
+    #[arg(long)]
+    pub hf_overrides: Option<String>,
+    /// Quantization of the weights at load: none, q8_0, q6_k, q5_k, q4_k. FP8 and GGUF files need no flag.
     #[arg(long, short)]
     pub quantization: Option<String>,
     /// Type of weights and activations: auto, float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub dtype: String,
-    /// Type of the KV cache: auto (as the activations).
+    /// Type of the KV cache: auto (as the activations), float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub kv_cache_dtype: String,
     /// Device: auto, cpu, cuda.
@@ -218,11 +227,27 @@ mod tests {
     }
 
     #[test]
+    fn the_newer_flag_for_embeddings_wins() {
+        for (line, pooling) in [
+            ("serve m", None),
+            ("serve m --task embed", Some(true)),
+            ("serve m --runner pooling", Some(true)),
+            ("serve m --runner generate --task embed", Some(false)),
+            ("serve m --task generate", Some(false)),
+        ] {
+            assert_eq!(parse_words(line).unwrap().0.pooling, pooling, "{line}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_in_one_line() {
         for (line, words) in [
             ("serve m --frobnicate", "--frobnicate"),
             ("serve", "MODEL"),
             ("serve m --quantization fp8", "--quantization fp8"),
+            ("serve m --task classify", "--task classify"),
+            ("serve m --runner draft", "--runner draft"),
+            ("serve m --hf-overrides []", "--hf-overrides []"),
             ("serve m --kv-cache-dtype fp8", "--kv-cache-dtype fp8"),
             ("serve m --tensor-parallel-size 2", "--tensor-parallel-size 2"),
             ("serve m --reasoning-parser qwen3", "--reasoning-parser"),

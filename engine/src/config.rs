@@ -3,7 +3,8 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     cli::{Fatal, ServeArgs},
-    device::{DeviceKind, Dtype},
+    device::{DeviceKind, Dtype, KvDtype},
+    model::Quantization,
 };
 
 /// vLLM prints the sizes of its largest model this way; nothing here is near it.
@@ -49,6 +50,14 @@ pub struct Config {
     pub api_keys: Vec<String>,
     /// Type of weights and activations.
     pub dtype: Dtype,
+    /// Type of the KV cache.
+    pub kv_dtype: KvDtype,
+    /// Whether the model makes embeddings; `None` follows its files.
+    pub pooling: Option<bool>,
+    /// Merged into the model's config.json.
+    pub hf_overrides: serde_json::Map<String, serde_json::Value>,
+    /// How the weights are quantized as they are loaded.
+    pub quantization: Option<Quantization>,
     /// Where the model runs.
     pub device: DeviceKind,
     /// Seed of requests that bring none.
@@ -75,22 +84,6 @@ impl Config {
     /// Checks every value. Errors name the flag, its value and what would work.
     pub fn from_args(args: ServeArgs) -> Result<Self, Fatal> {
         let model = args.model_tag.or(args.model).unwrap_or_default();
-        if let Some(kind) = args.quantization.as_deref().filter(|kind| *kind != "none") {
-            return Err(refuse(
-                "--quantization",
-                kind,
-                "is not supported yet",
-                "leave it out to serve the weights as they are",
-            ));
-        }
-        if args.kv_cache_dtype != "auto" {
-            return Err(refuse(
-                "--kv-cache-dtype",
-                &args.kv_cache_dtype,
-                "is not supported yet",
-                "use auto",
-            ));
-        }
         if !(args.gpu_memory_utilization > 0.0 && args.gpu_memory_utilization <= 1.0) {
             return Err(refuse(
                 "--gpu-memory-utilization",
@@ -154,6 +147,19 @@ impl Config {
                     ("half", Dtype::F16),
                 ],
             )?,
+            kv_dtype: one_of(
+                "--kv-cache-dtype",
+                &args.kv_cache_dtype,
+                &[
+                    ("auto", KvDtype::Auto),
+                    ("float32", KvDtype::F32),
+                    ("bfloat16", KvDtype::Bf16),
+                    ("float16", KvDtype::F16),
+                ],
+            )?,
+            pooling: pooling(&args.task, &args.runner)?,
+            hf_overrides: overrides(args.hf_overrides.as_deref())?,
+            quantization: quantization(args.quantization.as_deref())?,
             device: one_of(
                 "--device",
                 &args.device,
@@ -202,6 +208,35 @@ fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
                 &format!("use one of {}", names.join(", ")),
             )
         })
+}
+
+/// vLLM's older and newer flag; the newer wins.
+fn pooling(task: &str, runner: &str) -> Result<Option<bool>, Fatal> {
+    let embed = ["embed", "embedding"].map(|name| (name, Some(true)));
+    let tasks = [("auto", None), ("generate", Some(false)), embed[0], embed[1]];
+    let task = one_of("--task", task, &tasks)?;
+    let runners = [("auto", None), ("generate", Some(false)), ("pooling", Some(true))];
+    Ok(one_of("--runner", runner, &runners)?.or(task))
+}
+
+fn overrides(text: Option<&str>) -> Result<serde_json::Map<String, serde_json::Value>, Fatal> {
+    let text = text.unwrap_or("{}");
+    serde_json::from_str(text).map_err(|error| {
+        let wrong = format!("is no JSON object ({error})");
+        refuse(
+            "--hf-overrides",
+            text,
+            &wrong,
+            "use for example {\"max_position_embeddings\": 32768}",
+        )
+    })
+}
+
+/// What is done at load; FP8 and GGUF weights are told by their files.
+fn quantization(asked: Option<&str>) -> Result<Option<Quantization>, Fatal> {
+    let mut kinds = vec![("none", None)];
+    kinds.extend(Quantization::ALL.map(|kind| (kind.name(), Some(kind))));
+    one_of("--quantization", asked.unwrap_or("none"), &kinds)
 }
 
 /// Reads 4096, 4k (4000) and 4K (4096), as vLLM does.

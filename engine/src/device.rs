@@ -15,7 +15,7 @@ pub enum DeviceKind {
     Cuda,
 }
 
-/// Type of weights and KV cache, `--dtype`.
+/// Type of weights and activations, `--dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dtype {
     /// F32 on the CPU; on a GPU BF16.
@@ -27,6 +27,32 @@ pub enum Dtype {
     Bf16,
     /// 16 bits, GPU only.
     F16,
+}
+
+/// Type of the KV cache, `--kv-cache-dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDtype {
+    /// That of the activations.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits, with the range of F32.
+    Bf16,
+    /// 16 bits, finer than BF16 within ±65,504.
+    F16,
+}
+
+impl KvDtype {
+    /// candle's type beside activations of `dtype`.
+    pub fn resolve(self, dtype: DType) -> DType {
+        match self {
+            Self::Auto => dtype,
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
 }
 
 /// A device or dtype that cannot be had.

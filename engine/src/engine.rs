@@ -56,11 +56,12 @@ impl Engine {
     ) -> Result<EngineHandle, EngineError> {
         config.validate().map_err(EngineError::Config)?;
         let shared = Arc::new(Shared::new(&config));
+        let embedding_width = model.embedding_width();
         let (commands, receiver) = channel();
         let worker = Worker::new(model, config.clone(), observer, receiver, shared.clone());
         std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || worker.run())?;
-        Ok(EngineHandle::new(config, shared, commands))
+        Ok(EngineHandle::new(config, embedding_width, shared, commands))
     }
 }

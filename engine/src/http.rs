@@ -3,6 +3,7 @@ mod access;
 mod auth;
 mod choice;
 mod choosing;
+mod embeddings;
 mod generate;
 mod state;
 mod status;
@@ -29,6 +30,7 @@ pub fn app(state: Arc<App>) -> Router {
     let v1 = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
+        .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(status::models))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     v1.route("/health", get(status::health))

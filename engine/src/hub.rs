@@ -17,12 +17,13 @@ const PUBLIC: &str = "https://huggingface.co";
 const ATTEMPTS: u32 = 8;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Files beside the weights that an engine reads.
-const SMALL_FILES: [&str; 6] = [
+const SMALL_FILES: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "modules.json",
     "model.safetensors.index.json",
 ];
 

@@ -1,13 +1,23 @@
 //! What the engine thread asks of a model: one forward pass over a ragged batch with paged KV.
 mod attention;
+mod checkpoint;
 pub mod config;
 pub mod fake;
+mod gguf;
+pub mod layout;
+mod linear;
 mod load;
+mod moe;
+mod packed;
+mod quantize;
 mod qwen3;
 mod rope;
+mod stored;
 mod weights;
 
+pub use gguf::GgufModel;
 pub use load::{LoadError, LoadOptions, LoadedModel, load};
+pub use quantize::Quantization;
 pub use qwen3::Qwen3;
 pub use weights::{Weights, WeightsError};
 
@@ -23,6 +33,11 @@ pub const PROMPT_ROWS: usize = 16;
 pub trait Model: Send {
     /// Tokens in its vocabulary: the width of a logits row.
     fn vocab_size(&self) -> usize;
+
+    /// Width of its rows where they are hidden states for embeddings; `None` for a model that generates.
+    fn embedding_width(&self) -> Option<usize> {
+        None
+    }
 
     /// Computes the KV of every token of the plan, and logits for the last token of each chunk with `sample` and
     /// for its `prompt_rows`.

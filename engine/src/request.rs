@@ -57,7 +57,7 @@ impl Default for SamplingParams {
 /// When generation ends, apart from stop strings, which the detokenizer watches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StopParams {
-    /// Most tokens to generate; 0 computes the prompt only.
+    /// Most tokens to generate; 0 computes the prompt only, as for an embedding.
     pub max_tokens: usize,
     /// Fewest tokens before an end-of-sequence or stop token may end it.
     pub min_tokens: usize,
@@ -117,6 +117,8 @@ pub enum TokenEvent {
     Token(u32),
     /// The same, where `logprobs` asked for it.
     Scored(TokenLogprobs),
+    /// The hidden state of the prompt's last token, from a model that makes embeddings.
+    Embedding(Vec<f32>),
     /// The last event of a request that ended by itself.
     Finished(FinishReason),
     /// The last event of a request that failed; one sentence for the client.

@@ -1,4 +1,4 @@
-//! Where a model's files come from: a directory, the hub (`hf://org/name`), or this program itself (`embedded://nano`).
+//! Where a model's files come from: a directory, a GGUF file, the hub (`hf://org/name`), or this program itself (`embedded://nano`).
 use std::{
     borrow::Cow,
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::hub::{self, HubError};
-use crate::model::Weights;
+use crate::model::{GgufModel, Weights};
 
 /// The files of one model, as text and bytes, or as paths where they are large.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub struct ModelFiles {
     pub chat_template: Option<String>,
     /// The safetensors files in the order of their names, at least one.
     pub weights: Vec<Weights>,
+    /// Whether they say that the model makes embeddings (modules.json of sentence-transformers).
+    pub pooled: bool,
 }
 
 /// How models on the hub are found and where they are kept.
@@ -54,7 +56,7 @@ impl Default for SourceOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No such scheme, directory or embedded model.
-    #[error("model {0:?} is not a directory, hf://org/name or embedded://nano; check the name")]
+    #[error("model {0:?} is not a directory, a .gguf file, hf://org/name or embedded://nano; check the name")]
     Unknown(String),
     /// A file that every model needs is not there or cannot be read.
     #[error(
@@ -72,6 +74,24 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
         /// What is wrong in it.
+        reason: String,
+    },
+    /// A GGUF file that cannot be served.
+    #[error("cannot serve {path}: {reason}; use the GGUF file of a Qwen3 model")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A GGUF file's tokenizer cannot be read.
+    #[error(
+        "{path} needs the tokenizer.json of its model beside it, and that cannot be read: {reason}; put it into the same directory"
+    )]
+    NoTokenizer {
+        /// The GGUF file.
+        path: PathBuf,
+        /// What the system said.
         reason: String,
     },
     /// No place to keep downloads.
@@ -92,6 +112,7 @@ pub async fn resolve(
         Some(("embedded", "nano")) => Ok(embedded_nano()),
         Some(("hf", repo)) if is_repo(repo) => download(repo, options, progress).await,
         Some(_) => Err(SourceError::Unknown(spec.into())),
+        None if spec.ends_with(".gguf") && Path::new(spec).is_file() => gguf(Path::new(spec)),
         None if Path::new(spec).is_dir() => directory(Path::new(spec)),
         // A bare org/name is a model on the hub, as in vLLM's command line.
         None if is_repo(spec) => download(spec, options, progress).await,
@@ -125,7 +146,8 @@ fn is_repo(text: &str) -> bool {
         .is_some_and(|(org, name)| part(org) && part(name))
 }
 
-fn default_download_dir() -> Option<PathBuf> {
+/// Where downloads and quantized weights are kept unless a flag says otherwise; `None` without a home.
+pub fn default_download_dir() -> Option<PathBuf> {
     let home = || {
         std::env::var_os("HOME")
             .filter(|home| !home.is_empty())
@@ -150,6 +172,7 @@ fn embedded_nano() -> ModelFiles {
         weights: vec![Weights::Embedded(include_bytes!(
             "../../examples/nano/model/model.safetensors"
         ))],
+        pooled: false,
     }
 }
 
@@ -169,6 +192,33 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
         tokenizer_config: tokenizer_config.map(Cow::from),
         chat_template,
         weights: weights(dir)?,
+        pooled: optional(dir, "modules.json")?.is_some_and(|text| text.contains(".Pooling")),
+    })
+}
+
+/// One GGUF file: it holds its own config, and the tokenizer lies beside it.
+fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
+    let model = GgufModel::read(path).map_err(|reason| SourceError::Gguf {
+        path: path.into(),
+        reason,
+    })?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
+    let beside = optional(dir, "chat_template.jinja")?;
+    let tokenizer = fs::read(dir.join("tokenizer.json")).map_err(|error| SourceError::NoTokenizer {
+        path: path.into(),
+        reason: error.to_string(),
+    })?;
+    Ok(ModelFiles {
+        config: model.config.into(),
+        generation_config: optional(dir, "generation_config.json")?.map(Cow::from),
+        tokenizer: tokenizer.into(),
+        chat_template: beside
+            .or_else(|| tokenizer_config.as_deref().and_then(template_of))
+            .or(model.chat_template),
+        tokenizer_config: tokenizer_config.map(Cow::from),
+        weights: vec![Weights::File(path.into())],
+        pooled: model.pooled,
     })
 }
 
@@ -296,6 +346,27 @@ mod tests {
         assert_eq!(directory(dir.path()).unwrap().chat_template.as_deref(), Some("D"));
         fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
         assert_eq!(directory(dir.path()).unwrap().chat_template.as_deref(), Some("J"));
+    }
+
+    #[test]
+    fn sentence_transformers_files_tell_an_embedding_model() {
+        let pooling = r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]"#;
+        let dir = model_dir(&[("model.safetensors", ""), ("modules.json", pooling)]);
+        assert!(directory(dir.path()).unwrap().pooled);
+        fs::remove_file(dir.path().join("modules.json")).unwrap();
+        assert!(!directory(dir.path()).unwrap().pooled);
+    }
+
+    #[tokio::test]
+    async fn a_gguf_file_that_is_none_is_named() {
+        let dir = model_dir(&[("model.gguf", "GGUF")]);
+        let path = dir.path().join("model.gguf");
+        let error = resolve(path.to_str().unwrap(), &SourceOptions::default(), |_, _| {}).await;
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot serve") && error.contains("model.gguf"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

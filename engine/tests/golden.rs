@@ -1,4 +1,4 @@
-//! The forward pass against transformers' Qwen3ForCausalLM, by fixtures that `make golden` makes again.
+//! The forward pass against transformers' Qwen3 and Qwen3-MoE, by fixtures that `make golden` makes again.
 #![allow(clippy::unwrap_used, clippy::panic)]
 mod support;
 
@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Device;
 use futures::StreamExt;
 use qwen_engine::engine::{Engine, EngineConfig};
+use qwen_engine::model::{LoadOptions, LoadedModel, Model, Weights, load};
 use qwen_engine::request::{
     FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, StopParams, TokenEvent,
     TokenLogprobs,
 };
 use serde::Deserialize;
-use support::{argmax, greedy, largest_difference, last_logits, limits, load_file};
+use support::{argmax, greedy, largest_difference, last_logits, limits, load_file, options};
 
 /// Logits of the fixtures reach about ±30; F32 sums in another order differ in their last digits.
 const BOUND: f32 = 2e-4;
@@ -32,19 +34,29 @@ struct Row {
     values: Vec<f32>,
 }
 
-fn files(folder: &str) -> (String, PathBuf, Vec<Case>) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(folder);
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let cases: Vec<Case> = serde_json::from_str(&read("cases.json")).unwrap();
-    assert!(!cases.is_empty());
-    (read("config.json"), folder.join("model.safetensors"), cases)
+#[derive(Deserialize)]
+struct Embedded {
+    name: String,
+    prompt: Vec<u32>,
+    embedding: Vec<f32>,
 }
 
-fn check(folder: &str) {
-    let (config, weights, cases) = files(folder);
-    let mut loaded = load_file(&config, weights).unwrap();
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap()
+}
+
+/// The cases of a folder on the weights of another or the same one.
+fn check(folder: &str, weights: &str) {
+    let cases: Vec<Case> = serde_json::from_str(&text(&format!("{folder}/cases.json"))).unwrap();
+    assert!(!cases.is_empty());
+    let config = text(&format!("{folder}/config.json"));
+    let mut loaded = load_file(&config, path(&format!("{weights}/model.safetensors"))).unwrap();
     let mut largest = 0.0_f32;
     for case in &cases {
         for row in &case.logits {
@@ -62,22 +74,115 @@ fn check(folder: &str) {
         }
     }
     println!("largest difference of a logit: {largest:e}");
-    let prompts: Vec<_> = cases.iter().map(|case| case.prompt.clone()).collect();
-    let config = limits(&loaded);
-    let (tokens, _) = greedy(&mut loaded.model, &config, &prompts, cases[0].greedy.len());
-    for (case, tokens) in cases.iter().zip(tokens) {
-        assert_eq!(tokens, case.greedy, "{}", case.name);
-    }
+    check_scheduled(&mut loaded, &cases);
+}
+
+/// The greedy tokens of all cases: in a ragged batch, in chunks, on a cached prefix, and after preemption.
+fn check_scheduled(loaded: &mut LoadedModel, cases: &[Case]) {
+    let count = cases[0].greedy.len();
+    // Each twice, so that the second finds the first's blocks.
+    let prompts: Vec<_> = cases
+        .iter()
+        .chain(cases)
+        .map(|case| case.prompt.clone())
+        .collect();
+    let config = limits(loaded);
+    let mut run = |change: &dyn Fn(&mut qwen_engine::scheduler::EngineConfig)| {
+        let mut config = config.clone();
+        change(&mut config);
+        let (tokens, seen) = greedy(&mut loaded.model, &config, &prompts, count);
+        for (case, tokens) in cases.iter().chain(cases).zip(tokens) {
+            assert_eq!(tokens, case.greedy, "{}", case.name);
+        }
+        seen
+    };
+    run(&|_| {});
+    let chunked = run(&|config| config.max_num_batched_tokens = 24);
+    assert!(chunked.mixed_steps > 0);
+    let cached = run(&|config| config.max_num_seqs = 1);
+    assert!(cached.prefix_hits >= 96, "{cached:?}");
+    // The longest request needs 11 blocks.
+    let preempted = run(&|config| config.num_blocks = 20);
+    assert!(preempted.preemptions > 0);
 }
 
 #[test]
 fn tied_head_matches_transformers() {
-    check("tied");
+    check("tied", "tied");
 }
 
 #[test]
 fn untied_head_matches_transformers() {
-    check("untied");
+    check("untied", "untied");
+}
+
+#[test]
+fn experts_match_transformers() {
+    check("moe", "moe");
+}
+
+#[test]
+fn yarn_matches_transformers() {
+    check("yarn", "tied");
+}
+
+#[test]
+fn yarn_reaches_its_factor_times_the_original_length() {
+    let with_length = |length| LoadOptions {
+        max_model_len: Some(length),
+        ..options()
+    };
+    let weights = [Weights::File(path("tied/model.safetensors"))];
+    let load = |length| {
+        load(
+            &text("yarn/config.json"),
+            &weights,
+            &with_length(length),
+            &mut |_, _| {},
+        )
+    };
+    assert_eq!(load(2048).unwrap().max_model_len, 2048);
+    let error = load(2049).unwrap_err().to_string();
+    assert!(error.contains("2049 is more than the model's 2048"), "{error}");
+}
+
+/// Embedding checkpoints name their weights without `model.` and have no head.
+#[test]
+fn embeddings_match_transformers() {
+    let tensors = candle_core::safetensors::load(path("tied/model.safetensors"), &Device::Cpu).unwrap();
+    let body = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name.strip_prefix("model.").unwrap().to_owned(), tensor))
+        .collect();
+    let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    candle_core::safetensors::save(&body, &file).unwrap();
+    let options = LoadOptions {
+        pooling: true,
+        ..options()
+    };
+    let mut loaded = load(
+        &text("tied/config.json"),
+        &[Weights::File(file.to_path_buf())],
+        &options,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert_eq!(loaded.model.embedding_width(), Some(40));
+    let cases: Vec<Embedded> = serde_json::from_str(&text("embedding/cases.json")).unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        for step in [case.prompt.len(), 7] {
+            let hidden = last_logits(&mut loaded.model, &case.prompt, step);
+            let length = hidden.iter().map(|value| value * value).sum::<f32>().sqrt();
+            let unit: Vec<f32> = hidden.iter().map(|value| value / length).collect();
+            let difference = largest_difference(&unit, &case.embedding);
+            assert!(
+                difference < 1e-5,
+                "{} in steps of {step}: {difference}",
+                case.name
+            );
+        }
+    }
 }
 
 /// Through the whole engine: prompts in pieces of eight tokens, all of them in one batch, twice so that the prefix
@@ -85,8 +190,8 @@ fn untied_head_matches_transformers() {
 #[tokio::test]
 async fn logprobs_are_the_log_softmax_of_transformers_logits() {
     const PIECE: usize = 8;
-    let (config, weights, cases) = files("tied");
-    let loaded = load_file(&config, weights).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&text("tied/cases.json")).unwrap();
+    let loaded = load_file(&text("tied/config.json"), path("tied/model.safetensors")).unwrap();
     let limits = EngineConfig {
         max_num_batched_tokens: PIECE,
         ..limits(&loaded)

@@ -8,6 +8,8 @@ mod support;
 mod answers;
 #[path = "http/choosing.rs"]
 mod choosing;
+#[path = "http/embeddings.rs"]
+mod embeddings;
 #[path = "http/life.rs"]
 mod life;
 #[path = "http/refusals.rs"]

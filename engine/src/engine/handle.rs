@@ -16,15 +16,22 @@ use crate::request::{GenerateRequest, SubmitError};
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     config: Arc<EngineConfig>,
+    embedding_width: Option<usize>,
     shared: Arc<Shared>,
     commands: Sender<Command>,
     next_id: Arc<AtomicU64>,
 }
 
 impl EngineHandle {
-    pub(super) fn new(config: EngineConfig, shared: Arc<Shared>, commands: Sender<Command>) -> Self {
+    pub(super) fn new(
+        config: EngineConfig,
+        embedding_width: Option<usize>,
+        shared: Arc<Shared>,
+        commands: Sender<Command>,
+    ) -> Self {
         Self {
             config: Arc::new(config),
+            embedding_width,
             shared,
             commands,
             next_id: Arc::default(),
@@ -74,6 +81,11 @@ impl EngineHandle {
     /// Takes no new requests from now on and resolves when none is left.
     pub async fn drain(&self) {
         self.shared.drain().await;
+    }
+
+    /// Numbers in an embedding; `None` if the model generates text instead.
+    pub fn embedding_width(&self) -> Option<usize> {
+        self.embedding_width
     }
 
     /// Whether the engine thread works.

@@ -187,11 +187,13 @@ impl Worker {
             preemptions: step.preempted.len(),
             ..StepStats::default()
         };
+        let embeds = self.model.embedding_width().is_some();
         let computed = self.model.forward(&step.plan).and_then(|mut logits| {
             self.score_prompts(&step.plan, &mut logits)?;
             Ok(logits)
         });
         match computed {
+            Ok(rows) if embeds => self.pool(&step.plan, &rows, &mut stats),
             Ok(logits) => self.sample(&step.plan, logits, &mut stats),
             Err(error) => {
                 tracing::error!(%error, "a step failed; its requests end with an error");
@@ -287,6 +289,23 @@ impl Worker {
         }
         for (id, message) in failed {
             self.fail(&[id], &message);
+        }
+    }
+
+    /// The counterpart of `sample` for embeddings: a prompt's last row is its whole answer.
+    fn pool(&mut self, plan: &StepPlan, rows: &Logits, stats: &mut StepStats) {
+        let now = Instant::now();
+        self.scheduler.complete(plan, &HashMap::new());
+        let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
+        for (chunk, row) in wanted.zip(rows.rows()) {
+            if let Some(live) = self.live.get_mut(&chunk.sequence) {
+                let latency = (now - live.request.arrival).as_secs_f64();
+                stats.first_token_latencies.push(latency);
+                (live.first_token, live.last_token) = (Some(now), Some(now));
+                let event = TokenEvent::Embedding(row.to_vec());
+                self.outbox.push((live.events.clone(), event));
+            }
+            self.end(chunk.sequence, FinishReason::Stop);
         }
     }
 

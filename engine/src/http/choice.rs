@@ -138,6 +138,8 @@ impl Choice {
                     let message = "The engine stopped before the answer was complete.";
                     return (self.part(Piece::Failed(message.to_owned())), None);
                 }
+                // A model that makes embeddings takes no completion requests.
+                Some(TokenEvent::Embedding(_)) => continue,
             };
             let emitted = self.text.push(token, self.count() > self.min_tokens);
             if emitted.stopped {

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 pub(super) async fn chat(
     State(app): State<Arc<App>>,
@@ -38,7 +38,7 @@ pub(super) async fn chat(
     body: Body,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let (serving, body) = admit(&app, body)?;
+    let (serving, body) = admit(&app, body, Use::Text)?;
     let request = ChatRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
     check_model(&app, &request.params)?;
     let Some(template) = serving.template.clone() else {
@@ -80,27 +80,13 @@ pub(super) async fn completion(
     body: Body,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let (serving, body) = admit(&app, body)?;
+    let (serving, body) = admit(&app, body, Use::Text)?;
     let request = CompletionRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
     check_model(&app, &request.params)?;
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let grammars = serving.grammars.clone();
     let prompts = off_thread(move || {
-        let tokens = |prompt| match prompt {
-            Prompt::Text(text) => encode(&tokenizer, &text, true, most, "prompt"),
-            Prompt::Tokens(tokens) => {
-                match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
-                    Some(token) => Err(ApiError::invalid(
-                        "prompt",
-                        format!(
-                            "{token} is no token of this model; they end at {}.",
-                            tokenizer.size() - 1
-                        ),
-                    )),
-                    None => Ok(tokens),
-                }
-            }
-        };
+        let tokens = |prompt| tokens(&tokenizer, prompt, most, "prompt");
         let mut params = request.params;
         let prompts = request.prompts.into_iter().map(tokens);
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
@@ -132,9 +118,27 @@ struct Job {
     arrival: Instant,
 }
 
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Text,
+    Embeddings,
+}
+
 /// What can be refused without reading the body is refused first: overload must stay cheap.
-fn admit(app: &App, body: Body) -> Result<(&Serving, Bytes), ApiError> {
+pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Bytes), ApiError> {
     let serving = app.ready()?;
+    match (wanted, serving.engine.embedding_width()) {
+        (Use::Text, Some(_)) => {
+            let message = "This model makes embeddings and no text; use POST /v1/embeddings.";
+            return Err(ApiError::invalid("model", message));
+        }
+        (Use::Embeddings, None) => {
+            let message = "This model makes text and no embeddings; serve an embedding model, or this one with --runner pooling.";
+            return Err(ApiError::invalid("model", message));
+        }
+        (Use::Text, None) | (Use::Embeddings, Some(_)) => {}
+    }
     if let Some(full) = serving.engine.queue_full() {
         app.metrics.rejected();
         return Err(full.into());
@@ -150,9 +154,33 @@ fn admit(app: &App, body: Body) -> Result<(&Serving, Bytes), ApiError> {
 }
 
 fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
-    match &params.model {
+    check_name(app, params.model.as_ref())
+}
+
+pub(super) fn check_name(app: &App, model: Option<&String>) -> Result<(), ApiError> {
+    match model {
         Some(model) if !app.names.contains(model) => Err(ApiError::UnknownModel(model.clone())),
         _ => Ok(()),
+    }
+}
+
+/// Tokens of a prompt; those that come as tokens must be the model's.
+pub(super) fn tokens(
+    tokenizer: &Tokenizer,
+    prompt: Prompt,
+    most: usize,
+    param: &str,
+) -> Result<Vec<u32>, ApiError> {
+    match prompt {
+        Prompt::Text(text) => encode(tokenizer, &text, true, most, param),
+        Prompt::Tokens(tokens) => match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
+            Some(token) => {
+                let last = tokenizer.size() - 1;
+                let message = format!("{token} is no token of this model; they end at {last}.");
+                Err(ApiError::invalid(param, message))
+            }
+            None => Ok(tokens),
+        },
     }
 }
 
@@ -184,7 +212,7 @@ static PREPARING: Semaphore = Semaphore::const_new(2);
 
 /// Templates and tokens of long prompts take milliseconds; the threads that move bytes must not wait for them.
 /// A client that leaves while it waits for its turn costs nothing.
-async fn off_thread<T: Send + 'static>(
+pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     // The semaphore is never closed.

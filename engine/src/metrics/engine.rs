@@ -193,7 +193,10 @@ impl LengthMetrics {
     pub(super) fn finished(&self, request: &FinishedRequest) {
         self.prompt.observe(request.prompt_tokens as f64);
         self.generation.observe(request.generated_tokens as f64);
-        self.max_tokens.observe(request.max_tokens as f64);
+        // Embeddings have no such limit.
+        if request.max_tokens > 0 {
+            self.max_tokens.observe(request.max_tokens as f64);
+        }
         if request.scheduled.is_some() {
             let computed = request.prompt_tokens.saturating_sub(request.cached_tokens);
             self.prefill_computed.observe(computed as f64);

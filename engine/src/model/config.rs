@@ -1,7 +1,9 @@
 //! config.json of a Qwen3 checkpoint, parsed into what the forward pass needs; anything else is refused by name.
 use serde_json::Value;
 
-/// Shape and constants of a dense Qwen3 model.
+pub use super::rope::Yarn;
+
+/// Shape and constants of a Qwen3 model, dense or with experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Qwen3Config {
     /// Tokens.
@@ -18,14 +20,37 @@ pub struct Qwen3Config {
     pub num_kv_heads: usize,
     /// Width of a head, even.
     pub head_dim: usize,
-    /// Positions the model was made for.
+    /// Positions the model was made for; with YaRN those it was stretched to.
     pub max_positions: usize,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// How positions beyond the trained ones are reached.
+    pub yarn: Option<Yarn>,
     /// Whether the output head is the embedding.
     pub tied: bool,
+    /// The experts of a Qwen3-MoE model.
+    pub experts: Option<Experts>,
+    /// Rows and columns of a block that shares a scale, in checkpoints with FP8 weights.
+    pub fp8_block: Option<[usize; 2]>,
+}
+
+/// The feed-forward layers of Qwen3-MoE.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Experts of a sparse layer.
+    pub count: usize,
+    /// Experts that a token passes.
+    pub per_token: usize,
+    /// Width of an expert.
+    pub intermediate_size: usize,
+    /// Whether the weights of a token's experts are scaled to sum 1.
+    pub norm_topk_prob: bool,
+    /// Every so many layers one is sparse.
+    pub sparse_step: usize,
+    /// Layers that are dense all the same.
+    pub dense_layers: Vec<usize>,
 }
 
 /// Why a config.json is not served; one sentence.
@@ -35,7 +60,9 @@ pub enum ConfigError {
     #[error("config.json is not JSON: {0}; use the file that came with the model")]
     Json(#[from] serde_json::Error),
     /// Another model family.
-    #[error("config.json is of architecture {0}; this engine serves Qwen3ForCausalLM (dense Qwen3 models)")]
+    #[error(
+        "config.json is of architecture {0}; this engine serves Qwen3ForCausalLM and Qwen3MoeForCausalLM"
+    )]
     Architecture(String),
     /// A field is absent or of the wrong type.
     #[error("config.json has no {kind} {name:?}; use the file that came with the model")]
@@ -67,9 +94,14 @@ impl Qwen3Config {
     /// When it is no JSON, of another architecture, incomplete, contradictory, or asks for what is not implemented.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let json: Value = serde_json::from_str(text)?;
-        check_architecture(&json)?;
+        let sparse = is_sparse(&json)?;
         check_supported(&json)?;
         let (hidden_size, num_heads) = (size(&json, "hidden_size")?, size(&json, "num_attention_heads")?);
+        let max_positions = size(&json, "max_position_embeddings")?;
+        // rope_scaling is the older name, and what people add by hand, so it wins.
+        let scaling = [&json["rope_scaling"], &json["rope_parameters"]];
+        let scaling = scaling.into_iter().find(|value| !value.is_null());
+        let yarn = Yarn::parse(scaling.unwrap_or(&Value::Null), max_positions)?;
         let config = Self {
             vocab_size: size(&json, "vocab_size")?,
             hidden_size,
@@ -82,14 +114,17 @@ impl Qwen3Config {
             } else {
                 size(&json, "head_dim")?
             },
-            max_positions: size(&json, "max_position_embeddings")?,
+            max_positions: yarn.as_ref().map_or(max_positions, Yarn::max_positions),
             rms_norm_eps: number(&json["rms_norm_eps"], "rms_norm_eps")?,
-            // transformers 5 writes rope_parameters; checkpoints from before have rope_theta on top.
-            rope_theta: match &json["rope_parameters"] {
+            // transformers 5 writes it into rope_parameters; checkpoints from before have it on top.
+            rope_theta: match &json["rope_parameters"]["rope_theta"] {
                 Value::Null => number(&json["rope_theta"], "rope_theta")?,
-                parameters => number(&parameters["rope_theta"], "rope_theta")?,
+                theta => number(theta, "rope_theta")?,
             },
+            yarn,
             tied: json["tie_word_embeddings"].as_bool().unwrap_or(false),
+            experts: sparse.then(|| experts(&json)).transpose()?,
+            fp8_block: fp8_block(&json["quantization_config"])?,
         };
         config.check()?;
         Ok(config)
@@ -113,19 +148,20 @@ impl Qwen3Config {
                 "head_dim {head_dim} is not a positive even number"
             )));
         }
-        Ok(())
+        match &self.experts {
+            Some(experts) if experts.per_token > experts.count => Err(ConfigError::Contradiction(format!(
+                "num_experts_per_tok {} is more than num_experts {}",
+                experts.per_token, experts.count
+            ))),
+            _ => Ok(()),
+        }
     }
 
-    /// Numbers in all weights.
-    pub fn parameters(&self) -> u64 {
-        let [hidden, middle, vocab] =
-            [self.hidden_size, self.intermediate_size, self.vocab_size].map(|n| n as u64);
-        let (heads, kv) = (self.num_heads as u64, self.num_kv_heads as u64);
-        let dim = self.head_dim as u64;
-        let attention = hidden * dim * (heads + 2 * kv) + heads * dim * hidden + 2 * dim;
-        let layer = attention + 3 * hidden * middle + 2 * hidden;
-        let embeddings = if self.tied { 1 } else { 2 } * vocab * hidden;
-        self.num_layers as u64 * layer + embeddings + hidden
+    /// The experts of a layer; `None` where it is dense.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| {
+            (layer + 1).is_multiple_of(experts.sparse_step) && !experts.dense_layers.contains(&layer)
+        })
     }
 
     /// Keys and values of one token in all layers, in numbers.
@@ -134,13 +170,16 @@ impl Qwen3Config {
     }
 }
 
-fn check_architecture(json: &Value) -> Result<(), ConfigError> {
+/// Whether the model has experts. Errors: it is of another family.
+fn is_sparse(json: &Value) -> Result<bool, ConfigError> {
     let named = json["architectures"]
         .as_array()
         .and_then(|names| names.first())
         .and_then(Value::as_str);
     match (named, json["model_type"].as_str()) {
-        (Some("Qwen3ForCausalLM"), _) | (None, Some("qwen3")) => Ok(()),
+        // Qwen3Model is the body alone, as embedding models may name it.
+        (Some("Qwen3ForCausalLM" | "Qwen3Model"), _) | (None, Some("qwen3")) => Ok(false),
+        (Some("Qwen3MoeForCausalLM"), _) | (None, Some("qwen3_moe")) => Ok(true),
         (Some(other), _) | (None, Some(other)) => Err(ConfigError::Architecture(other.to_owned())),
         (None, None) => Err(ConfigError::Missing {
             name: "architectures",
@@ -149,41 +188,58 @@ fn check_architecture(json: &Value) -> Result<(), ConfigError> {
     }
 }
 
-fn check_supported(json: &Value) -> Result<(), ConfigError> {
-    let rope = |field: &str| {
-        ["rope_type", "type"]
-            .iter()
-            .find_map(|key| json[field][*key].as_str())
+fn experts(json: &Value) -> Result<Experts, ConfigError> {
+    let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
+    let dense_layers = match &json["mlp_only_layers"] {
+        Value::Null => Some(Vec::new()),
+        Value::Array(layers) => layers.iter().map(layer).collect(),
+        _ => None,
     };
-    let scaling = rope("rope_scaling")
-        .or_else(|| rope("rope_parameters"))
-        .unwrap_or("default");
-    let unsupported = |name, value: String, hint| Err(ConfigError::Unsupported { name, value, hint });
-    if scaling != "default" {
-        return unsupported(
-            "the rope type",
-            scaling.into(),
-            "remove rope_scaling to serve the unscaled positions",
-        );
+    Ok(Experts {
+        // The name that transformers 5 writes came later.
+        count: size(json, "num_local_experts").or_else(|_| size(json, "num_experts"))?,
+        per_token: size(json, "num_experts_per_tok")?,
+        intermediate_size: size(json, "moe_intermediate_size")?,
+        norm_topk_prob: json["norm_topk_prob"].as_bool().unwrap_or(false),
+        sparse_step: size(json, "decoder_sparse_step")?,
+        dense_layers: dense_layers.ok_or(ConfigError::Missing {
+            name: "mlp_only_layers",
+            kind: "list of layers",
+        })?,
+    })
+}
+
+/// The blocks of FP8 weights, the one published quantization that is read.
+fn fp8_block(json: &Value) -> Result<Option<[usize; 2]>, ConfigError> {
+    if json.is_null() {
+        return Ok(None);
     }
+    let side = |index: usize| {
+        json["weight_block_size"][index]
+            .as_u64()
+            .filter(|side| *side > 0)
+            .and_then(|side| usize::try_from(side).ok())
+    };
+    match (json["quant_method"].as_str(), side(0), side(1)) {
+        (Some("fp8"), Some(rows), Some(columns)) => Ok(Some([rows, columns])),
+        (method, ..) => Err(ConfigError::Unsupported {
+            name: "quantization_config",
+            value: method.unwrap_or("an unknown method").to_owned(),
+            hint: "use the unquantized model, one with FP8 weights in blocks (weight_block_size), or a GGUF file",
+        }),
+    }
+}
+
+fn check_supported(json: &Value) -> Result<(), ConfigError> {
+    let unsupported = |name, value: String, hint| Err(ConfigError::Unsupported { name, value, hint });
     for name in ["attention_bias", "use_sliding_window"] {
         if json[name] == Value::Bool(true) {
             return unsupported(name, "true".into(), "published Qwen3 models have it false");
         }
     }
     match json["hidden_act"].as_str() {
-        None | Some("silu") => {}
-        Some(other) => return unsupported("hidden_act", other.into(), "published Qwen3 models have silu"),
-    }
-    match &json["quantization_config"] {
-        Value::Null => Ok(()),
-        other => {
-            let method = other["quant_method"]
-                .as_str()
-                .unwrap_or("an unknown method")
-                .to_owned();
-            unsupported("quantization_config", method, "use the unquantized model")
-        }
+        None | Some("silu") => Ok(()),
+        Some(other) => unsupported("hidden_act", other.into(), "published Qwen3 models have silu"),
     }
 }
 
@@ -195,7 +251,7 @@ fn size(json: &Value, name: &'static str) -> Result<usize, ConfigError> {
     })
 }
 
-fn number(value: &Value, name: &'static str) -> Result<f64, ConfigError> {
+pub(super) fn number(value: &Value, name: &'static str) -> Result<f64, ConfigError> {
     value
         .as_f64()
         .filter(|value| *value > 0.0)
@@ -236,13 +292,27 @@ mod tests {
             (changed("num_attention_heads", 3.into()), "no multiple"),
             (changed("head_dim", 15.into()), "head_dim 15"),
             (
-                changed("rope_scaling", serde_json::json!({"rope_type": "yarn"})),
-                "yarn",
+                changed(
+                    "rope_parameters",
+                    serde_json::json!({"rope_type": "longrope", "rope_theta": 1e6}),
+                ),
+                "longrope",
+            ),
+            (
+                changed(
+                    "rope_parameters",
+                    serde_json::json!({"rope_type": "yarn", "rope_theta": 1e6, "factor": -2}),
+                ),
+                "\"factor\"",
             ),
             (changed("attention_bias", true.into()), "attention_bias"),
             (
-                changed("quantization_config", serde_json::json!({"quant_method": "fp8"})),
-                "fp8",
+                changed("quantization_config", serde_json::json!({"quant_method": "awq"})),
+                "awq",
+            ),
+            (
+                changed("architectures", serde_json::json!(["Qwen3MoeForCausalLM"])),
+                "num_experts",
             ),
         ];
         for (text, named) in cases {

@@ -1,9 +1,17 @@
-//! From config.json and safetensors to a model that fits memory.
+//! From config.json and weights files to a model that fits memory.
+use std::path::PathBuf;
+
+use candle_core::DType;
+
 use super::PROMPT_ROWS;
+use super::checkpoint::{Checkpoint, Target, bytes_on_device};
 use super::config::{ConfigError, Qwen3Config};
-use super::qwen3::Qwen3;
-use super::weights::{Checkpoint, Opened, Weights, WeightsError};
-use crate::device::{self, DeviceError, DeviceKind, Dtype};
+use super::layout::Weight;
+use super::quantize::{self, Quantization};
+use super::qwen3::{Build, Qwen3};
+use super::stored::StoredWeights;
+use super::weights::{Opened, Weights, WeightsError};
+use crate::device::{self, DeviceError, DeviceKind, Dtype, KvDtype};
 use crate::memory::{self, MemoryError, MemoryLimit, MemoryNeeds, MemoryPlan};
 
 /// How to load; named as vLLM's flags.
@@ -13,6 +21,14 @@ pub struct LoadOptions {
     pub device: DeviceKind,
     /// `--dtype`.
     pub dtype: Dtype,
+    /// `--kv-cache-dtype`.
+    pub kv_dtype: KvDtype,
+    /// `--quantization`.
+    pub quantization: Option<Quantization>,
+    /// Where quantized weights are kept; needed for `quantization` only.
+    pub cache_dir: Option<PathBuf>,
+    /// Whether the model is to return hidden states for embeddings instead of logits.
+    pub pooling: bool,
     /// `--max-model-len`; `None` means the model's own length.
     pub max_model_len: Option<usize>,
     /// `--max-num-seqs`.
@@ -62,9 +78,12 @@ pub enum LoadError {
         "neither the GPU, the cgroup nor /proc/meminfo tells how much memory there is; mount /proc or check the driver"
     )]
     NoLimit,
+    /// No place for quantized weights.
+    #[error("there is no cache directory for the quantized weights (HOME is not set); give --download-dir")]
+    NoCacheDir,
     /// More positions than the model knows.
     #[error(
-        "--max-model-len {asked} is more than the model's {most} positions (max_position_embeddings); lower it"
+        "--max-model-len {asked} is more than the model's {most} positions (max_position_embeddings, or YaRN's factor times the original ones); lower it"
     )]
     TooLong {
         /// What was asked for.
@@ -94,42 +113,112 @@ pub fn load(
         });
     }
     let (device, dtype) = device::open(options.device, options.dtype)?;
-    // Headers first: a broken file is told before memory is planned for it.
-    let files = weights.iter().map(Opened::open).collect::<Result<Vec<_>, _>>()?;
-    let mut checkpoint = Checkpoint::new(&files, device.clone(), dtype, progress)?;
+    let kv_dtype = options.kv_dtype.resolve(dtype);
+    let list = config.weights(!options.pooling);
+    let target = Target {
+        device: device.clone(),
+        dtype,
+    };
+    // Headers first: a broken file is told before memory is planned for it, and the plan before any byte is read.
+    let mut files = open(weights)?;
+    let stored = StoredWeights::new(&files, config.fp8_block)?;
     let limit = options
         .memory_limit
         .or_else(|| device::memory(&device))
         .ok_or(LoadError::NoLimit)?;
-    let plan = memory::plan(
-        needs(&config, options, max_model_len, dtype.size_in_bytes() as u64),
-        limit,
-    )?;
-    let model = Qwen3::new(
-        &config,
-        &mut checkpoint,
-        plan.num_blocks,
-        options.block_size,
-        (device, dtype),
-    )?;
+    let bytes = weight_bytes(&stored, &list, options.quantization, &target)?;
+    let needs = needs(&config, options, max_model_len, bytes, [dtype, kv_dtype]);
+    let plan = memory::plan(needs, limit)?;
+    if let Some(quantization) = options.quantization {
+        let kept = quantized(&stored, weights, &list, quantization, options, progress)?;
+        drop(stored);
+        files = open(&[Weights::File(kept)])?;
+    }
+    let stored = StoredWeights::new(&files, config.fp8_block)?;
+    let build = Build {
+        device,
+        dtype,
+        kv_dtype,
+        blocks: plan.num_blocks,
+        block_size: options.block_size,
+        pooling: options.pooling,
+    };
+    let mut checkpoint = Checkpoint::new(stored, target, progress);
     Ok(LoadedModel {
-        model,
+        model: Qwen3::new(&config, &mut checkpoint, build)?,
         config,
         max_model_len,
         plan,
     })
 }
 
-fn needs(config: &Qwen3Config, options: &LoadOptions, max_model_len: usize, number: u64) -> MemoryNeeds {
+fn open(weights: &[Weights]) -> Result<Vec<Opened>, WeightsError> {
+    weights.iter().map(Opened::open).collect()
+}
+
+/// Bytes of all weights once they are loaded, and quantized if that is asked for.
+fn weight_bytes(
+    stored: &StoredWeights<'_>,
+    list: &[Weight],
+    quantization: Option<Quantization>,
+    target: &Target,
+) -> Result<u64, WeightsError> {
+    if let Some(quantization) = quantization
+        && stored.is_quantized()
+    {
+        return Err(WeightsError::Quantized(quantization.name()));
+    }
+    let each = |weight: &Weight| {
+        let found = stored.find(&weight.name, &weight.shape)?.blocks();
+        let asked = quantization.map(|quantization| quantization.of(weight));
+        let blocks = found.or(asked).filter(|dtype| dtype.block_size() > 1);
+        Ok(bytes_on_device(weight, blocks, target))
+    };
+    list.iter().map(each).sum()
+}
+
+/// The file with the quantized weights, written now unless an earlier start has.
+fn quantized(
+    stored: &StoredWeights<'_>,
+    weights: &[Weights],
+    list: &[Weight],
+    quantization: Quantization,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<PathBuf, LoadError> {
+    let dir = options.cache_dir.as_deref().ok_or(LoadError::NoCacheDir)?;
+    let path = quantize::place(dir, weights, quantization, options.pooling);
+    if !path.is_file() {
+        let total = stored.bytes();
+        quantize::write(stored, list, quantization, &path, &mut |done| {
+            progress(done, total)
+        })?;
+    }
+    Ok(path)
+}
+
+fn needs(
+    config: &Qwen3Config,
+    options: &LoadOptions,
+    max_model_len: usize,
+    weights: u64,
+    [dtype, kv_dtype]: [DType; 2],
+) -> MemoryNeeds {
     let heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
+    let middle = match &config.experts {
+        // At worst one expert gets every token; the router's row and its copy come on top.
+        Some(experts) => config.hidden_size + experts.intermediate_size.max(experts.count),
+        None => config.intermediate_size,
+    };
     // At most these live at once for a token: residual and norm, then either twice the heads or gate, up and product.
-    let per_token = 3 * config.hidden_size + (2 * heads).max(4 * config.intermediate_size);
+    let per_token = 3 * config.hidden_size + (2 * heads).max(4 * middle);
     // Logits of each sequence and of some prompt rows, and the sampler's list of them.
     let logits = 3 * 4 * (options.max_num_seqs + PROMPT_ROWS) * config.vocab_size;
     MemoryNeeds {
-        weights: config.parameters() * number,
-        activations: (options.max_num_batched_tokens * per_token) as u64 * number + logits as u64,
-        kv_per_token: config.kv_numbers_per_token() * number,
+        weights,
+        activations: (options.max_num_batched_tokens * per_token * dtype.size_in_bytes()) as u64
+            + logits as u64,
+        kv_per_token: config.kv_numbers_per_token() * kv_dtype.size_in_bytes() as u64,
         block_size: options.block_size,
         max_model_len,
         max_num_seqs: options.max_num_seqs,

@@ -1,23 +1,27 @@
-//! The dense Qwen3 forward pass on candle tensors, for ragged batches with paged KV.
+//! The Qwen3 forward pass on candle tensors, dense or with experts, for ragged batches with paged KV.
 //!
 //! All tokens of a step form one matrix; only attention tells sequences apart.
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::{rms_norm, swiglu};
+use candle_nn::ops::rms_norm;
 use candle_nn::rotary_emb::rope_thd;
 
 use super::attention::{Heads, KvCache};
+use super::checkpoint::Checkpoint;
 use super::config::Qwen3Config;
+use super::linear::{Embedding, Linear};
+use super::moe::{FeedForward, SparseFeedForward};
 use super::rope::Rope;
-use super::weights::{Checkpoint, WeightsError};
+use super::weights::WeightsError;
 use super::{Logits, Model, ModelError, StepPlan};
 
 /// Weights and KV cache of one model.
 #[derive(Debug)]
 pub struct Qwen3 {
-    embedding: Tensor,
+    embedding: Embedding,
     layers: Vec<Layer>,
     norm: Norm,
-    head: Tensor,
+    /// None in an embedding model.
+    head: Option<Linear>,
     rope: Rope,
     device: Device,
     dtype: DType,
@@ -35,53 +39,59 @@ struct Layer {
     heads: Heads,
     input_norm: Norm,
     /// Query, key and value projections, stacked.
-    qkv: Tensor,
+    qkv: Linear,
     q_norm: Norm,
     k_norm: Norm,
-    output: Tensor,
+    output: Linear,
     post_norm: Norm,
-    /// Gate and up projections, stacked.
-    gate_up: Tensor,
-    down: Tensor,
+    mlp: Mlp,
     cache: KvCache,
+}
+
+#[derive(Debug)]
+enum Mlp {
+    Dense(FeedForward),
+    Sparse(SparseFeedForward),
+}
+
+/// What a model is built for.
+#[derive(Debug, Clone)]
+pub(super) struct Build {
+    pub(super) device: Device,
+    pub(super) dtype: DType,
+    /// Type of the KV cache.
+    pub(super) kv_dtype: DType,
+    pub(super) blocks: usize,
+    pub(super) block_size: usize,
+    /// Whether it returns hidden states instead of logits.
+    pub(super) pooling: bool,
 }
 
 impl Qwen3 {
     pub(super) fn new(
         config: &Qwen3Config,
         weights: &mut Checkpoint<'_>,
-        blocks: usize,
-        block_size: usize,
-        (device, dtype): (Device, DType),
+        build: Build,
     ) -> std::result::Result<Self, WeightsError> {
-        let embedding = weights.stacked(
-            &[("model.embed_tokens.weight", config.vocab_size)],
-            config.hidden_size,
-        )?;
+        let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = weights.embedding("model.embed_tokens.weight", vocabulary, hidden)?;
         let layers = (0..config.num_layers)
-            .map(|index| {
-                let heads = Heads {
-                    query: config.num_heads,
-                    kv: config.num_kv_heads,
-                    dim: config.head_dim,
-                };
-                let cache = KvCache::new(heads, blocks, block_size, dtype, &device)?;
-                Layer::new(config, heads, weights, &format!("model.layers.{index}"), cache)
-            })
+            .map(|index| Layer::new(config, weights, index, &build))
             .collect::<std::result::Result<_, _>>()?;
-        let head = match config.tied {
-            true => embedding.clone(),
-            false => weights.stacked(&[("lm_head.weight", config.vocab_size)], config.hidden_size)?,
+        let head = match (build.pooling, config.tied) {
+            (true, _) => None,
+            (false, true) => Some(embedding.as_head()?),
+            (false, false) => Some(weights.linear(&[("lm_head.weight", vocabulary)], hidden)?),
         };
         Ok(Self {
-            norm: Norm::new(config, weights, "model.norm.weight", config.hidden_size)?,
-            rope: Rope::new(config.rope_theta, config.head_dim),
+            norm: Norm::new(config, weights, "model.norm.weight", hidden)?,
+            rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
             embedding,
             layers,
             head,
-            device,
-            dtype,
-            block_size,
+            device: build.device,
+            dtype: build.dtype,
+            block_size: build.block_size,
         })
     }
 
@@ -97,7 +107,7 @@ impl Qwen3 {
         let count = tokens.len();
         let mut x = self
             .embedding
-            .index_select(&Tensor::from_vec(tokens, count, &self.device)?, 0)?;
+            .forward(&Tensor::from_vec(tokens, count, &self.device)?, self.dtype)?;
         for layer in &mut self.layers {
             x = layer.forward(&x, &rope, plan)?;
         }
@@ -108,35 +118,42 @@ impl Qwen3 {
         let (sampled, prompt) = wanted_tokens(plan);
         let values = match sampled.is_empty() {
             true => Vec::new(),
-            false => predict(&hidden(sampled)?, &self.norm, &self.head)?,
+            false => predict(&hidden(sampled)?, &self.norm, self.head.as_ref())?,
         };
-        let logits = Logits::new(values, self.vocab_size());
+        let width = self.embedding_width().unwrap_or(self.vocab_size());
+        let logits = Logits::new(values, width);
         if prompt.is_empty() {
             return Ok(logits);
         }
         let (norm, head, rows) = (self.norm.clone(), self.head.clone(), prompt.len());
         let hidden = hidden(prompt)?;
         Ok(logits.with_prompt(rows, move |range| {
-            Ok(predict(
-                &hidden.narrow(0, range.start, range.len())?,
-                &norm,
-                &head,
-            )?)
+            let hidden = hidden.narrow(0, range.start, range.len())?;
+            Ok(predict(&hidden, &norm, head.as_ref())?)
         }))
     }
 }
 
-/// Logits of the given hidden states, row after row.
-fn predict(hidden: &Tensor, norm: &Norm, head: &Tensor) -> Result<Vec<f32>> {
-    linear(&norm.forward(hidden)?, head)?
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1()
+/// Logits of the given hidden states, row after row; without a head the normed states themselves.
+fn predict(hidden: &Tensor, norm: &Norm, head: Option<&Linear>) -> Result<Vec<f32>> {
+    let normed = norm.forward(hidden)?;
+    let rows = match head {
+        Some(head) => head.forward(&normed)?,
+        None => normed,
+    };
+    rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
 impl Model for Qwen3 {
     fn vocab_size(&self) -> usize {
-        self.head.dims().first().copied().unwrap_or(0)
+        self.embedding.rows()
+    }
+
+    fn embedding_width(&self) -> Option<usize> {
+        match self.head {
+            Some(_) => None,
+            None => Some(self.norm.weight.elem_count()),
+        }
     }
 
     fn forward(&mut self, plan: &StepPlan) -> std::result::Result<Logits, ModelError> {
@@ -172,45 +189,56 @@ impl Norm {
 impl Layer {
     fn new(
         config: &Qwen3Config,
-        heads: Heads,
         weights: &mut Checkpoint<'_>,
-        prefix: &str,
-        cache: KvCache,
+        index: usize,
+        build: &Build,
     ) -> std::result::Result<Self, WeightsError> {
-        let Qwen3Config {
-            hidden_size: hidden,
-            intermediate_size: middle,
-            ..
-        } = *config;
+        let hidden = config.hidden_size;
+        let heads = Heads {
+            query: config.num_heads,
+            kv: config.num_kv_heads,
+            dim: config.head_dim,
+        };
         let (query, kv) = (heads.query * heads.dim, heads.kv * heads.dim);
+        let prefix = format!("model.layers.{index}");
         let name = |end: &str| format!("{prefix}.{end}.weight");
         let [q, k, v] = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
-        let [gate, up] = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj")));
+        let feed_forward = format!("{prefix}.mlp");
         Ok(Self {
             heads,
             input_norm: Norm::new(config, weights, &name("input_layernorm"), hidden)?,
-            qkv: weights.stacked(&[(&q, query), (&k, kv), (&v, kv)], hidden)?,
+            qkv: weights.linear(&[(&q, query), (&k, kv), (&v, kv)], hidden)?,
             q_norm: Norm::new(config, weights, &name("self_attn.q_norm"), heads.dim)?,
             k_norm: Norm::new(config, weights, &name("self_attn.k_norm"), heads.dim)?,
-            output: weights.stacked(&[(&name("self_attn.o_proj"), hidden)], query)?,
+            output: weights.linear(&[(&name("self_attn.o_proj"), hidden)], query)?,
             post_norm: Norm::new(config, weights, &name("post_attention_layernorm"), hidden)?,
-            gate_up: weights.stacked(&[(&gate, middle), (&up, middle)], hidden)?,
-            down: weights.stacked(&[(&name("mlp.down_proj"), hidden)], middle)?,
-            cache,
+            mlp: match config.experts_of(index) {
+                None => {
+                    let middle = config.intermediate_size;
+                    Mlp::Dense(FeedForward::new(weights, &feed_forward, hidden, middle)?)
+                }
+                Some(experts) => {
+                    Mlp::Sparse(SparseFeedForward::new(weights, &feed_forward, hidden, experts)?)
+                }
+            },
+            cache: KvCache::new(heads, build)?,
         })
     }
 
     fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
         let attended = self.attend(&self.input_norm.forward(x)?, rope, plan)?;
         let x = (x + attended)?;
-        let hidden = swiglu(&linear(&self.post_norm.forward(&x)?, &self.gate_up)?)?;
-        x + linear(&hidden, &self.down)?
+        let normed = self.post_norm.forward(&x)?;
+        x + match &self.mlp {
+            Mlp::Dense(mlp) => mlp.forward(&normed),
+            Mlp::Sparse(mlp) => mlp.forward(&normed),
+        }?
     }
 
     fn attend(&mut self, x: &Tensor, (cos, sin): &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
         let Heads { query, kv, dim } = self.heads;
         let tokens = x.dim(0)?;
-        let qkv = linear(x, &self.qkv)?.reshape((tokens, query + 2 * kv, dim))?;
+        let qkv = self.qkv.forward(x)?.reshape((tokens, query + 2 * kv, dim))?;
         let rotated = |first, count, norm: &Norm| {
             let heads = norm.forward(&qkv.narrow(1, first, count)?.contiguous()?)?;
             rope_thd(&heads.unsqueeze(0)?, cos, sin)?.squeeze(0)
@@ -218,13 +246,8 @@ impl Layer {
         let q = rotated(0, query, &self.q_norm)?;
         let k = rotated(query, kv, &self.k_norm)?;
         let v = qkv.narrow(1, query + kv, kv)?;
-        linear(&self.cache.attend(&q, &k, &v, plan)?, &self.output)
+        self.output.forward(&self.cache.attend(&q, &k, &v, plan)?)
     }
-}
-
-/// `x` times the transposed weight, which keeps the checkpoint's layout.
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.matmul(&weight.t()?)
 }
 
 /// Batch indices of the tokens whose logits are wanted: the last of each chunk that is sampled, and prompt rows.

@@ -1,18 +1,125 @@
 //! Rotary position embedding: angles in F64, so that the last of 262,144 positions is as exact as the first.
+use std::f64::consts::PI;
+
 use candle_core::{DType, Device, Result, Tensor};
+use serde_json::Value;
+
+use super::config::{ConfigError, number};
+
+/// YaRN (arXiv 2309.00071): slow rotations are stretched so that a model reaches positions it was not trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Yarn {
+    /// How many times longer the model becomes.
+    pub factor: f64,
+    /// Positions it was trained on.
+    pub original: usize,
+    /// Pairs that turn at least this often within the trained positions stay as they are.
+    pub beta_fast: f64,
+    /// Pairs that turn at most this often are stretched by the whole factor.
+    pub beta_slow: f64,
+    /// On cosines and sines; `None` means what the paper recommends for the factor.
+    pub attention_factor: Option<f64>,
+    /// Whether the borders between fast and slow are whole pairs.
+    pub truncate: bool,
+}
+
+impl Yarn {
+    /// Reads `rope_parameters` or `rope_scaling` with the defaults of transformers; `None` for unscaled positions.
+    ///
+    /// # Errors
+    /// For another way of scaling, or a value that is no positive number.
+    pub(super) fn parse(
+        json: &Value,
+        max_positions: usize,
+    ) -> std::result::Result<Option<Self>, ConfigError> {
+        let unsupported = |name, value: String, hint| Err(ConfigError::Unsupported { name, value, hint });
+        match json["rope_type"].as_str().or_else(|| json["type"].as_str()) {
+            None | Some("default") => return Ok(None),
+            Some("yarn") => {}
+            Some(other) => {
+                let hint = "use yarn, or remove it to serve the unscaled positions";
+                return unsupported("the rope type", other.into(), hint);
+            }
+        }
+        for name in ["mscale", "mscale_all_dim"] {
+            if !json[name].is_null() {
+                return unsupported(name, json[name].to_string(), "give attention_factor instead");
+            }
+        }
+        let optional = |name| {
+            (!json[name].is_null())
+                .then(|| number(&json[name], name))
+                .transpose()
+        };
+        let original = optional("original_max_position_embeddings")?.map_or(max_positions, |n| n as usize);
+        let factor = optional("factor")?.unwrap_or(max_positions as f64 / original.max(1) as f64);
+        Ok(Some(Self {
+            factor,
+            original,
+            beta_fast: optional("beta_fast")?.unwrap_or(32.0),
+            beta_slow: optional("beta_slow")?.unwrap_or(1.0),
+            attention_factor: optional("attention_factor")?,
+            truncate: json["truncate"].as_bool().unwrap_or(true),
+        }))
+    }
+
+    /// Positions that the stretched model reaches.
+    pub(super) fn max_positions(&self) -> usize {
+        (self.original as f64 * self.factor) as usize
+    }
+
+    fn attention(&self) -> f64 {
+        let recommended = if self.factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * self.factor.ln() + 1.0
+        };
+        self.attention_factor.unwrap_or(recommended)
+    }
+
+    /// How much of a pair's frequency is divided by the factor, 0 to 1.
+    fn stretched(&self, theta: f64, head_dim: usize) -> impl Fn(usize) -> f64 {
+        let dim = head_dim as f64;
+        let pair = |turns: f64| dim * (self.original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+        let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        move |pair| ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0)
+    }
+}
 
 /// Inverse frequencies of one model.
 #[derive(Debug, Clone)]
 pub struct Rope {
     inverse_frequencies: Vec<f64>,
+    /// Multiplies cosines and sines.
+    scale: f64,
 }
 
 impl Rope {
     /// Frequencies for heads of `head_dim` numbers.
-    pub fn new(theta: f64, head_dim: usize) -> Self {
+    pub fn new(theta: f64, head_dim: usize, yarn: Option<&Yarn>) -> Self {
         let inverse = |pair: usize| theta.powf(-2.0 * pair as f64 / head_dim as f64);
+        let pairs = 0..head_dim / 2;
+        let inverse_frequencies = match yarn {
+            None => pairs.map(inverse).collect(),
+            Some(yarn) => {
+                let stretched = yarn.stretched(theta, head_dim);
+                let mixed = |pair| {
+                    let share = stretched(pair);
+                    inverse(pair) * (share / yarn.factor + 1.0 - share)
+                };
+                pairs.map(mixed).collect()
+            }
+        };
         Self {
-            inverse_frequencies: (0..head_dim / 2).map(inverse).collect(),
+            inverse_frequencies,
+            scale: yarn.map_or(1.0, Yarn::attention),
         }
     }
 
@@ -31,7 +138,7 @@ impl Rope {
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles()
             .map(|angle| {
                 let (sin, cos) = angle.sin_cos();
-                (sin as f32, cos as f32)
+                ((sin * self.scale) as f32, (cos * self.scale) as f32)
             })
             .unzip();
         let table = |values| Tensor::from_vec(values, shape, device)?.to_dtype(dtype);
@@ -61,7 +168,7 @@ mod tests {
             let position = case["position"].as_u64().unwrap() as usize;
             assert_eq!(position, 262_143);
             let dim = case["head_dim"].as_u64().unwrap() as usize;
-            let rope = Rope::new(case["theta"].as_f64().unwrap(), dim);
+            let rope = Rope::new(case["theta"].as_f64().unwrap(), dim, None);
             let (cos, sin) = rope.tables(&[position], DType::F32, &Device::Cpu).unwrap();
             let vector: Vec<f32> = list(case, "vector").iter().map(|v| *v as f32).collect();
             let vector = Tensor::from_vec(vector, (1, 1, 1, dim), &Device::Cpu).unwrap();
@@ -77,5 +184,44 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The fixture holds what transformers computes in F32.
+    #[test]
+    fn yarn_is_that_of_transformers() {
+        let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/golden/yarn.json")).unwrap();
+        assert!(!cases.is_empty());
+        for case in &cases {
+            let parameters = &case["rope_parameters"];
+            let yarn = Yarn::parse(parameters, 40_960).unwrap().unwrap();
+            let dim = case["head_dim"].as_u64().unwrap() as usize;
+            let rope = Rope::new(parameters["rope_theta"].as_f64().unwrap(), dim, Some(&yarn));
+            assert!(
+                (rope.scale - case["attention_factor"].as_f64().unwrap()).abs() < 1e-12,
+                "{parameters}"
+            );
+            let theirs = case["inverse_frequencies"].as_array().unwrap();
+            assert_eq!(rope.inverse_frequencies.len(), theirs.len());
+            for (ours, theirs) in rope.inverse_frequencies.iter().zip(theirs) {
+                let theirs = theirs.as_f64().unwrap();
+                // A few roundings of F32, whose step is 6e-8.
+                assert!(
+                    (ours / theirs - 1.0).abs() < 4e-7,
+                    "{parameters}: {ours} instead of {theirs}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn yarn_reaches_the_factor_times_the_trained_positions() {
+        let yarn = |json: Value| Yarn::parse(&json, 40_960).unwrap().unwrap();
+        let published =
+            serde_json::json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+        assert_eq!(yarn(published).max_positions(), 131_072);
+        assert_eq!(
+            yarn(serde_json::json!({"rope_type": "yarn", "factor": 4.0})).max_positions(),
+            163_840
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
     metrics::{CacheInfo, Metrics},
-    model::{self, LoadOptions},
+    model::{self, LoadOptions, config::Qwen3Config},
     progress::Progress,
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
@@ -41,7 +41,12 @@ pub(super) fn load(
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
         progress.set(done, total);
     }));
-    let files = files.map_err(fatal)?;
+    let mut files = files.map_err(fatal)?;
+    if !config.hf_overrides.is_empty() {
+        let mut model = json("config.json", &files.config)?;
+        merge(&mut model, &config.hf_overrides);
+        files.config = model.to_string().into();
+    }
     let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(fatal)?;
     let template = files
         .chat_template
@@ -54,7 +59,8 @@ pub(super) fn load(
         .generation_config
         .as_deref()
         .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
-    let max_model_len = length(config.max_model_len, &model_config)?;
+    let most = Qwen3Config::parse(&files.config).map_err(fatal)?.max_positions;
+    let max_model_len = length(config.max_model_len, most)?;
     let eos = end_tokens(&generation, &model_config, &tokenizer);
     let engine = start(config, &files, max_model_len, progress, metrics)?;
     Ok(Serving {
@@ -80,16 +86,17 @@ fn json(name: &str, text: &str) -> Result<Value, Fatal> {
     })
 }
 
-fn length(asked: Option<usize>, model: &Value) -> Result<usize, Fatal> {
-    let most = model["max_position_embeddings"]
-        .as_u64()
-        .and_then(|most| usize::try_from(most).ok());
-    let most = most.ok_or_else(|| {
-        Fatal(
-            "the model's config.json has no max_position_embeddings; use the file that came with the model"
-                .to_owned(),
-        )
-    })?;
+/// Objects are merged key by key; any other value replaces what is there.
+fn merge(into: &mut Value, overrides: &serde_json::Map<String, Value>) {
+    for (name, value) in overrides {
+        match (&mut into[name.as_str()], value) {
+            (inner @ Value::Object(_), Value::Object(more)) => merge(inner, more),
+            (place, value) => *place = value.clone(),
+        }
+    }
+}
+
+fn length(asked: Option<usize>, most: usize) -> Result<usize, Fatal> {
     match asked {
         Some(asked) if asked > most => Err(Fatal(format!(
             "--max-model-len {asked} is more than the model's {most} positions; use at most {most}"
@@ -149,6 +156,10 @@ fn start(
     let options = LoadOptions {
         device: config.device,
         dtype: config.dtype,
+        kv_dtype: config.kv_dtype,
+        quantization: config.quantization,
+        cache_dir: config.download_dir.clone().or_else(source::default_download_dir),
+        pooling: config.pooling.unwrap_or(files.pooled),
         max_model_len: Some(max_model_len),
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -179,4 +190,19 @@ fn start(
     };
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
     Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_merged_key_by_key() {
+        let mut model = serde_json::json!({"a": 1, "rope": {"theta": 1e6, "type": "default"}, "list": [1]});
+        let overrides = serde_json::json!({"rope": {"type": "yarn"}, "list": [], "new": {"x": 2}});
+        merge(&mut model, overrides.as_object().unwrap());
+        let expected =
+            serde_json::json!({"a": 1, "rope": {"theta": 1e6, "type": "yarn"}, "list": [], "new": {"x": 2}});
+        assert_eq!(model, expected);
+    }
 }

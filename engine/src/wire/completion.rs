@@ -25,6 +25,31 @@ enum Prompts {
     Many(Vec<Prompt>),
 }
 
+impl Prompt {
+    /// Takes one prompt or up to `most` out of a field. Errors name the field.
+    pub(super) fn take(fields: &mut Fields, name: &str, most: usize) -> Result<Vec<Self>, ApiError> {
+        let malformed = |_| {
+            let message = format!(
+                "`{name}` must be a string, an array of strings, an array of token numbers or an array of such arrays."
+            );
+            ApiError::invalid(name, message)
+        };
+        let prompts = match fields.take(name).map_err(malformed)? {
+            None => return Err(ApiError::invalid(name, format!("`{name}` is required."))),
+            Some(Prompts::One(prompt)) => vec![prompt],
+            Some(Prompts::Many(prompts)) => prompts,
+        };
+        if prompts.is_empty() || prompts.len() > most {
+            let message = format!(
+                "`{name}` holds {} prompts and may hold 1 to {most}.",
+                prompts.len()
+            );
+            return Err(ApiError::invalid(name, message));
+        }
+        Ok(prompts)
+    }
+}
+
 /// A checked completion request.
 #[derive(Debug)]
 pub struct CompletionRequest {
@@ -37,26 +62,7 @@ pub struct CompletionRequest {
 impl CompletionRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
-        let malformed = |_| {
-            ApiError::invalid(
-                "prompt",
-                "`prompt` must be a string, an array of strings, an array of token numbers or an array of such arrays.",
-            )
-        };
-        let prompts = match fields.take("prompt").map_err(malformed)? {
-            None => return Err(ApiError::invalid("prompt", "`prompt` is required.")),
-            Some(Prompts::One(prompt)) => vec![prompt],
-            Some(Prompts::Many(prompts)) => prompts,
-        };
-        if prompts.is_empty() || prompts.len() > MOST_PROMPTS {
-            return Err(ApiError::invalid(
-                "prompt",
-                format!(
-                    "`prompt` holds {} prompts and may hold 1 to {MOST_PROMPTS}.",
-                    prompts.len()
-                ),
-            ));
-        }
+        let prompts = Prompt::take(&mut fields, "prompt", MOST_PROMPTS)?;
         let echo = fields.take("echo")?.unwrap_or(false);
         // Without an answer only the prompt itself can be told.
         let mut params = Params::take(&mut fields, defaults, usize::from(!echo))?;

@@ -9,8 +9,8 @@ import math
 import pathlib
 
 import torch
-from safetensors.torch import save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 HERE = pathlib.Path(__file__).parent
@@ -21,29 +21,41 @@ SMALLEST_MARGIN = 2e-3
 LAST_POSITION = 262_143
 
 
-def config(tied, theta):
-    """Small, but every size differs from every other, so that a swapped one shows."""
-    return Qwen3Config(
-        vocab_size=160,
-        hidden_size=40,
-        intermediate_size=72,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=40_960,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=tied,
-        attention_bias=False,
-        bos_token_id=0,
-        eos_token_id=1,
-        architectures=["Qwen3ForCausalLM"],
-        dtype="float32",
-    )
+SIZES = {
+    # Small, but every size differs from every other, so that a swapped one shows.
+    "vocab_size": 160,
+    "hidden_size": 40,
+    "intermediate_size": 72,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 40_960,
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "dtype": "float32",
+}
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 1e6}
+# Ramps over the first pairs of so small a head, and the scaled length still covers every test.
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 8.0, "original_max_position_embeddings": 256}
 
 
-def randomize(model, generator):
+def dense(tied, rope_parameters=DEFAULT_ROPE):
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=tied, rope_parameters=dict(rope_parameters),
+                                        architectures=["Qwen3ForCausalLM"]))
+
+
+def moe():
+    """The second layer is dense, as mlp_only_layers can ask for."""
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        **SIZES, tie_word_embeddings=False, rope_parameters=dict(DEFAULT_ROPE), architectures=["Qwen3MoeForCausalLM"],
+        num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True, decoder_sparse_step=1,
+        mlp_only_layers=[1], use_sliding_window=False, router_aux_loss_coef=0.001))
+
+
+def randomize(model, generator, narrow):
     """Weights large enough that logits are far apart and every norm weight matters."""
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
@@ -53,6 +65,8 @@ def randomize(model, generator):
             weight.data = noise
         else:
             weight.data = noise * 1.5 / math.sqrt(weight.shape[-1])
+        if narrow:
+            weight.data = weight.data.bfloat16().float()
     model.tie_weights()
 
 
@@ -84,34 +98,119 @@ def prompts(generator, vocabulary):
             ("ragged", draw(67), False), ("long", draw(100), False)]
 
 
-def checkpoint(folder, tied, theta, published_style, first_seed):
+def published(model):
+    """Weights under the names of the hub's checkpoints, where each expert's matrices are apart."""
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        if ".experts." not in name:
+            yield name, weight.contiguous()
+            continue
+        start, kind = name.rsplit(".", 1)
+        for expert, matrix in enumerate(weight):
+            parts = {"gate_proj": matrix[: len(matrix) // 2], "up_proj": matrix[len(matrix) // 2 :]}
+            for part, rows in parts.items() if kind == "gate_up_proj" else [(kind, matrix)]:
+                yield f"{start}.{expert}.{part}.weight", rows.contiguous().clone()
+
+
+def checkpoint(folder, build, first_seed, published_style=False, narrow=False):
     """Writes config.json, model.safetensors and cases.json; tries seeds until no greedy choice is a near tie."""
-    for seed in range(first_seed, first_seed + 100):
+    for seed in range(first_seed, first_seed + 200):
         generator = torch.Generator().manual_seed(seed)
-        model = Qwen3ForCausalLM(config(tied, theta)).eval()
+        model = build().eval()
         model.set_attn_implementation("eager")
-        randomize(model, generator)
-        made = [case(name, model, prompt, every) for name, prompt, every in prompts(generator, 160)]
-        margin = min(margin for _, margin in made)
-        varied = all(len(set(one["greedy"])) > 8 for one, _ in made)
-        if margin > SMALLEST_MARGIN and varied:
+        randomize(model, generator, narrow)
+        made = cases(model, generator)
+        if made:
             break
     else:
         raise SystemExit(f"{folder}: no seed keeps greedy choices {SMALLEST_MARGIN} apart")
+    write_config(folder, model, published_style)
+    weights = {name: weight.bfloat16() if narrow else weight for name, weight in published(model)}
+    save_file(weights, HERE / folder / "model.safetensors", metadata={"format": "pt"})
+    write_cases(folder, made)
+    print(f"{folder}: seed {seed}")
+
+
+def cases(model, generator):
+    """All cases, or none if a greedy choice is a near tie or a continuation repeats itself."""
+    made = []
+    for name, prompt, every in prompts(generator, SIZES["vocab_size"]):
+        one, margin = case(name, model, prompt, every)
+        if margin <= SMALLEST_MARGIN or len(set(one["greedy"])) <= 8:
+            return None
+        made.append(one)
+    return made
+
+
+def write_config(folder, model, published_style):
     out = HERE / folder
     out.mkdir(exist_ok=True)
     written = json.loads(model.config.to_json_string())
     if published_style:
         # Checkpoints published before transformers 5 carry the base at the top level.
-        written.pop("rope_parameters")
+        theta = written.pop("rope_parameters")["rope_theta"]
         written |= {"rope_theta": theta, "rope_scaling": None, "torch_dtype": written.pop("dtype", "float32")}
     (out / "config.json").write_text(json.dumps(written, indent=2) + "\n")
-    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()
-               if not (tied and name == "lm_head.weight")}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    lines = ",\n".join(json.dumps(one) for one, _ in made)
-    (out / "cases.json").write_text(f"[\n{lines}\n]\n")
-    print(f"{folder}: seed {seed}, smallest greedy margin {margin:.4f}")
+
+
+def write_cases(folder, made):
+    lines = ",\n".join(json.dumps(one) for one in made)
+    (HERE / folder / "cases.json").write_text(f"[\n{lines}\n]\n")
+
+
+def same_weights(model):
+    """The weights of the fixture `tied`: a further configuration needs no further file."""
+    model.load_state_dict(load_file(HERE / "tied" / "model.safetensors"), strict=False)
+    model.tie_weights()
+    model.set_attn_implementation("eager")
+    return model.eval()
+
+
+def yarn():
+    """The weights of `tied` with scaled positions."""
+    model = same_weights(dense(True, YARN))
+    for seed in range(300):
+        if made := cases(model, torch.Generator().manual_seed(seed)):
+            break
+    else:
+        raise SystemExit("yarn: no seed keeps greedy choices apart")
+    write_config("yarn", model, published_style=False)
+    write_cases("yarn", made)
+    print(f"yarn: seed {seed}")
+
+
+@torch.no_grad()
+def embedding():
+    """What sentence-transformers makes of the last token's hidden state: the norm's output, of length 1."""
+    model = same_weights(dense(True)).model
+    made = []
+    for name, prompt, _ in prompts(torch.Generator().manual_seed(7), SIZES["vocab_size"]):
+        hidden = model(torch.tensor([prompt]), use_cache=False).last_hidden_state[0, -1]
+        vector = torch.nn.functional.normalize(hidden, dim=0)
+        made.append({"name": name, "prompt": prompt, "embedding": vector.tolist()})
+    (HERE / "embedding").mkdir(exist_ok=True)
+    write_cases("embedding", made)
+
+
+def yarn_frequencies():
+    """Inverse frequencies and the factor on cosines and sines, at the sizes of published models."""
+    variants = [
+        (1e6, 128, {"factor": 4.0, "original_max_position_embeddings": 32_768}),
+        (5e6, 128, {"factor": 4.0, "original_max_position_embeddings": 262_144}),
+        (1e6, 128, {"factor": 2.5, "original_max_position_embeddings": 40_960, "beta_fast": 48.0, "beta_slow": 2.0,
+                    "attention_factor": 1.25}),
+        (1e4, 64, {"factor": 1.0, "original_max_position_embeddings": 4096, "truncate": False}),
+    ]
+    made = []
+    for theta, dim, scaling in variants:
+        parameters = {"rope_type": "yarn", "rope_theta": theta, **scaling}
+        rotary = Qwen3RotaryEmbedding(Qwen3Config(head_dim=dim, max_position_embeddings=40_960,
+                                                  rope_parameters=dict(parameters)))
+        made.append({"head_dim": dim, "rope_parameters": parameters, "attention_factor": rotary.attention_scaling,
+                     "inverse_frequencies": rotary.inv_freq.tolist()})
+    lines = ",\n".join(json.dumps(one) for one in made)
+    (HERE / "yarn.json").write_text(f"[\n{lines}\n]\n")
 
 
 def rope():
@@ -138,6 +237,10 @@ def rope():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    checkpoint("tied", True, 1e6, published_style=False, first_seed=84)
-    checkpoint("untied", False, 1e6, published_style=True, first_seed=10)
+    checkpoint("tied", lambda: dense(True), first_seed=84)
+    checkpoint("untied", lambda: dense(False), first_seed=10, published_style=True)
+    checkpoint("moe", moe, first_seed=1, published_style=True, narrow=True)
+    yarn()
+    embedding()
     rope()
+    yarn_frequencies()

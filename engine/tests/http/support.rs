@@ -12,7 +12,10 @@ use qwen_engine::{
     engine::{Engine, EngineConfig},
     http::{ApiKeys, App, Serving},
     metrics::{CacheInfo, Metrics},
-    model::fake::{FakeModel, StepGate},
+    model::{
+        Model,
+        fake::{FakeModel, StepGate},
+    },
     progress::Progress,
     request::{FinishReason, FinishedRequest, Observer, StepStats},
     template::ChatTemplate,
@@ -124,7 +127,7 @@ pub fn scripted() -> Server {
     serving(FakeModel::new(VOCABULARY), 8, 64)
 }
 
-fn serving(model: FakeModel, seqs: usize, queue: usize) -> Server {
+pub fn serving(model: impl Model + 'static, seqs: usize, queue: usize) -> Server {
     let (app, metrics, _) = loading(&[]);
     let (serving, finished, counts) = load(model, seqs, queue, metrics);
     app.start_serving(serving);
@@ -137,7 +140,7 @@ fn serving(model: FakeModel, seqs: usize, queue: usize) -> Server {
 }
 
 pub fn load(
-    model: FakeModel,
+    model: impl Model + 'static,
     seqs: usize,
     queue: usize,
     metrics: Arc<Metrics>,

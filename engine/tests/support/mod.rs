@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use qwen_engine::device::{DeviceKind, Dtype};
+use qwen_engine::device::{DeviceKind, Dtype, KvDtype};
 use qwen_engine::memory::MemoryLimit;
 use qwen_engine::model::Weights;
 use qwen_engine::model::{Chunk, LoadError, LoadOptions, LoadedModel, Model, StepPlan, load};
@@ -18,6 +18,10 @@ pub fn options() -> LoadOptions {
     LoadOptions {
         device: DeviceKind::Cpu,
         dtype: Dtype::Auto,
+        kv_dtype: KvDtype::Auto,
+        quantization: None,
+        cache_dir: None,
+        pooling: false,
         max_model_len: Some(1024),
         max_num_seqs: 8,
         max_num_batched_tokens: 256,

@@ -1,7 +1,9 @@
 //! Attention on the CPU: reads keys and values where they lie, block by block, with a running softmax.
 use std::ops::Range;
 
-use candle_core::{Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Heads;
@@ -17,8 +19,16 @@ const WORTH_THREADS: usize = 1 << 17;
 pub(crate) struct CpuCache {
     heads: Heads,
     block_size: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Numbers,
+    values: Numbers,
+}
+
+/// Kept numbers; halves are widened block by block as they are read.
+#[derive(Debug)]
+enum Numbers {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+    F16(Vec<f16>),
 }
 
 /// A part of the output and the queries it belongs to.
@@ -39,15 +49,14 @@ struct Running {
 }
 
 impl CpuCache {
-    pub(super) fn new(heads: Heads, blocks: usize, block_size: usize) -> Self {
+    pub(super) fn new(heads: Heads, blocks: usize, block_size: usize, dtype: DType) -> Result<Self> {
         let numbers = blocks * heads.kv * block_size * heads.dim;
-        // Zeroed memory is only taken from the system when it is written.
-        Self {
+        Ok(Self {
             heads,
             block_size,
-            keys: vec![0.0; numbers],
-            values: vec![0.0; numbers],
-        }
+            keys: Numbers::zeros(numbers, dtype)?,
+            values: Numbers::zeros(numbers, dtype)?,
+        })
     }
 
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
@@ -73,7 +82,7 @@ impl CpuCache {
                         Part::Keys => &mut self.keys,
                         Part::Values => &mut self.values,
                     };
-                    cache[at..at + dim].copy_from_slice(row);
+                    cache.write(at, row);
                 }
             }
         }
@@ -143,6 +152,7 @@ impl CpuCache {
         let start = task.chunk.start + task.in_chunk;
         let scale = self.heads.scale() as f32;
         let mut scores = vec![0.0; self.block_size];
+        let mut wide = [Vec::new(), Vec::new()];
         for (column, head) in task.kv_heads.clone().enumerate() {
             let mut running: Vec<_> = (0..tokens * group)
                 .map(|_| Running {
@@ -155,8 +165,12 @@ impl CpuCache {
                 if first >= start + tokens {
                     break;
                 }
-                let at = self.head_start(block, head)..self.head_start(block, head + 1);
-                let (keys, values) = (&self.keys[at.clone()], &self.values[at]);
+                let at = self.head_start(block, head);
+                // Positions that no query of this task may see are not read.
+                let at = at..at + self.block_size.min(start + tokens - first) * dim;
+                let [wide_keys, wide_values] = &mut wide;
+                let keys = self.keys.read(at.clone(), wide_keys);
+                let values = self.values.read(at, wide_values);
                 for (row, state) in running.iter_mut().enumerate() {
                     let (token, member) = (row / group, row % group);
                     let seen = (start + token + 1).saturating_sub(first).min(self.block_size);
@@ -181,6 +195,38 @@ impl CpuCache {
                     .for_each(|value| *value *= inverse);
             }
         }
+    }
+}
+
+impl Numbers {
+    fn zeros(count: usize, dtype: DType) -> Result<Self> {
+        // Zeroed memory is only taken from the system when it is written.
+        Ok(match dtype {
+            DType::F32 => Self::F32(vec![0.0; count]),
+            DType::BF16 => Self::Bf16(vec![bf16::ZERO; count]),
+            DType::F16 => Self::F16(vec![f16::ZERO; count]),
+            other => candle_core::bail!("a KV cache of {other:?} is not implemented"),
+        })
+    }
+
+    fn write(&mut self, at: usize, row: &[f32]) {
+        let to = at..at + row.len();
+        match self {
+            Self::F32(all) => all[to].copy_from_slice(row),
+            Self::Bf16(all) => all[to].convert_from_f32_slice(row),
+            Self::F16(all) => all[to].convert_from_f32_slice(row),
+        }
+    }
+
+    /// The numbers of a range, in `wide` where they are not F32 already.
+    fn read<'a>(&'a self, range: Range<usize>, wide: &'a mut Vec<f32>) -> &'a [f32] {
+        wide.resize(range.len(), 0.0);
+        match self {
+            Self::F32(all) => return &all[range],
+            Self::Bf16(all) => all[range].convert_to_f32_slice(wide),
+            Self::F16(all) => all[range].convert_to_f32_slice(wide),
+        }
+        wide
     }
 }
 

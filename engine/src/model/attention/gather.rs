@@ -34,8 +34,10 @@ impl GatherCache {
         let index = Tensor::from_vec(new, (plan.tokens(), 1, 1), q.device())?
             .broadcast_as(k.shape())?
             .contiguous()?;
-        self.keys.scatter_set(&index, &k.contiguous()?, 0)?;
-        self.values.scatter_set(&index, &v.contiguous()?, 0)?;
+        let kept = |new: &Tensor| new.to_dtype(self.keys.dtype())?.contiguous();
+        let (k, v) = (kept(k)?, kept(v)?);
+        self.keys.scatter_set(&index, &k, 0)?;
+        self.values.scatter_set(&index, &v, 0)?;
         let mut first = 0;
         let mut outputs = Vec::with_capacity(plan.chunks.len());
         for chunk in &plan.chunks {
@@ -53,7 +55,13 @@ impl GatherCache {
         let Heads { query, kv, dim } = self.heads;
         let (new, seen) = (chunk.tokens.len(), chunk.start + chunk.tokens.len());
         let index = Tensor::from_vec(slots(chunk, 0..seen, block_size).collect(), seen, q.device())?;
-        let gathered = |cache: &Tensor| cache.index_select(&index, 0)?.transpose(0, 1)?.contiguous();
+        let gathered = |cache: &Tensor| {
+            cache
+                .index_select(&index, 0)?
+                .transpose(0, 1)?
+                .to_dtype(q.dtype())?
+                .contiguous()
+        };
         let (keys, values) = (gathered(&self.keys)?, gathered(&self.values)?);
         // Query heads that share a KV head become further rows of one product.
         let q = q.transpose(0, 1)?.reshape((kv, self.heads.group() * new, dim))?;

@@ -1,0 +1,109 @@
+//! /v1/embeddings: every input is a sequence that ends with its prompt.
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, future::try_join_all};
+
+use super::{
+    App,
+    access::RequestId,
+    generate::{Body, Use, admit, check_name, off_thread, tokens},
+};
+use crate::{
+    engine::TokenStream,
+    request::{GenerateRequest, SamplingParams, StopParams, SubmitError, TokenEvent},
+    wire::{ApiError, Embedding, EmbeddingsReply, EmbeddingsRequest, Fields},
+};
+
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let (serving, body) = admit(&app, body, Use::Embeddings)?;
+    let width = serving.engine.embedding_width().unwrap_or(0);
+    let request = EmbeddingsRequest::parse(Fields::parse(&body)?, width)?;
+    check_name(&app, request.model.as_ref())?;
+    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
+    let inputs = request.inputs;
+    let prompts = off_thread(move || {
+        let checked = |input| check(tokens(&tokenizer, input, most, "input")?, most);
+        inputs.into_iter().map(checked).collect::<Result<Vec<_>, _>>()
+    });
+    let prompts = prompts.await?;
+    let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let submit = |(index, prompt)| {
+        serving
+            .engine
+            .submit(embed(format!("{}-{index}", id.0), prompt, arrival))
+    };
+    // All, or none: those already taken are aborted when a later one is refused.
+    let streams = prompts
+        .into_iter()
+        .enumerate()
+        .map(submit)
+        .collect::<Result<Vec<_>, _>>();
+    let streams = streams.inspect_err(|error| {
+        if matches!(error, SubmitError::QueueFull { .. }) {
+            app.metrics.rejected();
+        }
+    })?;
+    let hidden = try_join_all(streams.into_iter().map(last)).await?;
+    let embedding = |(index, hidden)| Embedding::new(index, hidden, request.dimensions, request.form);
+    let data = hidden.into_iter().enumerate().map(embedding).collect();
+    let model = request.model.as_deref().unwrap_or(app.name());
+    let created = jiff::Timestamp::now().as_second().try_into().unwrap_or(0);
+    Ok(Json(EmbeddingsReply::new(&id.0, created, model, data, prompt_tokens)).into_response())
+}
+
+/// Errors: no token, or more than the model's length.
+fn check(prompt: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
+    match prompt.len() {
+        0 => Err(ApiError::invalid(
+            "input",
+            "An input is empty; send at least one token.",
+        )),
+        count if count > most => {
+            let message = format!("An input has {count} tokens, more than the model's {most}; shorten it.");
+            Err(ApiError::invalid("input", message))
+        }
+        _ => Ok(prompt),
+    }
+}
+
+fn embed(id: String, prompt: Vec<u32>, arrival: Instant) -> GenerateRequest {
+    GenerateRequest {
+        id,
+        prompt,
+        sampling: SamplingParams::default(),
+        stop: StopParams {
+            max_tokens: 0,
+            min_tokens: 0,
+            stop_token_ids: Vec::new(),
+        },
+        constraint: None,
+        arrival,
+    }
+}
+
+/// The hidden state that a request ends with.
+async fn last(mut stream: TokenStream) -> Result<Vec<f32>, ApiError> {
+    let mut hidden = None;
+    while let Some(event) = stream.next().await {
+        match event {
+            TokenEvent::Embedding(state) => hidden = Some(state),
+            TokenEvent::Failed(message) => return Err(ApiError::Internal(message)),
+            TokenEvent::Token(_)
+            | TokenEvent::Scored(_)
+            | TokenEvent::Prompt(_)
+            | TokenEvent::Finished(_) => {}
+        }
+    }
+    hidden
+        .ok_or_else(|| ApiError::Internal("The engine stopped before the embedding was complete.".to_owned()))
+}
