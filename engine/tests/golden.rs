@@ -87,7 +87,7 @@ fn check_scheduled(loaded: &mut LoadedModel, cases: &[Case]) {
         .map(|case| case.prompt.clone())
         .collect();
     let config = limits(loaded);
-    let mut run = |change: &dyn Fn(&mut qwen_engine::scheduler::EngineConfig)| {
+    let mut run = |change: &dyn Fn(&mut EngineConfig)| {
         let mut config = config.clone();
         change(&mut config);
         let (tokens, seen) = greedy(&mut loaded.model, &config, &prompts, count);
