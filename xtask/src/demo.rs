@@ -120,8 +120,9 @@ fn next_steps(paths: &Paths, local: bool) -> String {
          \x20 kubectl get qwen; kubectl describe qwen {SERVICE}\n\
          \x20 kubectl port-forward svc/{SERVICE} 8000   # then: curl http://127.0.0.1:8000/v1/models\n{}\
          \x20 kubectl edit qwen {SERVICE}               # change a threshold, the replicas, the model\n\
-         Remove everything: make demo-down",
-        if local { monitoring } else { "" }
+         Remove everything: make demo-down{}",
+        if local { monitoring } else { "" },
+        if local { "" } else { " CLUSTER=current" }
     )
 }
 
