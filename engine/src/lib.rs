@@ -10,6 +10,7 @@ pub mod kv;
 pub mod memory;
 pub mod metrics;
 pub mod model;
+pub mod parse;
 pub mod progress;
 pub mod request;
 pub mod sampler;
