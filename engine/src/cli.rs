@@ -222,7 +222,10 @@ mod tests {
         assert_eq!(config.served_names, ["qwen3", "alias"]);
         assert_eq!(config.max_model_len, Some(4096));
         assert_eq!(config.max_num_seqs, 8);
-        assert_eq!((config.swap_bytes, config.policy), (4 << 30, SchedulingPolicy::Priority));
+        assert_eq!(
+            (config.swap_bytes, config.policy),
+            (4 << 30, SchedulingPolicy::Priority)
+        );
         let named: Vec<&str> = warnings
             .iter()
             .map(|line| line.split(' ').next().unwrap())
@@ -275,9 +278,15 @@ mod tests {
             ("serve m --scheduling-policy sjf", "--scheduling-policy sjf"),
             ("serve m --request-timeout 0", "--request-timeout 0"),
             ("serve m --swap-space -1", "--swap-space -1"),
-            ("serve m --swap-space 1 --no-enable-prefix-caching", "--swap-space 1"),
+            (
+                "serve m --swap-space 1 --no-enable-prefix-caching",
+                "--swap-space 1",
+            ),
             ("serve m --max-num-seqs many", "--max-num-seqs many"),
-            ("serve m --max-num-seqs auto --max-num-batched-tokens 100", "--max-num-batched-tokens 100"),
+            (
+                "serve m --max-num-seqs auto --max-num-batched-tokens 100",
+                "--max-num-batched-tokens 100",
+            ),
             ("serve m --port eighty", "--port"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",

@@ -110,7 +110,12 @@ impl Config {
             "auto" => (AUTO_MOST, true),
             text => {
                 let count = text.parse().map_err(|_| {
-                    refuse("--max-num-seqs", text, "is not a number of requests", "use for example 64, or auto")
+                    refuse(
+                        "--max-num-seqs",
+                        text,
+                        "is not a number of requests",
+                        "use for example 64, or auto",
+                    )
                 })?;
                 (count, false)
             }
@@ -133,7 +138,10 @@ impl Config {
             return Err(refuse(
                 "--max-num-batched-tokens",
                 batched,
-                &format!("is below --max-num-seqs {}", args.max_num_seqs.replace("auto", "auto (up to 256)")),
+                &format!(
+                    "is below --max-num-seqs {}",
+                    args.max_num_seqs.replace("auto", "auto (up to 256)")
+                ),
                 "every running request needs one token per step",
             ));
         }
@@ -161,7 +169,10 @@ impl Config {
             policy: one_of(
                 "--scheduling-policy",
                 &args.scheduling_policy,
-                &[("fcfs", SchedulingPolicy::Fcfs), ("priority", SchedulingPolicy::Priority)],
+                &[
+                    ("fcfs", SchedulingPolicy::Fcfs),
+                    ("priority", SchedulingPolicy::Priority),
+                ],
             )?,
             request_timeout: args.request_timeout.map(request_timeout).transpose()?,
             swap_bytes: swap_bytes(args.swap_space, args.no_enable_prefix_caching)?,
@@ -230,16 +241,31 @@ fn request_timeout(seconds: f64) -> Result<Duration, Fatal> {
     if seconds > 0.0 && seconds <= 365.0 * 86_400.0 {
         return Ok(Duration::from_secs_f64(seconds));
     }
-    Err(refuse("--request-timeout", seconds, "is out of range", "use seconds above 0, or leave it out for no limit"))
+    Err(refuse(
+        "--request-timeout",
+        seconds,
+        "is out of range",
+        "use seconds above 0, or leave it out for no limit",
+    ))
 }
 
 /// `--swap-space`, given in GiB.
 fn swap_bytes(gib: f64, without_prefix_caching: bool) -> Result<u64, Fatal> {
     if !(0.0..=1e6).contains(&gib) {
-        return Err(refuse("--swap-space", gib, "is out of range", "use GiB from 0 on"));
+        return Err(refuse(
+            "--swap-space",
+            gib,
+            "is out of range",
+            "use GiB from 0 on",
+        ));
     }
     if gib > 0.0 && without_prefix_caching {
-        return Err(refuse("--swap-space", gib, "needs prefix caching, which finds swapped blocks again", "leave --no-enable-prefix-caching out"));
+        return Err(refuse(
+            "--swap-space",
+            gib,
+            "needs prefix caching, which finds swapped blocks again",
+            "leave --no-enable-prefix-caching out",
+        ));
     }
     Ok((gib * (1_u64 << 30) as f64) as u64)
 }

@@ -222,7 +222,10 @@ mod tests {
         };
         let cpu = plan(with_swap(true), limit(500)).unwrap();
         assert_eq!((cpu.num_blocks, cpu.num_host_blocks), (40, 10));
-        assert!(cpu.to_string().ends_with(", swap space 10 MiB (10 blocks)"), "{cpu}");
+        assert!(
+            cpu.to_string().ends_with(", swap space 10 MiB (10 blocks)"),
+            "{cpu}"
+        );
         let gpu = plan(with_swap(false), limit(500)).unwrap();
         assert_eq!((gpu.num_blocks, gpu.num_host_blocks), (50, 10));
     }

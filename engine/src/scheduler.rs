@@ -237,7 +237,9 @@ impl Scheduler {
             }
             plan_prefill(&sequence, step, budget);
             let order = |sequence: &Sequence| (sequence.terms.priority, sequence.ticket);
-            let index = self.running.partition_point(|other| order(other) < order(&sequence));
+            let index = self
+                .running
+                .partition_point(|other| order(other) < order(&sequence));
             self.running.insert(index, sequence);
         }
     }

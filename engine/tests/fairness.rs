@@ -49,7 +49,8 @@ impl Harness {
         let id = self.next;
         self.next += 1;
         let sequence = Sequence::new(id, vec![1; prompt]);
-        self.scheduler.enqueue(sequence.with_terms(Terms { client, priority }));
+        self.scheduler
+            .enqueue(sequence.with_terms(Terms { client, priority }));
         self.live.insert(id, (client, OUTPUT));
         self.prompts.insert(id, prompt);
         id
@@ -116,7 +117,11 @@ fn idling_saves_up_nothing() {
     let last = (0..10).map(|_| harness.submit(2, 0, 8)).last().unwrap();
     let order = harness.started_until(last);
     let others = order.iter().filter(|id| **id < 100).count();
-    assert!((8..=11).contains(&others), "{others} of the other key among {}", order.len());
+    assert!(
+        (8..=11).contains(&others),
+        "{others} of the other key among {}",
+        order.len()
+    );
 }
 
 #[test]
@@ -190,7 +195,12 @@ proptest! {
 #[test]
 fn a_fixed_bound_never_moves() {
     let mut limit = RunningLimit::new(8, false);
-    limit.observe(Observed { running: 8, waiting: 9, preempted: 3, kv_usage: 1.0 });
+    limit.observe(Observed {
+        running: 8,
+        waiting: 9,
+        preempted: 3,
+        kv_usage: 1.0,
+    });
     assert_eq!(limit.bound(), 8);
 }
 

@@ -133,7 +133,10 @@ impl Harness {
                 self.pool.forget();
                 self.model.cached.clear();
                 self.model.host.clear();
-                self.model.used.iter_mut().for_each(|(_, content)| *content = None);
+                self.model
+                    .used
+                    .iter_mut()
+                    .for_each(|(_, content)| *content = None);
             }
         }
     }
@@ -163,7 +166,11 @@ impl Harness {
             }
         };
         self.copy();
-        assert_eq!(self.device[block.id() as usize], Some(content), "a foreign content");
+        assert_eq!(
+            self.device[block.id() as usize],
+            Some(content),
+            "a foreign content"
+        );
         self.model.used.push((block.id(), Some(content)));
         self.blocks.push(block);
     }
@@ -178,13 +185,22 @@ impl Harness {
     }
 
     fn check(&self) {
-        let Model { device, host_size, .. } = self.model;
+        let Model {
+            device, host_size, ..
+        } = self.model;
         assert_eq!(self.pool.available(), device - self.model.blocks_in_use());
-        assert_eq!(self.pool.host_usage(), self.model.host.len() as f64 / host_size.max(1) as f64);
+        assert_eq!(
+            self.pool.host_usage(),
+            self.model.host.len() as f64 / host_size.max(1) as f64
+        );
         for content in 0..CONTENTS {
             let used = self.model.used.iter().any(|(_, known)| *known == Some(content));
             let known = self.model.on_device(content) || self.model.host.contains(&content);
-            assert_eq!(self.pool.in_use(&hash(content)), known.then_some(used), "content {content}");
+            assert_eq!(
+                self.pool.in_use(&hash(content)),
+                known.then_some(used),
+                "content {content}"
+            );
         }
     }
 }

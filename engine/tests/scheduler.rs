@@ -42,17 +42,19 @@ fn config() -> impl Strategy<Value = EngineConfig> {
     let limits = (1..6_usize, 0..24_usize, FEWEST_BLOCKS..40, 0..30_usize);
     let ways = (any::<bool>(), any::<bool>(), 1..2000_usize);
     (limits, ways).prop_map(
-        |((max_num_seqs, extra, num_blocks, host), (enable_prefix_caching, auto_num_seqs, attention))| EngineConfig {
-            max_num_seqs,
-            auto_num_seqs,
-            max_num_batched_tokens: max_num_seqs + extra,
-            max_step_attention: attention,
-            max_model_len: FEWEST_BLOCKS * BLOCK,
-            block_size: BLOCK,
-            num_blocks,
-            num_host_blocks: if enable_prefix_caching { host } else { 0 },
-            enable_prefix_caching,
-            ..EngineConfig::default()
+        |((max_num_seqs, extra, num_blocks, host), (enable_prefix_caching, auto_num_seqs, attention))| {
+            EngineConfig {
+                max_num_seqs,
+                auto_num_seqs,
+                max_num_batched_tokens: max_num_seqs + extra,
+                max_step_attention: attention,
+                max_model_len: FEWEST_BLOCKS * BLOCK,
+                block_size: BLOCK,
+                num_blocks,
+                num_host_blocks: if enable_prefix_caching { host } else { 0 },
+                enable_prefix_caching,
+                ..EngineConfig::default()
+            }
         },
     )
 }
@@ -172,7 +174,10 @@ impl Harness {
         // A block of tokens is allowed in any case.
         assert!(
             attention.iter().sum::<usize>() <= self.config.max_step_attention
-                || chunks.iter().filter(|chunk| chunk.tokens.len() > 1).all(|chunk| chunk.tokens.len() <= BLOCK),
+                || chunks
+                    .iter()
+                    .filter(|chunk| chunk.tokens.len() > 1)
+                    .all(|chunk| chunk.tokens.len() <= BLOCK),
             "over the attention budget: {attention:?}"
         );
         assert!(
@@ -331,8 +336,16 @@ fn what_was_swapped_out_is_not_computed_again() {
     // Three requests of 36 tokens, the last of which needs no KV. What is computed twice are parts of blocks alone:
     // less than a block at each preemption.
     let once = 3 * 35;
-    assert!(without.computed > once + without.preemptions * BLOCK, "{}", without.computed);
-    assert!(with.computed <= once + with.preemptions * BLOCK, "{}", with.computed);
+    assert!(
+        without.computed > once + without.preemptions * BLOCK,
+        "{}",
+        without.computed
+    );
+    assert!(
+        with.computed <= once + with.preemptions * BLOCK,
+        "{}",
+        with.computed
+    );
 }
 
 #[test]
@@ -413,7 +426,10 @@ fn a_near_limit_prompt_costs_a_decoding_neighbour_one_bounded_step_a_token() {
     let (mut done, mut steps, mut dearest) = (0, 0, 0.0_f64);
     while done < PROMPT {
         let step = scheduler.schedule();
-        assert_eq!(step.plan.chunks[0].sequence, 0, "a step without the decoding sequence's token");
+        assert_eq!(
+            step.plan.chunks[0].sequence, 0,
+            "a step without the decoding sequence's token"
+        );
         assert!(step.plan.tokens() <= TOKENS);
         let cost: f64 = step
             .plan

@@ -247,7 +247,10 @@ mod tests {
         }
         let full = shared.enter(1).unwrap_err();
         assert_eq!(full.limit_reached(), Some("max_num_queued_tokens"), "{full}");
-        assert_eq!(shared.refusal().map(|error| error.to_string()), Some(full.to_string()));
+        assert_eq!(
+            shared.refusal().map(|error| error.to_string()),
+            Some(full.to_string())
+        );
         for _ in 0..3 {
             shared.started(Instant::now(), 60);
         }

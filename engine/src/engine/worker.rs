@@ -1,6 +1,6 @@
 //! The engine thread: receives commands, runs steps, samples, and tells clients and observer.
-use std::collections::HashMap;
 use std::any::Any;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -258,7 +258,10 @@ impl Worker {
                 failed.push(id);
             }
         });
-        self.fail(&failed, "the log probabilities of the prompt could not be computed: a bug");
+        self.fail(
+            &failed,
+            "the log probabilities of the prompt could not be computed: a bug",
+        );
         visited
     }
 
@@ -287,7 +290,11 @@ impl Worker {
             let Sampled { token, logprobs } = match next {
                 Ok(next) => next,
                 Err(error) => {
-                    tracing::warn!(error, request = live.request.id, "a request ends: no token can be chosen");
+                    tracing::warn!(
+                        error,
+                        request = live.request.id,
+                        "a request ends: no token can be chosen"
+                    );
                     failed.push((id, error));
                     continue;
                 }

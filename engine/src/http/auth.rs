@@ -24,7 +24,9 @@ impl ApiKeys {
     /// An opaque name of the caller who was let in. Without keys all callers share one: nobody gains a share of the
     /// engine by inventing keys.
     fn client(&self, header: Option<&str>) -> Client {
-        let key = header.and_then(|header| header.split_once(' ')).map(|(_, key)| key.trim());
+        let key = header
+            .and_then(|header| header.split_once(' '))
+            .map(|(_, key)| key.trim());
         match key {
             Some(key) if !self.0.is_empty() => {
                 let [a, b, c, d, e, f, g, h, ..] = digest(key);

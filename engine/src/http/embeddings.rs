@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::TokenStream,
-    request::{GenerateRequest, SamplingParams, StopParams, SubmitError, Terms, TokenEvent},
+    request::{GenerateRequest, SamplingParams, StopParams, Terms, TokenEvent},
     wire::{ApiError, Embedding, EmbeddingsReply, EmbeddingsRequest, Fields},
 };
 
