@@ -78,6 +78,7 @@ fn options(quantization: Option<Quantization>, kv_dtype: KvDtype, cache: PathBuf
         block_size: BLOCK,
         memory_utilization: 0.9,
         num_blocks: None,
+        swap_bytes: 0,
         memory_limit: None,
     }
 }

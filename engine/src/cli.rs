@@ -71,15 +71,27 @@ pub struct ServeArgs {
     /// Longest prompt plus output in tokens; 32k and 32K work. Default: 32768, or the model's if less.
     #[arg(long)]
     pub max_model_len: Option<String>,
-    /// Most requests in execution at once.
-    #[arg(long, default_value_t = 256)]
-    pub max_num_seqs: usize,
+    /// Most requests in execution at once, or auto: up to 256, following KV cache use and preemptions.
+    #[arg(long, default_value = "256")]
+    pub max_num_seqs: String,
     /// Most tokens computed in one step.
     #[arg(long, default_value = "2048")]
     pub max_num_batched_tokens: String,
     /// Most requests that wait; more are answered 429.
     #[arg(long, alias = "max-num-queued-reqs", default_value_t = 1024)]
     pub max_queued_requests: usize,
+    /// Most prompt tokens of requests that wait; more are answered 429. Default: no limit.
+    #[arg(long, alias = "max-num-queued-tokens")]
+    pub max_queued_tokens: Option<String>,
+    /// Which request runs next: fcfs (API keys in turn, then by arrival) or priority (lowest `priority` first).
+    #[arg(long, default_value = "fcfs")]
+    pub scheduling_policy: String,
+    /// Seconds within which a request must be answered, from its arrival; X-Request-Timeout may shorten it. Default: no limit.
+    #[arg(long)]
+    pub request_timeout: Option<f64>,
+    /// GiB of host memory for KV blocks that do not fit the KV cache at the moment.
+    #[arg(long, alias = "kv-offloading-size", default_value_t = 0.0)]
+    pub swap_space: f64,
     /// Share of the memory (GPU's, or the cgroup's limit) that the engine may plan with.
     #[arg(long, default_value_t = 0.9)]
     pub gpu_memory_utilization: f64,
@@ -193,6 +205,7 @@ fn one_line(error: clap::Error) -> Fatal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::SchedulingPolicy;
 
     fn parse_words(line: &str) -> Result<(Config, Vec<String>), Fatal> {
         parse(line.split_whitespace().map(OsString::from))
@@ -202,14 +215,17 @@ mod tests {
     fn a_vllm_command_line_carries_over() {
         let (config, warnings) = parse_words(
             "serve ./model --served-model-name qwen3 alias --max_model_len 4K --max-num-seqs=8 --tensor-parallel-size 1 \
-             --enforce-eager --uvicorn-log-level=info --no-enable-prefix-caching --disable-log-requests --swap-space=4 --trust-remote-code",
+             --enforce-eager --uvicorn-log-level=info --disable-log-requests --swap-space=4 --scheduling-policy priority --trust-remote-code",
         )
         .unwrap();
         assert_eq!(config.model, "./model");
         assert_eq!(config.served_names, ["qwen3", "alias"]);
         assert_eq!(config.max_model_len, Some(4096));
         assert_eq!(config.max_num_seqs, 8);
-        assert!(!config.prefix_caching);
+        assert_eq!(
+            (config.swap_bytes, config.policy),
+            (4 << 30, SchedulingPolicy::Priority)
+        );
         let named: Vec<&str> = warnings
             .iter()
             .map(|line| line.split(' ').next().unwrap())
@@ -220,7 +236,6 @@ mod tests {
                 "--tensor-parallel-size",
                 "--enforce-eager",
                 "--disable-log-requests",
-                "--swap-space",
                 "--trust-remote-code"
             ]
         );
@@ -260,6 +275,18 @@ mod tests {
             ("serve m --dtype int4", "--dtype int4"),
             ("serve m --device tpu", "--device tpu"),
             ("serve m --log-format xml", "--log-format xml"),
+            ("serve m --scheduling-policy sjf", "--scheduling-policy sjf"),
+            ("serve m --request-timeout 0", "--request-timeout 0"),
+            ("serve m --swap-space -1", "--swap-space -1"),
+            (
+                "serve m --swap-space 1 --no-enable-prefix-caching",
+                "--swap-space 1",
+            ),
+            ("serve m --max-num-seqs many", "--max-num-seqs many"),
+            (
+                "serve m --max-num-seqs auto --max-num-batched-tokens 100",
+                "--max-num-batched-tokens 100",
+            ),
             ("serve m --port eighty", "--port"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",

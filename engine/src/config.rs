@@ -5,7 +5,11 @@ use crate::{
     cli::{Fatal, ServeArgs},
     device::{DeviceKind, Dtype, KvDtype},
     model::Quantization,
+    scheduler::SchedulingPolicy,
 };
+
+/// The cap of `--max-num-seqs auto`: vLLM's default for the flag.
+const AUTO_MOST: usize = 256;
 
 /// vLLM prints the sizes of its largest model this way; nothing here is near it.
 const LONGEST: usize = 1 << 30;
@@ -34,10 +38,20 @@ pub struct Config {
     pub max_model_len: Option<usize>,
     /// Most requests in execution.
     pub max_num_seqs: usize,
+    /// Whether fewer may run, as KV use and preemptions ask for.
+    pub auto_num_seqs: bool,
     /// Most tokens in one step.
     pub max_num_batched_tokens: usize,
     /// Most requests that wait.
     pub max_queued_requests: usize,
+    /// Most prompt tokens that wait.
+    pub max_queued_tokens: usize,
+    /// Which request runs next.
+    pub policy: SchedulingPolicy,
+    /// Within which time a request must be answered.
+    pub request_timeout: Option<Duration>,
+    /// Bytes of host memory for KV blocks.
+    pub swap_bytes: u64,
     /// Share of memory to plan with, above 0, at most 1.
     pub gpu_memory_utilization: f64,
     /// Tokens in a KV block.
@@ -92,8 +106,22 @@ impl Config {
                 "use a number above 0, at most 1",
             ));
         }
+        let (max_num_seqs, auto_num_seqs) = match args.max_num_seqs.as_str() {
+            "auto" => (AUTO_MOST, true),
+            text => {
+                let count = text.parse().map_err(|_| {
+                    refuse(
+                        "--max-num-seqs",
+                        text,
+                        "is not a number of requests",
+                        "use for example 64, or auto",
+                    )
+                })?;
+                (count, false)
+            }
+        };
         for (flag, value) in [
-            ("--max-num-seqs", args.max_num_seqs),
+            ("--max-num-seqs", max_num_seqs),
             ("--max-queued-requests", args.max_queued_requests),
             ("--block-size", args.block_size),
             (
@@ -106,11 +134,14 @@ impl Config {
             }
         }
         let batched = tokens("--max-num-batched-tokens", &args.max_num_batched_tokens)?;
-        if batched < args.max_num_seqs {
+        if batched < max_num_seqs {
             return Err(refuse(
                 "--max-num-batched-tokens",
                 batched,
-                &format!("is below --max-num-seqs {}", args.max_num_seqs),
+                &format!(
+                    "is below --max-num-seqs {}",
+                    args.max_num_seqs.replace("auto", "auto (up to 256)")
+                ),
                 "every running request needs one token per step",
             ));
         }
@@ -127,9 +158,24 @@ impl Config {
                 None | Some("auto") => None,
                 Some(text) => Some(tokens("--max-model-len", text)?),
             },
-            max_num_seqs: args.max_num_seqs,
+            max_num_seqs,
+            auto_num_seqs,
             max_num_batched_tokens: batched,
             max_queued_requests: args.max_queued_requests,
+            max_queued_tokens: match args.max_queued_tokens.as_deref() {
+                None => usize::MAX,
+                Some(text) => tokens("--max-queued-tokens", text)?,
+            },
+            policy: one_of(
+                "--scheduling-policy",
+                &args.scheduling_policy,
+                &[
+                    ("fcfs", SchedulingPolicy::Fcfs),
+                    ("priority", SchedulingPolicy::Priority),
+                ],
+            )?,
+            request_timeout: args.request_timeout.map(request_timeout).transpose()?,
+            swap_bytes: swap_bytes(args.swap_space, args.no_enable_prefix_caching)?,
             gpu_memory_utilization: args.gpu_memory_utilization,
             block_size: args.block_size,
             num_blocks: args.num_gpu_blocks_override,
@@ -188,6 +234,40 @@ impl Config {
             hf_token: args.hf_token,
         })
     }
+}
+
+/// `--request-timeout`, up to a year.
+fn request_timeout(seconds: f64) -> Result<Duration, Fatal> {
+    if seconds > 0.0 && seconds <= 365.0 * 86_400.0 {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    Err(refuse(
+        "--request-timeout",
+        seconds,
+        "is out of range",
+        "use seconds above 0, or leave it out for no limit",
+    ))
+}
+
+/// `--swap-space`, given in GiB.
+fn swap_bytes(gib: f64, without_prefix_caching: bool) -> Result<u64, Fatal> {
+    if !(0.0..=1e6).contains(&gib) {
+        return Err(refuse(
+            "--swap-space",
+            gib,
+            "is out of range",
+            "use GiB from 0 on",
+        ));
+    }
+    if gib > 0.0 && without_prefix_caching {
+        return Err(refuse(
+            "--swap-space",
+            gib,
+            "needs prefix caching, which finds swapped blocks again",
+            "leave --no-enable-prefix-caching out",
+        ));
+    }
+    Ok((gib * (1_u64 << 30) as f64) as u64)
 }
 
 fn refuse(flag: &str, value: impl std::fmt::Display, wrong: &str, instead: &str) -> Fatal {

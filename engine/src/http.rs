@@ -7,6 +7,7 @@ mod embeddings;
 mod generate;
 mod state;
 mod status;
+mod until;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@ pub mod config;
 pub mod constraint;
 pub mod device;
 pub mod engine;
+pub mod heartbeat;
 pub mod http;
 pub mod hub;
 pub mod kv;

@@ -27,6 +27,10 @@ pub struct MemoryNeeds {
     pub utilization: f64,
     /// `--num-gpu-blocks-override`.
     pub num_blocks: Option<usize>,
+    /// Bytes of host memory for swapped KV blocks, `--swap-space`.
+    pub swap: u64,
+    /// Whether the host's memory is the limited one: on a CPU.
+    pub swap_in_limit: bool,
 }
 
 /// How memory is shared out. Displays as the line that is printed at start.
@@ -38,6 +42,8 @@ pub struct MemoryPlan {
     pub needs: MemoryNeeds,
     /// Blocks of the KV cache.
     pub num_blocks: usize,
+    /// Blocks of the swap space.
+    pub num_host_blocks: usize,
 }
 
 /// The model does not fit.
@@ -45,7 +51,7 @@ pub struct MemoryPlan {
 pub enum MemoryError {
     /// Too little is left for one request of full length.
     #[error(
-        "the model does not fit: {source_name} {limit} × {utilization} leaves {left} for KV after weights {weights}, activations {activations} and the process {process}, and one request of --max-model-len {max_model_len} needs {needed}; {hint}"
+        "the model does not fit: {source_name} {limit} × {utilization} leaves {left} for KV after weights {weights}, activations {activations}, swap space {swap} and the process {process}, and one request of --max-model-len {max_model_len} needs {needed}; {hint}"
     )]
     DoesNotFit {
         /// Where the limit comes from.
@@ -60,6 +66,8 @@ pub enum MemoryError {
         weights: Size,
         /// Activations.
         activations: Size,
+        /// `--swap-space`, where it is taken from the same memory.
+        swap: Size,
         /// Everything else.
         process: Size,
         /// `--max-model-len`.
@@ -78,7 +86,8 @@ pub enum MemoryError {
 pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, MemoryError> {
     let block = needs.kv_per_token * needs.block_size as u64;
     let usable = (limit.bytes as f64 * needs.utilization) as u64;
-    let left = usable.saturating_sub(needs.weights + needs.activations + PROCESS);
+    let swap = if needs.swap_in_limit { needs.swap } else { 0 };
+    let left = usable.saturating_sub(needs.weights + needs.activations + PROCESS + swap);
     let room = (left / block.max(1)) as usize;
     let one_request = needs.max_model_len.div_ceil(needs.block_size);
     // More than all sequences at full length could never be used.
@@ -100,6 +109,7 @@ pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, Memory
             left: Size(left),
             weights: Size(needs.weights),
             activations: Size(needs.activations),
+            swap: Size(swap),
             process: Size(PROCESS),
             max_model_len: needs.max_model_len,
             needed: Size(one_request as u64 * block),
@@ -110,6 +120,7 @@ pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, Memory
         limit,
         needs,
         num_blocks,
+        num_host_blocks: usize::try_from(needs.swap / block.max(1)).unwrap_or(usize::MAX),
     })
 }
 
@@ -126,6 +137,7 @@ impl fmt::Display for MemoryPlan {
             limit,
             needs,
             num_blocks,
+            num_host_blocks,
         } = self;
         let (weights, activations, kv) = (
             Size(needs.weights),
@@ -143,7 +155,11 @@ impl fmt::Display for MemoryPlan {
             f,
             "weights {weights}, activations {activations}, KV cache {kv} ({num_blocks} blocks of {} tokens)",
             needs.block_size
-        )
+        )?;
+        match num_host_blocks {
+            0 => Ok(()),
+            count => write!(f, ", swap space {} ({count} blocks)", Size(needs.swap)),
+        }
     }
 }
 
@@ -177,6 +193,8 @@ mod tests {
             max_num_seqs: 4,
             utilization: 0.5,
             num_blocks: None,
+            swap: 0,
+            swap_in_limit: true,
         }
     }
 
@@ -193,6 +211,23 @@ mod tests {
         assert_eq!(plan.num_blocks, 50);
         let line = "memory: cgroup limit 500 MiB × 0.5: weights 100 MiB, activations 52 MiB, KV cache 50 MiB (50 blocks of 16 tokens)";
         assert_eq!(plan.to_string(), line);
+    }
+
+    #[test]
+    fn swap_space_is_planned_where_it_is_taken_from() {
+        let with_swap = |swap_in_limit| MemoryNeeds {
+            swap: 10 * MIB,
+            swap_in_limit,
+            ..needs()
+        };
+        let cpu = plan(with_swap(true), limit(500)).unwrap();
+        assert_eq!((cpu.num_blocks, cpu.num_host_blocks), (40, 10));
+        assert!(
+            cpu.to_string().ends_with(", swap space 10 MiB (10 blocks)"),
+            "{cpu}"
+        );
+        let gpu = plan(with_swap(false), limit(500)).unwrap();
+        assert_eq!((gpu.num_blocks, gpu.num_host_blocks), (50, 10));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct CacheInfo {
     pub block_size: usize,
     /// All blocks.
     pub num_blocks: usize,
+    /// Blocks of host memory, `--swap-space`.
+    pub num_host_blocks: usize,
     /// Whether prompts share blocks.
     pub prefix_caching: bool,
     /// Share of memory planned with.
@@ -73,7 +75,9 @@ impl Metrics {
         let ours = with(&[("engine", "0"), ("model_name", model_name)]);
         // vLLM counts rejections before an engine is chosen.
         let rejections = with(&[("model_name", model_name)]).counters(&families::REJECTIONS)?;
-        rejections.with_label_values(&["max_num_queued_reqs"]);
+        for limit in ["max_num_queued_reqs", "max_num_queued_tokens"] {
+            rejections.with_label_values(&[limit]);
+        }
         let plain = with(&[]);
         let life = Life {
             load_bytes: ours.gauge(&families::LOAD_BYTES)?,
@@ -130,6 +134,7 @@ impl Metrics {
                 text(&(cache.num_blocks * cache.block_size)),
             ),
             ("num_gpu_blocks".to_owned(), text(&cache.num_blocks)),
+            ("num_cpu_blocks".to_owned(), text(&cache.num_host_blocks)),
         ]);
         Builder {
             registry: &self.registry,
@@ -152,9 +157,9 @@ impl Metrics {
         self.life.draining.set(f64::from(u8::from(draining)));
     }
 
-    /// A request was answered 429.
-    pub fn rejected(&self) {
-        self.rejections.with_label_values(&["max_num_queued_reqs"]).inc();
+    /// A request was answered 429 for this limit, by vLLM's name.
+    pub fn rejected(&self, limit: &str) {
+        self.rejections.with_label_values(&[limit]).inc();
     }
 
     /// A request of `n` choices ended; the longest had `longest` tokens.

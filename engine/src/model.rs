@@ -24,6 +24,8 @@ pub use weights::{Weights, WeightsError};
 use std::fmt;
 use std::ops::Range;
 
+use crate::heartbeat::Heartbeat;
+use crate::kv::BlockCopy;
 use crate::sequence::SequenceId;
 
 /// Rows of a prompt's logits computed at a time: all rows of a long prompt would be gigabytes.
@@ -45,6 +47,26 @@ pub trait Model: Send {
     /// # Errors
     /// When the device fails; the KV of the plan's sequences is then undefined.
     fn forward(&mut self, plan: &StepPlan) -> Result<Logits, ModelError>;
+
+    /// Copies KV between device and host, in this order, before the next forward pass.
+    ///
+    /// # Errors
+    /// When the device fails, or the model has no host memory.
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ModelError> {
+        match copies {
+            [] => Ok(()),
+            _ => Err(ModelError::Other("this model cannot swap KV blocks".into())),
+        }
+    }
+
+    /// Takes the heartbeat to bump whenever a part of a forward pass is done. A model that does not bump it is
+    /// alive by whole steps only.
+    fn set_heartbeat(&mut self, _heartbeat: Heartbeat) {}
+
+    /// Whether it can go on after a panic in `forward` or `copy_blocks`, its KV apart, which is dropped.
+    fn usable_after_panic(&self) -> bool {
+        false
+    }
 }
 
 /// Consecutive tokens of one sequence.
@@ -155,6 +177,9 @@ pub enum ModelError {
     /// candle or the device below it.
     #[error("the forward pass failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A bug, in a model that can go on.
+    #[error("the forward pass panicked: {0}")]
+    Panicked(String),
     /// Any other reason, one sentence.
     #[error("{0}")]
     Other(String),

@@ -65,6 +65,15 @@ pub struct StopParams {
     pub stop_token_ids: Vec<u32>,
 }
 
+/// For whom and how urgently a request is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Whose request it is; clients share the engine evenly. 0 is the one whom all share that bring no API key.
+    pub client: u64,
+    /// Lower comes earlier; 0 unless `--scheduling-policy priority` is set.
+    pub priority: i64,
+}
+
 /// A request that passed every check at the border: the engine thread never refuses its content.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
@@ -78,6 +87,8 @@ pub struct GenerateRequest {
     pub stop: StopParams,
     /// What the text must be; its end tokens must be among `stop_token_ids`.
     pub constraint: Option<Constraint>,
+    /// For whom and how urgently.
+    pub terms: Terms,
     /// When the request reached the HTTP side; latency counts from here, as in vLLM.
     pub arrival: Instant,
 }
@@ -140,6 +151,23 @@ pub enum SubmitError {
         /// When a place is likely free.
         retry_after: Duration,
     },
+    /// The queue holds too many prompt tokens: answer 429 with Retry-After.
+    #[error(
+        "the queue is full: {waiting} prompt tokens wait and --max-queued-tokens is {limit}; try again later"
+    )]
+    TokensFull {
+        /// Prompt tokens waiting now.
+        waiting: usize,
+        /// The limit in force.
+        limit: usize,
+        /// When a place is likely free.
+        retry_after: Duration,
+    },
+    /// The request has a priority and the engine knows none: answer 400.
+    #[error(
+        "the request has priority {0} and priority scheduling is not enabled; leave `priority` out or start the server with --scheduling-policy priority"
+    )]
+    NoPriorities(i64),
     /// The request could never run: answer 400.
     #[error(
         "the request needs {needed} KV-cache blocks of {block_size} tokens and the cache has {total}; shorten the prompt or max_tokens"
@@ -158,6 +186,25 @@ pub enum SubmitError {
     /// The engine thread is gone: answer 503.
     #[error("the engine thread has stopped; see its log")]
     Dead,
+}
+
+impl SubmitError {
+    /// vLLM's name of the limit that was reached, if it was one: the reason in vllm:admission_rejections_total.
+    pub fn limit_reached(&self) -> Option<&'static str> {
+        match self {
+            Self::QueueFull { .. } => Some("max_num_queued_reqs"),
+            Self::TokensFull { .. } => Some("max_num_queued_tokens"),
+            _ => None,
+        }
+    }
+
+    /// When to try again, where that makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. } | Self::TokensFull { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
 }
 
 /// The life of a finished request, measured on one monotonic clock as vLLM does.
@@ -198,6 +245,10 @@ pub struct StepStats {
     pub waiting: usize,
     /// Share of KV blocks in use, 0 to 1.
     pub kv_usage: f64,
+    /// Share of the host's blocks in use, 0 to 1.
+    pub swap_usage: f64,
+    /// Most requests in execution, as it is in force.
+    pub max_num_seqs: usize,
     /// Prompt tokens computed in this step.
     pub prefill_tokens: usize,
     /// Tokens sampled in this step.

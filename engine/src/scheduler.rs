@@ -1,62 +1,32 @@
 //! Decides what each step computes: continuous batching over paged KV. Pure: no clock, no tensors, no I/O.
 //!
-//! Decoding sequences come first, so a long prompt never delays a token by more than one step; prompts share
-//! what is left of the token budget in order of arrival. A sequence gets blocks for all its tokens when it is
-//! admitted, so only decoding can run out of blocks; then the sequence that arrived last gives its blocks up
-//! and is computed again later.
-use std::collections::{HashMap, VecDeque};
+//! Decoding sequences come first, so a long prompt never delays a token by more than one step, and a budget of
+//! tokens and attention bounds what that step costs; prompts share what is left of it in the order they started. A
+//! sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
+//! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later.
+mod budget;
+mod config;
+mod limit;
+mod queue;
 
-use crate::kv::BlockPool;
+use std::collections::HashMap;
+
+pub use config::{EngineConfig, SchedulingPolicy};
+pub use limit::{Observed, RunningLimit};
+
+use crate::kv::{BlockCopy, BlockPool};
 use crate::model::StepPlan;
 use crate::sequence::{Sequence, SequenceId};
-
-/// Limits of the scheduler, named as vLLM's flags.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EngineConfig {
-    /// Most sequences in execution.
-    pub max_num_seqs: usize,
-    /// Most tokens in one step; at least `max_num_seqs`.
-    pub max_num_batched_tokens: usize,
-    /// Most tokens of prompt and output of a request.
-    pub max_model_len: usize,
-    /// Most requests waiting beyond those that can start at once.
-    pub max_queued_requests: usize,
-    /// Tokens in a KV block.
-    pub block_size: usize,
-    /// KV blocks.
-    pub num_blocks: usize,
-    /// Whether KV of equal prefixes is shared.
-    pub enable_prefix_caching: bool,
-}
-
-impl EngineConfig {
-    /// # Errors
-    /// One sentence on the first limit that cannot work.
-    pub fn validate(&self) -> Result<(), String> {
-        let positive = [
-            ("--max-num-seqs", self.max_num_seqs),
-            ("--max-model-len", self.max_model_len),
-            ("--block-size", self.block_size),
-            ("the number of KV blocks", self.num_blocks),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} is 0; it must be at least 1"));
-        }
-        if self.max_num_batched_tokens < self.max_num_seqs {
-            return Err(format!(
-                "--max-num-batched-tokens is {} and --max-num-seqs is {}: every running sequence needs a token per step, so raise the first or lower the second",
-                self.max_num_batched_tokens, self.max_num_seqs
-            ));
-        }
-        Ok(())
-    }
-}
+use budget::Budget;
+use queue::Queue;
 
 /// What a step computes and what it took to get there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// Work for the model; empty when nothing can run.
     pub plan: StepPlan,
+    /// Copies to make before the plan runs, in this order.
+    pub copies: Vec<BlockCopy>,
     /// Sequences that run for the first time, with the prompt tokens found in the cache.
     pub started: Vec<(SequenceId, usize)>,
     /// Sequences whose blocks were taken away.
@@ -74,39 +44,47 @@ pub struct Step {
 pub struct Scheduler {
     config: EngineConfig,
     pool: BlockPool,
-    waiting: VecDeque<Sequence>,
-    /// In order of arrival; all of them arrived before all that wait.
+    waiting: Queue,
+    /// By priority, then in the order in which they first started.
     running: Vec<Sequence>,
+    limit: RunningLimit,
+    /// Sequences started so far.
+    tickets: u64,
 }
 
 impl Scheduler {
     /// A scheduler without sequences; `config` is valid.
     pub fn new(config: EngineConfig) -> Self {
-        let pool = BlockPool::new(config.num_blocks);
         Self {
+            pool: BlockPool::with_host(config.num_blocks, config.num_host_blocks),
+            limit: RunningLimit::new(config.max_num_seqs, config.auto_num_seqs),
             config,
-            pool,
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             running: Vec::new(),
+            tickets: 0,
         }
     }
 
-    /// Queues a sequence. The caller checked that prompt and output fit the cache.
+    /// Queues a sequence of the shared client.
     pub fn add(&mut self, id: SequenceId, prompt: Vec<u32>) {
-        self.waiting.push_back(Sequence::new(id, prompt));
+        self.enqueue(Sequence::new(id, prompt));
+    }
+
+    /// Queues a sequence. The caller checked that prompt and output fit the cache.
+    pub fn enqueue(&mut self, sequence: Sequence) {
+        self.waiting.push(sequence);
     }
 
     /// The same, with the logits of its whole prompt wanted.
     pub fn add_scored(&mut self, id: SequenceId, prompt: Vec<u32>) {
-        self.waiting.push_back(Sequence::scored(id, prompt));
+        self.enqueue(Sequence::scored(id, prompt));
     }
 
     /// Forgets a sequence and frees its blocks; false if it is not here.
     pub fn remove(&mut self, id: SequenceId) -> bool {
-        let before = self.waiting.len() + self.running.len();
-        self.waiting.retain(|sequence| sequence.id != id);
+        let before = self.running.len();
         self.running.retain(|sequence| sequence.id != id);
-        self.waiting.len() + self.running.len() < before
+        self.running.len() < before || self.waiting.remove(id)
     }
 
     /// Sequences waiting, preempted ones included.
@@ -125,6 +103,21 @@ impl Scheduler {
         (total - self.pool.available()) as f64 / total as f64
     }
 
+    /// Share of host blocks in use, 0 to 1.
+    pub fn swap_usage(&self) -> f64 {
+        self.pool.host_usage()
+    }
+
+    /// Most sequences that may run now.
+    pub fn max_num_seqs(&self) -> usize {
+        self.limit.bound()
+    }
+
+    /// Finds no KV of earlier steps any more: after a failure nobody knows what the blocks hold.
+    pub fn forget_contents(&mut self) {
+        self.pool.forget();
+    }
+
     /// Plans the next step. `complete` must follow before the next plan.
     pub fn schedule(&mut self) -> Step {
         let mut step = Step {
@@ -132,13 +125,20 @@ impl Scheduler {
                 chunks: Vec::new(),
                 block_size: self.config.block_size,
             },
+            copies: Vec::new(),
             started: Vec::new(),
             preempted: Vec::new(),
             prefill_tokens: 0,
             prefix_queries: 0,
             prefix_hits: 0,
         };
-        let mut budget = self.config.max_num_batched_tokens;
+        let EngineConfig {
+            max_num_batched_tokens,
+            max_step_attention,
+            block_size,
+            ..
+        } = self.config;
+        let mut budget = Budget::new(max_num_batched_tokens, max_step_attention, block_size);
         self.plan_decodes(&mut step, &mut budget);
         for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
             plan_prefill(sequence, &mut step, &mut budget);
@@ -147,6 +147,13 @@ impl Scheduler {
         if step.preempted.is_empty() {
             self.admit(&mut step, &mut budget);
         }
+        step.copies = self.pool.copies();
+        self.limit.observe(Observed {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            preempted: step.preempted.len(),
+            kv_usage: self.kv_usage(),
+        });
         step
     }
 
@@ -165,12 +172,14 @@ impl Scheduler {
         for sequence in &mut self.running {
             if let Some(&count) = computed.get(&sequence.id) {
                 let token = sampled.get(&sequence.id).copied();
+                self.waiting
+                    .charge(sequence.terms.client, usize::from(token.is_some()));
                 sequence.advance(count, token, &self.pool, block_size, enable_prefix_caching);
             }
         }
     }
 
-    fn plan_decodes(&mut self, step: &mut Step, budget: &mut usize) {
+    fn plan_decodes(&mut self, step: &mut Step, budget: &mut Budget) {
         let mut index = 0;
         while index < self.running.len() {
             if self.running[index].remaining() > 1 {
@@ -178,42 +187,48 @@ impl Scheduler {
                 continue;
             }
             while !self.running[index].grow(&self.pool, self.config.block_size) {
-                // The one that arrived last has lost the least work, and is planned after all others here.
+                // The one that started last loses the least work, and is planned after all others here.
                 if let Some(mut victim) = self.running.pop() {
                     victim.release();
                     step.preempted.push(victim.id);
-                    self.waiting.push_front(victim);
+                    self.waiting.push_preempted(victim);
                 }
                 if index == self.running.len() {
                     return;
                 }
             }
-            step.plan.chunks.push(self.running[index].chunk(1));
-            *budget -= 1;
+            let sequence = &self.running[index];
+            budget.decode(sequence.len() - 1);
+            step.plan.chunks.push(sequence.chunk(1));
             index += 1;
         }
     }
 
-    fn admit(&mut self, step: &mut Step, budget: &mut usize) {
+    fn admit(&mut self, step: &mut Step, budget: &mut Budget) {
         let EngineConfig {
             block_size,
             enable_prefix_caching: caching,
             ..
         } = self.config;
-        while *budget > 0 && self.running.len() < self.config.max_num_seqs {
+        while budget.has_room() && self.running.len() < self.limit.bound() {
             // A block for each running sequence stays free, or the newcomer would soon be preempted again.
             let reserve = self.running.len();
-            let Some(sequence) = self.waiting.front_mut() else {
+            let Some(next) = self.waiting.next() else {
                 return;
             };
-            let Some(hits) = sequence.place(&self.pool, block_size, caching, reserve) else {
+            let placed = self
+                .waiting
+                .get_mut(next)
+                .and_then(|sequence| sequence.place(&self.pool, block_size, caching, reserve));
+            let Some(hits) = placed else {
                 return;
             };
-            let Some(mut sequence) = self.waiting.pop_front() else {
-                return;
-            };
-            if !sequence.admitted {
-                sequence.admitted = true;
+            let mut sequence = self.waiting.take(next);
+            if sequence.ticket.is_none() {
+                sequence.ticket = Some(self.tickets);
+                self.tickets += 1;
+                let computed = sequence.prompt_len() - hits;
+                self.waiting.charge(sequence.terms.client, computed);
                 step.started.push((sequence.id, hits));
                 if caching && !sequence.scores_prompt() {
                     step.prefix_queries += sequence.prompt_len();
@@ -221,16 +236,19 @@ impl Scheduler {
                 }
             }
             plan_prefill(&sequence, step, budget);
-            self.running.push(sequence);
+            let order = |sequence: &Sequence| (sequence.terms.priority, sequence.ticket);
+            let index = self
+                .running
+                .partition_point(|other| order(other) < order(&sequence));
+            self.running.insert(index, sequence);
         }
     }
 }
 
-fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut usize) {
-    let count = sequence.remaining().min(*budget);
+fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget) {
+    let count = budget.prefill(sequence.remaining(), sequence.computed());
     if count > 0 {
         step.plan.chunks.push(sequence.chunk(count));
         step.prefill_tokens += count;
-        *budget -= count;
     }
 }

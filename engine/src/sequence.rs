@@ -1,6 +1,7 @@
 //! One request as the scheduler sees it: tokens, how many of them have KV, and the blocks that hold it.
 use crate::kv::{BlockHash, BlockPool, BlockTable};
 use crate::model::Chunk;
+use crate::request::Terms;
 
 /// Names a sequence for its whole life.
 pub type SequenceId = u64;
@@ -19,10 +20,14 @@ pub struct Sequence {
     hashes: Vec<BlockHash>,
     /// Blocks whose content is published or came from the cache.
     published: usize,
-    /// Whether it has run before.
-    pub(crate) admitted: bool,
     /// Whether the logits of its prompt are wanted.
     scored: bool,
+    /// For whom and how urgently.
+    pub(crate) terms: Terms,
+    /// Its place in the order of arrival.
+    pub(crate) arrival: u64,
+    /// Its place in the order of first starts, once it has run.
+    pub(crate) ticket: Option<u64>,
 }
 
 impl Sequence {
@@ -36,8 +41,10 @@ impl Sequence {
             blocks: BlockTable::default(),
             hashes: Vec::new(),
             published: 0,
-            admitted: false,
             scored: false,
+            terms: Terms::default(),
+            arrival: 0,
+            ticket: None,
         }
     }
 
@@ -47,6 +54,12 @@ impl Sequence {
             scored: true,
             ..Self::new(id, prompt)
         }
+    }
+
+    /// The same for a certain client, with a priority.
+    pub fn with_terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
     }
 
     /// Whether the logits of its prompt are still to come: afterwards it is a sequence like any other.
@@ -67,6 +80,11 @@ impl Sequence {
     /// Tokens of the prompt.
     pub fn prompt_len(&self) -> usize {
         self.prompt_len
+    }
+
+    /// Tokens whose KV is in the blocks.
+    pub fn computed(&self) -> usize {
+        self.computed
     }
 
     /// Tokens still without KV: 1 while decoding, more in prefill.
@@ -97,17 +115,33 @@ impl Sequence {
             true => 0,
             false => (self.tokens.len() - 1) / block_size,
         };
-        for block in self
+        let known: Vec<bool> = self
             .hashes
             .iter()
             .take(reusable)
-            .map_while(|hash| pool.find(hash))
-        {
+            .map_while(|hash| pool.in_use(hash))
+            .collect();
+        // A block that another sequence uses is shared; every other one, found or new, is one less that is free.
+        let shared = known.iter().filter(|in_use| **in_use).count();
+        let missing = self.tokens.len().div_ceil(block_size) - shared;
+        if pool.available() < missing + reserve {
+            return None;
+        }
+        let mut found: Vec<_> = self.hashes[..known.len()]
+            .iter()
+            .map(|hash| pool.find(hash))
+            .collect();
+        // Only now that no device block can lose what is wanted are the others filled from the host.
+        for (block, hash) in found.iter_mut().zip(&self.hashes) {
+            if block.is_none() {
+                *block = pool.recall(hash);
+            }
+        }
+        for block in found.into_iter().map_while(|block| block) {
             self.blocks.push(block);
         }
         let found = self.blocks.len();
-        let missing = self.tokens.len().div_ceil(block_size) - found;
-        if pool.available() < missing + reserve || !self.grow(pool, block_size) {
+        if !self.grow(pool, block_size) {
             self.blocks.clear();
             return None;
         }

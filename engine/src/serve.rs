@@ -54,12 +54,13 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
     let metrics = Arc::new(metrics.map_err(|error| Fatal(format!("cannot register the metrics: {error}")))?);
     let progress = Arc::new(Progress::default());
-    let app = Arc::new(App::new(
+    let app = App::new(
         config.served_names.clone(),
         ApiKeys::new(&config.api_keys),
         metrics.clone(),
         progress.clone(),
-    ));
+    );
+    let app = Arc::new(app.with_request_timeout(config.request_timeout));
     info!(model = config.model, %address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
     let runtime = tokio::runtime::Handle::current();
@@ -123,7 +124,8 @@ pub async fn serve_until(
     if let Some(serving) = app.loaded()
         && timeout(drain_timeout, serving.engine.drain()).await.is_err()
     {
-        warn!("streams were still running after --drain-timeout and are cut");
+        warn!("answers were still running after --drain-timeout and end with an error");
+        app.cut_answers();
     }
     closing.cancel();
     if timeout(FLUSH, server).await.is_err() {

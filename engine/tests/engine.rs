@@ -60,6 +60,7 @@ fn config() -> EngineConfig {
         block_size: 16,
         num_blocks: 16,
         enable_prefix_caching: true,
+        ..EngineConfig::default()
     }
 }
 
@@ -89,6 +90,7 @@ fn request(prompt: usize, max_tokens: usize) -> GenerateRequest {
         },
         constraint: None,
         arrival: Instant::now(),
+        terms: qwen_engine::request::Terms::default(),
     }
 }
 

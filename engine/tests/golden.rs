@@ -251,6 +251,7 @@ fn request(prompt: Vec<u32>) -> GenerateRequest {
             stop_token_ids: Vec::new(),
         },
         constraint: None,
+        terms: qwen_engine::request::Terms::default(),
         arrival: Instant::now(),
     }
 }

@@ -23,6 +23,7 @@ fn known_traffic() -> String {
         .model_known(
             2048,
             &CacheInfo {
+                num_host_blocks: 0,
                 block_size: 16,
                 num_blocks: 100,
                 prefix_caching: true,
@@ -34,6 +35,8 @@ fn known_traffic() -> String {
     progress.set(1000, 1000);
     metrics.set_life(&progress, true, false);
     let prefill = StepStats {
+        max_num_seqs: 256,
+        swap_usage: 0.25,
         running: 1,
         waiting: 1,
         kv_usage: 0.25,
@@ -86,7 +89,7 @@ fn known_traffic() -> String {
         ..whole
     };
     metrics.finished(&left);
-    metrics.rejected();
+    metrics.rejected("max_num_queued_reqs");
     metrics.http("/v1/chat/completions", "POST", 200, Duration::from_millis(250));
     metrics.http("/v1/chat/completions", "POST", 429, Duration::from_millis(1));
     metrics.render(Instant::now()).unwrap()

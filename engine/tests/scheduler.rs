@@ -1,11 +1,13 @@
-//! The scheduler under random traffic: blocks, budget, fairness and progress, as properties.
+//! The scheduler under random traffic: blocks, swap space, budget, priorities and progress, as properties.
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
+use qwen_engine::kv::BlockCopy;
 use qwen_engine::model::Chunk;
+use qwen_engine::request::Terms;
 use qwen_engine::scheduler::{EngineConfig, Scheduler, Step};
-use qwen_engine::sequence::SequenceId;
+use qwen_engine::sequence::{Sequence, SequenceId};
 
 const BLOCK: usize = 4;
 /// The longest request, 40 + 24 tokens, fits the smallest cache.
@@ -19,6 +21,7 @@ enum Event {
         family: u32,
         prompt: usize,
         output: usize,
+        terms: Terms,
     },
     /// The n-th live request leaves.
     Abort(usize),
@@ -26,25 +29,32 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let submit = (0..3_u32, 1..=40_usize, 1..=24_usize);
+    let terms = (0..3_u64, -1..2_i64).prop_map(|(client, priority)| Terms { client, priority });
+    let submit = (0..3_u32, 1..=40_usize, 1..=24_usize, terms);
     prop_oneof![
-        3 => submit.prop_map(|(family, prompt, output)| Event::Submit { family, prompt, output }),
+        3 => submit.prop_map(|(family, prompt, output, terms)| Event::Submit { family, prompt, output, terms }),
         1 => any::<usize>().prop_map(Event::Abort),
         6 => Just(Event::Step),
     ]
 }
 
 fn config() -> impl Strategy<Value = EngineConfig> {
-    let limits = (1..6_usize, 0..24_usize, FEWEST_BLOCKS..40, any::<bool>());
-    limits.prop_map(
-        |(max_num_seqs, extra, num_blocks, enable_prefix_caching)| EngineConfig {
-            max_num_seqs,
-            max_num_batched_tokens: max_num_seqs + extra,
-            max_model_len: FEWEST_BLOCKS * BLOCK,
-            max_queued_requests: usize::MAX,
-            block_size: BLOCK,
-            num_blocks,
-            enable_prefix_caching,
+    let limits = (1..6_usize, 0..24_usize, FEWEST_BLOCKS..40, 0..30_usize);
+    let ways = (any::<bool>(), any::<bool>(), 1..2000_usize);
+    (limits, ways).prop_map(
+        |((max_num_seqs, extra, num_blocks, host), (enable_prefix_caching, auto_num_seqs, attention))| {
+            EngineConfig {
+                max_num_seqs,
+                auto_num_seqs,
+                max_num_batched_tokens: max_num_seqs + extra,
+                max_step_attention: attention,
+                max_model_len: FEWEST_BLOCKS * BLOCK,
+                block_size: BLOCK,
+                num_blocks,
+                num_host_blocks: if enable_prefix_caching { host } else { 0 },
+                enable_prefix_caching,
+                ..EngineConfig::default()
+            }
         },
     )
 }
@@ -63,10 +73,14 @@ struct Harness {
     live: HashMap<SequenceId, Request>,
     next_id: SequenceId,
     cache: HashMap<(u32, usize), Vec<u32>>,
+    host: HashMap<(u32, usize), Vec<u32>>,
     /// Who sampled a token in the last step.
     decoding: HashSet<SequenceId>,
     preemptions: usize,
     hits: usize,
+    /// Prompt and output tokens computed.
+    computed: usize,
+    swapped_in: usize,
 }
 
 impl Harness {
@@ -77,9 +91,12 @@ impl Harness {
             live: HashMap::new(),
             next_id: 0,
             cache: HashMap::new(),
+            host: HashMap::new(),
             decoding: HashSet::new(),
             preemptions: 0,
             hits: 0,
+            computed: 0,
+            swapped_in: 0,
         }
     }
 
@@ -89,9 +106,11 @@ impl Harness {
                 family,
                 prompt,
                 output,
+                terms,
             } => {
                 let tokens: Vec<u32> = (0..prompt as u32).map(|i| family * 1000 + i).collect();
-                self.scheduler.add(self.next_id, tokens.clone());
+                let sequence = Sequence::new(self.next_id, tokens.clone());
+                self.scheduler.enqueue(sequence.with_terms(terms));
                 self.live.insert(self.next_id, Request { tokens, left: output });
                 self.next_id += 1;
             }
@@ -120,6 +139,7 @@ impl Harness {
         self.preemptions += step.preempted.len();
         self.hits += step.prefix_hits;
         self.check(&step);
+        self.copy(&step.copies);
         let mut sampled = HashMap::new();
         for chunk in &step.plan.chunks {
             self.compute(chunk);
@@ -149,6 +169,17 @@ impl Harness {
             step.plan.tokens() <= self.config.max_num_batched_tokens,
             "over the token budget"
         );
+        let prompts = chunks.iter().filter(|chunk| chunk.tokens.len() > 1);
+        let attention: Vec<usize> = prompts.map(|chunk| pairs(chunk)).collect();
+        // A block of tokens is allowed in any case.
+        assert!(
+            attention.iter().sum::<usize>() <= self.config.max_step_attention
+                || chunks
+                    .iter()
+                    .filter(|chunk| chunk.tokens.len() > 1)
+                    .all(|chunk| chunk.tokens.len() <= BLOCK),
+            "over the attention budget: {attention:?}"
+        );
         assert!(
             self.scheduler.running() <= self.config.max_num_seqs,
             "over --max-num-seqs"
@@ -172,7 +203,27 @@ impl Harness {
         }
     }
 
+    fn copy(&mut self, copies: &[BlockCopy]) {
+        for copy in copies {
+            for offset in 0..BLOCK {
+                match *copy {
+                    BlockCopy::Out { block, host } => {
+                        assert!((host as usize) < self.config.num_host_blocks);
+                        let past = self.cache[&(block, offset)].clone();
+                        self.host.insert((host, offset), past);
+                    }
+                    BlockCopy::In { host, block } => {
+                        let past = self.host[&(host, offset)].clone();
+                        self.cache.insert((block, offset), past);
+                    }
+                }
+            }
+            self.swapped_in += usize::from(matches!(copy, BlockCopy::In { .. }));
+        }
+    }
+
     fn compute(&mut self, chunk: &Chunk) {
+        self.computed += chunk.tokens.len();
         let tokens = &self.live[&chunk.sequence].tokens;
         let end = chunk.start + chunk.tokens.len();
         assert_eq!(chunk.tokens, tokens[chunk.start..end]);
@@ -212,6 +263,13 @@ impl Harness {
     }
 }
 
+/// Pairs of a token and one that it attends to.
+fn pairs(chunk: &Chunk) -> usize {
+    (chunk.start..chunk.start + chunk.tokens.len())
+        .map(|position| position + 1)
+        .sum()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -230,18 +288,22 @@ fn small(num_blocks: usize, budget: usize) -> EngineConfig {
         max_num_seqs: 4,
         max_num_batched_tokens: budget,
         max_model_len: 64,
-        max_queued_requests: 8,
         block_size: BLOCK,
         num_blocks,
-        enable_prefix_caching: true,
+        ..EngineConfig::default()
     }
 }
 
 fn submit(prompt: usize, output: usize) -> Event {
+    of_family(0, prompt, output)
+}
+
+fn of_family(family: u32, prompt: usize, output: usize) -> Event {
     Event::Submit {
-        family: 0,
+        family,
         prompt,
         output,
+        terms: Terms::default(),
     }
 }
 
@@ -249,14 +311,74 @@ fn submit(prompt: usize, output: usize) -> Event {
 fn too_few_blocks_preempt_the_last_to_arrive() {
     let mut harness = Harness::new(small(16, 64));
     for family in 0..3 {
-        harness.play(&Event::Submit {
-            family,
-            prompt: 12,
-            output: 24,
-        });
+        harness.play(&of_family(family, 12, 24));
     }
     harness.finish();
     assert!(harness.preemptions > 0);
+}
+
+#[test]
+fn what_was_swapped_out_is_not_computed_again() {
+    let run = |num_host_blocks| {
+        let mut harness = Harness::new(EngineConfig {
+            num_host_blocks,
+            ..small(16, 64)
+        });
+        for family in 0..3 {
+            harness.play(&of_family(family, 12, 24));
+        }
+        harness.finish();
+        assert!(harness.preemptions > 0);
+        harness
+    };
+    let (without, with) = (run(0), run(32));
+    assert!(with.swapped_in > 0);
+    // Three requests of 36 tokens, the last of which needs no KV. What is computed twice are parts of blocks alone:
+    // less than a block at each preemption.
+    let once = 3 * 35;
+    assert!(
+        without.computed > once + without.preemptions * BLOCK,
+        "{}",
+        without.computed
+    );
+    assert!(
+        with.computed <= once + with.preemptions * BLOCK,
+        "{}",
+        with.computed
+    );
+}
+
+#[test]
+fn the_least_urgent_is_preempted() {
+    let mut harness = Harness::new(small(16, 64));
+    let urgent = |priority| Event::Submit {
+        family: priority as u32,
+        prompt: 12,
+        output: 24,
+        terms: Terms { client: 0, priority },
+    };
+    harness.play(&urgent(1));
+    harness.play(&Event::Step);
+    harness.play(&urgent(0));
+    harness.play(&urgent(0));
+    let mut victims = Vec::new();
+    while harness.live.len() == 3 {
+        let step = harness.scheduler.schedule();
+        victims.extend(step.preempted.clone());
+        harness.check(&step);
+        for chunk in &step.plan.chunks {
+            harness.compute(chunk);
+        }
+        let sampled: HashMap<_, _> = step.plan.chunks.iter().map(|chunk| (chunk.sequence, 7)).collect();
+        harness.scheduler.complete(&step.plan, &sampled);
+        for id in sampled.keys() {
+            harness.live.get_mut(id).unwrap().tokens.push(7);
+        }
+        if !victims.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(victims, [0], "it came first, but is the least urgent");
 }
 
 #[test]
@@ -273,11 +395,7 @@ fn an_equal_prompt_is_found_but_its_last_token_computed() {
 #[test]
 fn a_long_prompt_never_delays_a_token() {
     let mut harness = Harness::new(small(32, 5));
-    harness.play(&Event::Submit {
-        family: 1,
-        prompt: 3,
-        output: 24,
-    });
+    harness.play(&of_family(1, 3, 24));
     harness.play(&Event::Step);
     harness.play(&submit(40, 1));
     for _ in 0..8 {
@@ -288,28 +406,58 @@ fn a_long_prompt_never_delays_a_token() {
     assert_eq!(harness.live[&0].left, 24 - 9);
 }
 
+/// As for Qwen3-4B: 2,048 tokens a step, and attention that costs as much as all else at a context of 12,300.
+#[test]
+fn a_near_limit_prompt_costs_a_decoding_neighbour_one_bounded_step_a_token() {
+    const TOKENS: usize = 2048;
+    const BALANCE: usize = 12_300;
+    const PROMPT: usize = 262_000;
+    let mut scheduler = Scheduler::new(EngineConfig {
+        max_num_batched_tokens: TOKENS,
+        max_step_attention: TOKENS * BALANCE,
+        max_model_len: 262_144,
+        num_blocks: 20_000,
+        ..EngineConfig::default()
+    });
+    scheduler.add(0, vec![1; 100]);
+    let first = scheduler.schedule();
+    scheduler.complete(&first.plan, &HashMap::from([(0, 5)]));
+    scheduler.add(1, (0..PROMPT as u32).collect());
+    let (mut done, mut steps, mut dearest) = (0, 0, 0.0_f64);
+    while done < PROMPT {
+        let step = scheduler.schedule();
+        assert_eq!(
+            step.plan.chunks[0].sequence, 0,
+            "a step without the decoding sequence's token"
+        );
+        assert!(step.plan.tokens() <= TOKENS);
+        let cost: f64 = step
+            .plan
+            .chunks
+            .iter()
+            .map(|chunk| chunk.tokens.len() as f64 + pairs(chunk) as f64 / BALANCE as f64)
+            .sum();
+        dearest = dearest.max(cost);
+        done += step.prefill_tokens;
+        steps += 1;
+        scheduler.complete(&step.plan, &HashMap::from([(0, 5)]));
+    }
+    println!("{steps} steps, the dearest costs {dearest:.0} tokens at the begin of a context");
+    // All tokens and all attention that a step may have; unbounded, the last one would cost 45,000.
+    assert!(dearest <= 2.0 * TOKENS as f64 + 2.0, "{dearest}");
+    assert!(steps < 1500, "{steps} steps");
+}
+
 #[test]
 fn cached_blocks_are_evicted_from_the_end_of_the_oldest_prefix() {
     let mut harness = Harness::new(small(16, 64));
-    harness.play(&Event::Submit {
-        family: 0,
-        prompt: 17,
-        output: 1,
-    });
+    harness.play(&of_family(0, 17, 1));
     harness.finish();
     // Takes 13 of 16 blocks: 12 never used or partly filled, one from the end of the first prompt.
-    harness.play(&Event::Submit {
-        family: 1,
-        prompt: 40,
-        output: 12,
-    });
+    harness.play(&of_family(1, 40, 12));
     harness.finish();
     let before = harness.hits;
-    harness.play(&Event::Submit {
-        family: 0,
-        prompt: 17,
-        output: 1,
-    });
+    harness.play(&of_family(0, 17, 1));
     harness.finish();
     assert_eq!(harness.hits - before, 3 * BLOCK);
 }
@@ -325,6 +473,7 @@ fn a_scored_prompt_is_computed_whole() {
         block_size: BLOCK,
         num_blocks: FEWEST_BLOCKS,
         enable_prefix_caching: true,
+        ..EngineConfig::default()
     });
     let prompt: Vec<u32> = (0..20).collect();
     for (id, scored) in [(0, false), (1, true), (2, false)] {

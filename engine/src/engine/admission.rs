@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::heartbeat::Heartbeat;
 use crate::request::SubmitError;
-use crate::scheduler::EngineConfig;
+use crate::scheduler::{EngineConfig, RunningLimit};
 
 /// Starts remembered to measure the drain rate.
 const RATE_WINDOW: usize = 32;
-/// A step is stuck when it takes this long and this many times the slowest step so far.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A step is stuck when it is silent for `stuck_after` and for this many times the longest silence so far.
 const STUCK_FACTOR: u32 = 10;
 
 /// Whether the engine thread works.
@@ -19,9 +19,9 @@ const STUCK_FACTOR: u32 = 10;
 pub enum Health {
     /// It waits for requests.
     Idle,
-    /// It computes a step, as long as steps may take.
+    /// It computes a step and makes progress, however long that takes.
     Stepping,
-    /// The current step takes far longer than any before: this long by now.
+    /// The current step gives no sign of life, for this long by now.
     Stuck(Duration),
     /// It has ended by a panic; only a restart helps.
     Dead,
@@ -31,7 +31,10 @@ pub enum Health {
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
+    heartbeat: Heartbeat,
     max_queued: usize,
+    max_queued_tokens: usize,
+    stuck_after: Duration,
     /// Requests submitted and not ended.
     live: watch::Sender<usize>,
 }
@@ -40,51 +43,56 @@ pub(super) struct Shared {
 struct State {
     /// Requests submitted and not started.
     queued: usize,
+    /// Their prompt tokens.
+    queued_tokens: usize,
     /// Sequences that the next step could still start: a queue behind free places is none.
     free_places: usize,
     /// When the last requests started.
     starts: VecDeque<Instant>,
     draining: bool,
     dead: bool,
-    step_since: Option<Instant>,
-    slowest_step: Duration,
+    stepping: bool,
 }
 
 impl Shared {
     pub(super) fn new(config: &EngineConfig) -> Self {
         let state = State {
             queued: 0,
-            free_places: config.max_num_seqs,
+            queued_tokens: 0,
+            free_places: RunningLimit::new(config.max_num_seqs, config.auto_num_seqs).bound(),
             starts: VecDeque::with_capacity(RATE_WINDOW),
             draining: false,
             dead: false,
-            step_since: None,
-            slowest_step: Duration::ZERO,
+            stepping: false,
         };
         Self {
             state: Mutex::new(state),
+            heartbeat: Heartbeat::default(),
             max_queued: config.max_queued_requests,
+            max_queued_tokens: config.max_queued_tokens,
+            stuck_after: config.stuck_after,
             live: watch::Sender::new(0),
         }
     }
 
-    /// Why a request would be refused now.
+    /// Why any request would be refused now.
     pub(super) fn refusal(&self) -> Option<SubmitError> {
-        self.refusal_in(&self.lock())
+        self.refusal_in(&self.lock(), 1)
     }
 
-    /// Takes a place in the queue.
-    pub(super) fn enter(&self) -> Result<(), SubmitError> {
+    /// Takes a place in the queue for a prompt of so many tokens.
+    pub(super) fn enter(&self, tokens: usize) -> Result<(), SubmitError> {
         let mut state = self.lock();
-        if let Some(error) = self.refusal_in(&state) {
+        if let Some(error) = self.refusal_in(&state, tokens) {
             return Err(error);
         }
         state.queued += 1;
+        state.queued_tokens += tokens;
         self.live.send_modify(|live| *live += 1);
         Ok(())
     }
 
-    fn refusal_in(&self, state: &State) -> Option<SubmitError> {
+    fn refusal_in(&self, state: &State, tokens: usize) -> Option<SubmitError> {
         if state.dead {
             return Some(SubmitError::Dead);
         }
@@ -92,28 +100,37 @@ impl Shared {
             return Some(SubmitError::Draining);
         }
         let waiting = state.queued.saturating_sub(state.free_places);
-        (state.queued >= self.max_queued + state.free_places).then(|| SubmitError::QueueFull {
-            waiting,
-            limit: self.max_queued,
-            retry_after: retry_after(&state.starts, waiting, Instant::now()),
+        let retry_after = || retry_after(&state.starts, waiting, Instant::now());
+        if waiting >= self.max_queued {
+            return Some(SubmitError::QueueFull {
+                waiting,
+                limit: self.max_queued,
+                retry_after: retry_after(),
+            });
+        }
+        // A prompt longer than the limit is taken when nothing waits, or it could never be served.
+        let too_many = state.queued_tokens.saturating_add(tokens) > self.max_queued_tokens;
+        (waiting > 0 && too_many).then(|| SubmitError::TokensFull {
+            waiting: state.queued_tokens,
+            limit: self.max_queued_tokens,
+            retry_after: retry_after(),
         })
     }
 
     /// A request left the queue to run.
-    pub(super) fn started(&self, now: Instant) {
+    pub(super) fn started(&self, now: Instant, tokens: usize) {
         let mut state = self.lock();
-        state.queued = state.queued.saturating_sub(1);
+        state.leave(tokens);
         if state.starts.len() == RATE_WINDOW {
             state.starts.pop_front();
         }
         state.starts.push_back(now);
     }
 
-    /// A request ended, running or still queued.
-    pub(super) fn ended(&self, was_queued: bool) {
-        if was_queued {
-            let mut state = self.lock();
-            state.queued = state.queued.saturating_sub(1);
+    /// A request ended, running or still queued with so many prompt tokens.
+    pub(super) fn ended(&self, queued: Option<usize>) {
+        if let Some(tokens) = queued {
+            self.lock().leave(tokens);
         }
         self.live.send_modify(|live| *live = live.saturating_sub(1));
     }
@@ -123,27 +140,34 @@ impl Shared {
     }
 
     pub(super) fn step_begins(&self) {
-        self.lock().step_since = Some(Instant::now());
+        self.heartbeat.begin();
+        self.lock().stepping = true;
     }
 
     pub(super) fn step_ends(&self) {
-        let mut state = self.lock();
-        if let Some(since) = state.step_since.take() {
-            state.slowest_step = state.slowest_step.max(since.elapsed());
-        }
+        self.heartbeat.beat();
+        self.lock().stepping = false;
+    }
+
+    /// What the model bumps during a step.
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     pub(super) fn set_dead(&self) {
         self.lock().dead = true;
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self, now: Instant) -> Health {
         let state = self.lock();
-        match state.step_since.map(|since| since.elapsed()) {
+        let silence = self.heartbeat.silence(now);
+        // A machine whose steps were slow before may be as slow again.
+        let patience = self.stuck_after.max(self.heartbeat.longest() * STUCK_FACTOR);
+        match state.stepping {
             _ if state.dead => Health::Dead,
-            None => Health::Idle,
-            Some(time) if time > STUCK_AFTER.max(state.slowest_step * STUCK_FACTOR) => Health::Stuck(time),
-            Some(_) => Health::Stepping,
+            false => Health::Idle,
+            true if silence > patience => Health::Stuck(silence),
+            true => Health::Stepping,
         }
     }
 
@@ -157,6 +181,13 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is a single assignment, so a poisoned lock is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn leave(&mut self, tokens: usize) {
+        self.queued = self.queued.saturating_sub(1);
+        self.queued_tokens = self.queued_tokens.saturating_sub(tokens);
     }
 }
 
@@ -179,12 +210,9 @@ mod tests {
     fn config() -> EngineConfig {
         EngineConfig {
             max_num_seqs: 2,
-            max_num_batched_tokens: 64,
-            max_model_len: 64,
             max_queued_requests: 3,
-            block_size: 16,
-            num_blocks: 8,
-            enable_prefix_caching: true,
+            max_queued_tokens: 100,
+            ..EngineConfig::default()
         }
     }
 
@@ -192,9 +220,9 @@ mod tests {
     fn free_places_are_not_a_queue() {
         let shared = Shared::new(&config());
         for _ in 0..5 {
-            shared.enter().unwrap();
+            shared.enter(1).unwrap();
         }
-        let full = shared.enter().unwrap_err();
+        let full = shared.enter(1).unwrap_err();
         assert!(
             matches!(
                 full,
@@ -206,9 +234,31 @@ mod tests {
             ),
             "{full:?}"
         );
-        shared.started(Instant::now());
+        shared.started(Instant::now(), 1);
         shared.set_free_places(0);
         assert!(shared.refusal().is_some(), "four wait and no place is free");
+    }
+
+    #[test]
+    fn queued_tokens_have_a_limit_of_their_own() {
+        let shared = Shared::new(&config());
+        for _ in 0..3 {
+            shared.enter(60).unwrap();
+        }
+        let full = shared.enter(1).unwrap_err();
+        assert_eq!(full.limit_reached(), Some("max_num_queued_tokens"), "{full}");
+        assert_eq!(
+            shared.refusal().map(|error| error.to_string()),
+            Some(full.to_string())
+        );
+        for _ in 0..3 {
+            shared.started(Instant::now(), 60);
+        }
+        shared.set_free_places(0);
+        shared.enter(500).unwrap();
+        assert!(shared.enter(1).is_err(), "the longest prompt may wait, but alone");
+        shared.ended(Some(500));
+        shared.enter(100).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::stream::TokenStream;
 use super::worker::Submission;
 use super::{Command, EngineConfig};
 use crate::request::{GenerateRequest, SubmitError};
+use crate::scheduler::SchedulingPolicy;
 
 /// Submits requests to one engine; clones are cheap and reach the same engine.
 #[derive(Debug, Clone)]
@@ -41,8 +42,12 @@ impl EngineHandle {
     /// Queues a request and returns its tokens as they come.
     ///
     /// # Errors
-    /// When the request can never fit, the queue is full, or the engine drains or is dead.
+    /// When the request can never fit, has a priority that does not count here, the queue is full, or the engine drains or is dead.
     pub fn submit(&self, request: GenerateRequest) -> Result<TokenStream, SubmitError> {
+        let priority = request.terms.priority;
+        if priority != 0 && self.config.policy != SchedulingPolicy::Priority {
+            return Err(SubmitError::NoPriorities(priority));
+        }
         let needed = (request.prompt.len() + request.stop.max_tokens).div_ceil(self.config.block_size);
         if needed > self.config.num_blocks {
             let EngineConfig {
@@ -56,7 +61,8 @@ impl EngineHandle {
                 block_size,
             });
         }
-        self.shared.enter()?;
+        let tokens = request.prompt.len();
+        self.shared.enter(tokens)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         // Unbounded, but a request sends at most max_tokens + 2 events.
         let (events, receiver) = unbounded_channel();
@@ -67,7 +73,7 @@ impl EngineHandle {
             queued: Instant::now(),
         };
         if self.commands.send(Command::Submit(Box::new(submission))).is_err() {
-            self.shared.ended(true);
+            self.shared.ended(Some(tokens));
             return Err(SubmitError::Dead);
         }
         Ok(TokenStream::new(id, receiver, self.commands.clone()))
@@ -90,7 +96,12 @@ impl EngineHandle {
 
     /// Whether the engine thread works.
     pub fn health(&self) -> Health {
-        self.shared.health()
+        self.health_at(Instant::now())
+    }
+
+    /// The same at another time: what `health` will say then, if nothing happens until then.
+    pub fn health_at(&self, now: Instant) -> Health {
+        self.shared.health(now)
     }
 
     /// The limits in force, the KV cache's blocks included.

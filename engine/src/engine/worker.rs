@@ -1,6 +1,7 @@
 //! The engine thread: receives commands, runs steps, samples, and tells clients and observer.
+use std::any::Any;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::request::{
 };
 use crate::sampler::{Sampled, Sampler, logprobs};
 use crate::scheduler::{EngineConfig, Scheduler, Step};
-use crate::sequence::SequenceId;
+use crate::sequence::{Sequence, SequenceId};
 
 /// A request on its way to the thread.
 #[derive(Debug)]
@@ -59,12 +60,13 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        model: Box<dyn Model>,
+        mut model: Box<dyn Model>,
         config: EngineConfig,
         observer: Arc<dyn Observer>,
         commands: Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
+        model.set_heartbeat(shared.heartbeat());
         let scheduler = Scheduler::new(config.clone());
         let (live, outbox) = (HashMap::new(), Vec::new());
         Self {
@@ -152,10 +154,11 @@ impl Worker {
         } = &request;
         let sampler = Sampler::new(sampling, stop, prompt, constraint.clone());
         let prompt_logprobs = sampling.prompt_logprobs.map(|_| Vec::new());
-        match prompt_logprobs {
-            Some(_) => self.scheduler.add_scored(id, prompt.clone()),
-            None => self.scheduler.add(id, prompt.clone()),
-        }
+        let sequence = match prompt_logprobs {
+            Some(_) => Sequence::scored(id, prompt.clone()),
+            None => Sequence::new(id, prompt.clone()),
+        };
+        self.scheduler.enqueue(sequence.with_terms(request.terms));
         let live = Live {
             request,
             events,
@@ -188,29 +191,42 @@ impl Worker {
             ..StepStats::default()
         };
         let embeds = self.model.embedding_width().is_some();
-        let computed = self.model.forward(&step.plan).and_then(|mut logits| {
-            self.score_prompts(&step.plan, &mut logits)?;
-            Ok(logits)
-        });
-        match computed {
+        match self.compute(&step) {
             Ok(rows) if embeds => self.pool(&step.plan, &rows, &mut stats),
             Ok(logits) => self.sample(&step.plan, logits, &mut stats),
             Err(error) => {
                 tracing::error!(%error, "a step failed; its requests end with an error");
                 let ids: Vec<_> = step.plan.chunks.iter().map(|chunk| chunk.sequence).collect();
                 self.fail(&ids, &error.to_string());
+                self.scheduler.forget_contents();
             }
         }
         self.shared.step_ends();
         self.report(stats);
     }
 
+    /// Lets the model run. A panic is an error like others if the model can go on, else it ends the engine.
+    fn compute(&mut self, step: &Step) -> Result<Logits, ModelError> {
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            self.model.copy_blocks(&step.copies)?;
+            let mut logits = self.model.forward(&step.plan)?;
+            // The model computes a prompt's rows only as they are read.
+            self.score_prompts(&step.plan, &mut logits)?;
+            Ok(logits)
+        }));
+        match computed {
+            Ok(result) => result,
+            Err(panic) if self.model.usable_after_panic() => Err(ModelError::Panicked(words(&*panic))),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
     /// Records what the scheduler started and preempted.
     fn note_schedule(&mut self, step: &Step) {
         let now = Instant::now();
         for (id, cached_tokens) in &step.started {
-            self.shared.started(now);
             if let Some(live) = self.live.get_mut(id) {
+                self.shared.started(now, live.request.prompt.len());
                 live.scheduled = Some(now);
                 live.cached_tokens = *cached_tokens;
             }
@@ -233,13 +249,20 @@ impl Worker {
             positions.map(|position| (chunk.sequence, position))
         });
         let mut rows = rows.collect::<Vec<_>>().into_iter();
-        logits.visit_prompt(|row| {
+        let mut failed = Vec::new();
+        let visited = logits.visit_prompt(|row| {
             if let Some((id, position)) = rows.next()
                 && let Some(live) = self.live.get_mut(&id)
+                && catch_unwind(AssertUnwindSafe(|| live.score(position, row))).is_err()
             {
-                live.score(position, row);
+                failed.push(id);
             }
-        })
+        });
+        self.fail(
+            &failed,
+            "the log probabilities of the prompt could not be computed: a bug",
+        );
+        visited
     }
 
     fn sample(&mut self, plan: &StepPlan, mut logits: Logits, stats: &mut StepStats) {
@@ -260,11 +283,19 @@ impl Worker {
                 ended.push((id, FinishReason::Length));
                 continue;
             }
-            let Sampled { token, logprobs } = match live.sampler.sample(row) {
+            // Only what belongs to this request runs here, so a panic costs no other one.
+            let next = catch_unwind(AssertUnwindSafe(|| live.sampler.sample(row)));
+            let next = next.map_err(|panic| format!("a bug, {}", words(&*panic)));
+            let next = next.and_then(|next| next.map_err(|error| error.to_string()));
+            let Sampled { token, logprobs } = match next {
                 Ok(next) => next,
                 Err(error) => {
-                    tracing::warn!(%error, request = live.request.id, "a request ends: no token can be chosen");
-                    failed.push((id, error.to_string()));
+                    tracing::warn!(
+                        error,
+                        request = live.request.id,
+                        "a request ends: no token can be chosen"
+                    );
+                    failed.push((id, error));
                     continue;
                 }
             };
@@ -338,7 +369,8 @@ impl Worker {
             preemptions: live.preemptions,
         };
         self.observer.finished(&finished);
-        self.shared.ended(live.scheduled.is_none());
+        let queued = live.scheduled.is_none().then_some(live.request.prompt.len());
+        self.shared.ended(queued);
         self.outbox.push((live.events, event));
     }
 
@@ -347,9 +379,11 @@ impl Worker {
         stats.running = self.scheduler.running();
         stats.waiting = self.scheduler.waiting();
         stats.kv_usage = self.scheduler.kv_usage();
+        stats.swap_usage = self.scheduler.swap_usage();
+        stats.max_num_seqs = self.scheduler.max_num_seqs();
         if stats.waiting == 0 {
             self.shared
-                .set_free_places(self.config.max_num_seqs - stats.running);
+                .set_free_places(stats.max_num_seqs.saturating_sub(stats.running));
         }
         self.observer.step(&stats);
         for (events, event) in self.outbox.drain(..) {
@@ -383,4 +417,11 @@ impl Live {
         let full = self.request.prompt.len() + self.generated >= max_model_len;
         (self.generated >= self.request.stop.max_tokens || full).then_some(FinishReason::Length)
     }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without words".to_owned())
 }

@@ -1,18 +1,20 @@
 //! One choice of an answer: tokens from the engine become pieces of text.
+use std::panic::AssertUnwindSafe;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use serde_json::Value;
 
+use super::until::Until;
 use crate::{
     engine::TokenStream,
     metrics::Metrics,
     request::{FinishReason, TokenEvent, TokenLogprobs},
     tokenizer::{Detokenizer, Tokenizer},
-    wire::{LogprobsWriter, Usage, prompt_logprobs},
+    wire::{ApiError, LogprobsWriter, Usage, prompt_logprobs},
 };
 
 /// Counts the tokens of one HTTP request; when dropped, tells the metrics that it ended, however that came about.
@@ -64,8 +66,8 @@ pub(super) enum Piece {
     Text(String),
     /// The last of the text, which may be empty, and why it ends.
     End(String, FinishReason),
-    /// It failed; one sentence for the client.
-    Failed(String),
+    /// It failed, and why.
+    Failed(ApiError),
 }
 
 /// A piece with what belongs to its tokens.
@@ -78,6 +80,17 @@ pub(super) struct Part {
     pub(super) logprobs: Option<Value>,
     /// The field `prompt_logprobs`, once, where it was asked for.
     pub(super) prompt_logprobs: Option<Value>,
+}
+
+impl Part {
+    fn failed(index: usize, error: ApiError) -> Self {
+        Self {
+            index,
+            piece: Piece::Failed(error),
+            logprobs: None,
+            prompt_logprobs: None,
+        }
+    }
 }
 
 /// What a choice tells beside its text.
@@ -102,13 +115,24 @@ pub(super) struct Choice {
     /// Stop strings count only after this many tokens.
     pub(super) min_tokens: usize,
     pub(super) report: Report,
+    /// What else may end it.
+    pub(super) until: Until,
     pub(super) tally: Arc<Tally>,
 }
 
 impl Choice {
     /// The parts in order, up to and including the one that ends it. Dropping the stream aborts the request.
     pub(super) fn parts(self) -> impl Stream<Item = Part> + Send {
-        stream::unfold(Some(self), |choice| async move { Some(choice?.next().await) })
+        stream::unfold(Some(self), |choice| async move {
+            let choice = choice?;
+            let index = choice.index;
+            // What panics here is this answer's text alone.
+            let next = AssertUnwindSafe(choice.next()).catch_unwind().await;
+            Some(next.unwrap_or_else(|_| {
+                let text = "The server failed to turn this answer's tokens into text.";
+                (Part::failed(index, ApiError::Internal(text.to_owned())), None)
+            }))
+        })
     }
 
     /// The next part, and the choice itself if more may come.
@@ -117,7 +141,13 @@ impl Choice {
             return (self.opening(&[]), Some(self));
         }
         loop {
-            let token = match self.tokens.next().await {
+            let event = tokio::select! {
+                // What has come before the end is still told.
+                biased;
+                event = self.tokens.next() => event,
+                error = self.until.passed() => return (Part::failed(self.index, error), None),
+            };
+            let token = match event {
                 Some(TokenEvent::Token(token)) => token,
                 Some(TokenEvent::Scored(scored)) => {
                     let token = scored.token;
@@ -133,10 +163,13 @@ impl Choice {
                     let rest = self.text.finish();
                     return (self.part(Piece::End(rest, reason)), None);
                 }
-                Some(TokenEvent::Failed(message)) => return (self.part(Piece::Failed(message)), None),
+                Some(TokenEvent::Failed(message)) => {
+                    return (Part::failed(self.index, ApiError::Internal(message)), None);
+                }
                 None => {
                     let message = "The engine stopped before the answer was complete.";
-                    return (self.part(Piece::Failed(message.to_owned())), None);
+                    let error = ApiError::Internal(message.to_owned());
+                    return (Part::failed(self.index, error), None);
                 }
                 // A model that makes embeddings takes no completion requests.
                 Some(TokenEvent::Embedding(_)) => continue,

@@ -11,17 +11,21 @@ use futures::{StreamExt, future::try_join_all};
 use super::{
     App,
     access::RequestId,
-    generate::{Body, Use, admit, check_name, off_thread, tokens},
+    auth::Client,
+    generate::{Body, Use, admit, check_name, count_rejection, off_thread, tokens},
+    until::Until,
 };
 use crate::{
     engine::TokenStream,
-    request::{GenerateRequest, SamplingParams, StopParams, SubmitError, TokenEvent},
+    request::{GenerateRequest, SamplingParams, StopParams, Terms, TokenEvent},
     wire::{ApiError, Embedding, EmbeddingsReply, EmbeddingsRequest, Fields},
 };
 
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Extension(id): Extension<RequestId>,
+    Extension(client): Extension<Client>,
+    until: Until,
     body: Body,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -40,7 +44,7 @@ pub(super) async fn create(
     let submit = |(index, prompt)| {
         serving
             .engine
-            .submit(embed(format!("{}-{index}", id.0), prompt, arrival))
+            .submit(embed(format!("{}-{index}", id.0), prompt, client, arrival))
     };
     // All, or none: those already taken are aborted when a later one is refused.
     let streams = prompts
@@ -48,12 +52,11 @@ pub(super) async fn create(
         .enumerate()
         .map(submit)
         .collect::<Result<Vec<_>, _>>();
-    let streams = streams.inspect_err(|error| {
-        if matches!(error, SubmitError::QueueFull { .. }) {
-            app.metrics.rejected();
-        }
-    })?;
-    let hidden = try_join_all(streams.into_iter().map(last)).await?;
+    let streams = streams.inspect_err(|error| count_rejection(&app, error))?;
+    let hidden = tokio::select! {
+        hidden = try_join_all(streams.into_iter().map(last)) => hidden?,
+        error = until.passed() => return Err(error),
+    };
     let embedding = |(index, hidden)| Embedding::new(index, hidden, request.dimensions, request.form);
     let data = hidden.into_iter().enumerate().map(embedding).collect();
     let model = request.model.as_deref().unwrap_or(app.name());
@@ -76,7 +79,7 @@ fn check(prompt: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
     }
 }
 
-fn embed(id: String, prompt: Vec<u32>, arrival: Instant) -> GenerateRequest {
+fn embed(id: String, prompt: Vec<u32>, client: Client, arrival: Instant) -> GenerateRequest {
     GenerateRequest {
         id,
         prompt,
@@ -87,6 +90,10 @@ fn embed(id: String, prompt: Vec<u32>, arrival: Instant) -> GenerateRequest {
             stop_token_ids: Vec::new(),
         },
         constraint: None,
+        terms: Terms {
+            client: client.0,
+            priority: 0,
+        },
         arrival,
     }
 }

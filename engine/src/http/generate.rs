@@ -17,12 +17,14 @@ use tokio::sync::Semaphore;
 use super::{
     App, BODY_LIMIT, Serving,
     access::RequestId,
+    auth::Client,
     choice::{Choice, Part, Piece, Report, Tally},
     choosing::resolve,
+    until::Until,
 };
 use crate::{
     constraint::Constraint,
-    request::{GenerateRequest, StopParams, SubmitError},
+    request::{GenerateRequest, StopParams, SubmitError, Terms},
     tokenizer::{Detokenizer, Tokenizer},
     wire::{
         Answer, ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, LogprobsWriter, Params,
@@ -35,6 +37,8 @@ pub(super) type Body = Result<Bytes, BytesRejection>;
 pub(super) async fn chat(
     State(app): State<Arc<App>>,
     Extension(id): Extension<RequestId>,
+    Extension(client): Extension<Client>,
+    until: Until,
     body: Body,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -68,6 +72,8 @@ pub(super) async fn chat(
             prompts: vec![prompt],
             params,
             constraint,
+            client,
+            until,
             arrival,
         },
     )
@@ -77,6 +83,8 @@ pub(super) async fn chat(
 pub(super) async fn completion(
     State(app): State<Arc<App>>,
     Extension(id): Extension<RequestId>,
+    Extension(client): Extension<Client>,
+    until: Until,
     body: Body,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -102,6 +110,8 @@ pub(super) async fn completion(
             prompts,
             params,
             constraint,
+            client,
+            until,
             arrival,
         },
     )
@@ -115,6 +125,8 @@ struct Job {
     prompts: Vec<Vec<u32>>,
     params: Params,
     constraint: Option<Constraint>,
+    client: Client,
+    until: Until,
     arrival: Instant,
 }
 
@@ -140,7 +152,7 @@ pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Byt
         (Use::Text, None) | (Use::Embeddings, Some(_)) => {}
     }
     if let Some(full) = serving.engine.queue_full() {
-        app.metrics.rejected();
+        count_rejection(app, &full);
         return Err(full.into());
     }
     let body = body.map_err(|error| match error.status() {
@@ -151,6 +163,12 @@ pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Byt
         },
     })?;
     Ok((serving, body))
+}
+
+pub(super) fn count_rejection(app: &App, error: &SubmitError) {
+    if let Some(limit) = error.limit_reached() {
+        app.metrics.rejected(limit);
+    }
 }
 
 fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
@@ -244,11 +262,7 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         .collect::<Result<Vec<_>, _>>()?;
     check_places(serving, &job)?;
     let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
-    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| {
-        if matches!(error, SubmitError::QueueFull { .. }) {
-            app.metrics.rejected();
-        }
-    })?;
+    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
     let mut response = match stream {
         true => streamed(head, choices, tally.clone(), include_usage),
         false => whole(head, choices, &tally).await?,
@@ -328,6 +342,10 @@ fn submit(
                     stop_token_ids: stop_token_ids.clone(),
                 },
                 constraint: job.constraint.clone(),
+                terms: Terms {
+                    client: job.client.0,
+                    priority: params.priority,
+                },
                 arrival: job.arrival,
             })?;
             let text = Detokenizer::new(
@@ -343,6 +361,7 @@ fn submit(
                 text,
                 min_tokens: params.min_tokens,
                 report: report(serving, &job, prompt),
+                until: job.until.clone(),
                 tally: tally.clone(),
             });
         }
@@ -384,7 +403,7 @@ async fn whole(head: Head, choices: Vec<Choice>, tally: &Tally) -> Result<Respon
                 answer.text.push_str(&more);
                 answer.reason = Some(why);
             }
-            Piece::Failed(message) => return Err(ApiError::Internal(message)),
+            Piece::Failed(error) => return Err(error),
         }
         append(&mut answer.logprobs, part.logprobs.unwrap_or_default());
         answer.prompt_logprobs = answer.prompt_logprobs.take().or(part.prompt_logprobs);
@@ -403,7 +422,7 @@ fn streamed(head: Head, choices: Vec<Choice>, tally: Arc<Tally>, include_usage: 
             Piece::Text(text) => vec![head.text(index, &text)],
             Piece::End(text, reason) if text.is_empty() => vec![head.end(index, reason)],
             Piece::End(text, reason) => vec![head.text(index, &text), head.end(index, reason)],
-            Piece::Failed(message) => vec![ApiError::Internal(message).body()],
+            Piece::Failed(error) => vec![error.body()],
         };
         if let Some(place) = chunks[0].pointer_mut("/choices/0/logprobs") {
             *place = part.logprobs.unwrap_or_default();

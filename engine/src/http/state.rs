@@ -4,8 +4,10 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use super::ApiKeys;
 use crate::{
@@ -42,6 +44,9 @@ pub struct App {
     pub(super) keys: ApiKeys,
     pub(super) metrics: Arc<Metrics>,
     pub(super) created: u64,
+    /// Cancelled when answers that still run are to end.
+    pub(super) cut: CancellationToken,
+    request_timeout: Option<Duration>,
     progress: Arc<Progress>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
@@ -59,10 +64,22 @@ impl App {
             keys,
             metrics,
             created,
+            cut: CancellationToken::new(),
+            request_timeout: None,
             progress,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The same with a time within which every request must be answered, `--request-timeout`.
+    pub fn with_request_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout
     }
 
     /// The model is loaded: requests are taken from now on. A second call changes nothing.
@@ -73,6 +90,11 @@ impl App {
     /// Not ready from now on; the engine is told apart.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Answers that still run end with an error event.
+    pub fn cut_answers(&self) {
+        self.cut.cancel();
     }
 
     /// The loaded model, draining or not.

@@ -2,7 +2,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::BlockHash;
+use super::swap::HostBlocks;
+use super::{BlockCopy, BlockHash};
 
 /// All KV blocks. Clones share the same blocks.
 #[derive(Debug, Clone)]
@@ -29,11 +30,18 @@ struct Blocks {
     /// When each cached block was released: its key in `cached`.
     released: Vec<u64>,
     clock: u64,
+    /// Where evicted contents go.
+    host: HostBlocks,
 }
 
 impl BlockPool {
     /// A pool of `count` free blocks.
     pub fn new(count: usize) -> Self {
+        Self::with_host(count, 0)
+    }
+
+    /// A pool of `count` free blocks whose evicted contents move to `host` blocks of host memory.
+    pub fn with_host(count: usize, host: usize) -> Self {
         let ids = u32::try_from(count).unwrap_or(u32::MAX);
         Self(Arc::new(Mutex::new(Blocks {
             uses: vec![0; count],
@@ -43,27 +51,69 @@ impl BlockPool {
             cached: BTreeMap::new(),
             released: vec![0; count],
             clock: 0,
+            host: HostBlocks::new(host),
         })))
     }
 
     /// A free block, evicting the content unused for the longest time; `None` when all are in use.
     pub fn allocate(&self) -> Option<Block> {
         let mut blocks = self.lock();
-        let id = match blocks.empty.pop() {
-            Some(id) => id,
-            None => {
-                let (_, id) = blocks.cached.pop_first()?;
-                if let Some(hash) = blocks.content[id as usize].take() {
-                    blocks.by_content.remove(&hash);
-                }
-                id
-            }
-        };
+        let id = blocks.take_free()?;
         blocks.uses[id as usize] = 1;
         Some(Block {
             id,
             pool: self.clone(),
         })
+    }
+
+    /// Whether a content can be found, and if so, whether in a block that is in use: that one costs no free block.
+    pub fn in_use(&self, hash: &BlockHash) -> Option<bool> {
+        let blocks = self.lock();
+        match blocks.by_content.get(hash) {
+            Some(&id) => Some(blocks.uses[id as usize] > 0),
+            None => blocks.host.holds(hash).then_some(false),
+        }
+    }
+
+    /// A free block that a content in host memory is copied to, if it is there.
+    pub fn recall(&self, hash: &BlockHash) -> Option<Block> {
+        let mut blocks = self.lock();
+        if blocks.free() == 0 || blocks.by_content.contains_key(hash) {
+            return None;
+        }
+        // Taken first: the eviction that frees a block may fill host blocks.
+        let host = blocks.host.take(hash)?;
+        let id = blocks.take_free()?;
+        blocks.host.bring_in(host, id);
+        blocks.content[id as usize] = Some(*hash);
+        blocks.by_content.insert(*hash, id);
+        blocks.uses[id as usize] = 1;
+        Some(Block {
+            id,
+            pool: self.clone(),
+        })
+    }
+
+    /// Copies between device and host that must be made before the next step; each is told once.
+    pub fn copies(&self) -> Vec<BlockCopy> {
+        self.lock().host.copies()
+    }
+
+    /// Share of the host blocks that hold a content; 0 without any.
+    pub fn host_usage(&self) -> f64 {
+        let blocks = self.lock();
+        blocks.host.used() as f64 / blocks.host.total().max(1) as f64
+    }
+
+    /// Forgets all contents, in host memory too: none is found any more.
+    pub fn forget(&self) {
+        let mut blocks = self.lock();
+        blocks.host = HostBlocks::new(blocks.host.total());
+        blocks.by_content.clear();
+        blocks.content.fill(None);
+        while let Some((_, id)) = blocks.cached.pop_first() {
+            blocks.empty.push(id);
+        }
     }
 
     /// The block that holds this content, if any.
@@ -92,8 +142,7 @@ impl BlockPool {
 
     /// Blocks that `allocate` can still hand out.
     pub fn available(&self) -> usize {
-        let blocks = self.lock();
-        blocks.empty.len() + blocks.cached.len()
+        self.lock().free()
     }
 
     /// All blocks.
@@ -121,6 +170,25 @@ impl BlockPool {
     fn lock(&self) -> MutexGuard<'_, Blocks> {
         // No code can panic between two changes that belong together, so a poisoned lock is still consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Blocks {
+    fn free(&self) -> usize {
+        self.empty.len() + self.cached.len()
+    }
+
+    /// A free block without content, if need be the one whose content was unused for the longest time.
+    fn take_free(&mut self) -> Option<u32> {
+        if let Some(id) = self.empty.pop() {
+            return Some(id);
+        }
+        let (_, id) = self.cached.pop_first()?;
+        if let Some(hash) = self.content[id as usize].take() {
+            self.by_content.remove(&hash);
+            self.host.keep(id, hash);
+        }
+        Some(id)
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct EngineMetrics {
     waiting: Gauge,
     waiting_by_reason: GaugeVec,
     kv_usage: [Gauge; 2],
+    swap_usage: Gauge,
+    max_num_seqs: Gauge,
     tokens_per_second: Gauge,
     rate: Mutex<Rate>,
     prefix_queries: Counter,
@@ -43,13 +45,13 @@ pub(super) struct EngineMetrics {
 
 impl EngineMetrics {
     pub(super) fn new(build: &Builder) -> Result<Self> {
-        // No host swap space yet, so no share of it: the value stays 0.
-        build.gauge(&f::CPU_SWAP_USAGE)?.set(0.0);
         let metrics = Self {
             running: build.gauge(&f::RUNNING)?,
             waiting: build.gauge(&f::WAITING)?,
             waiting_by_reason: build.gauges(&f::WAITING_BY_REASON)?,
             kv_usage: [build.gauge(&f::KV_USAGE)?, build.gauge(&f::GPU_CACHE_USAGE)?],
+            swap_usage: build.gauge(&f::CPU_SWAP_USAGE)?,
+            max_num_seqs: build.gauge(&f::MAX_NUM_SEQS)?,
             tokens_per_second: build.gauge(&f::TOKENS_PER_SECOND)?,
             rate: Mutex::default(),
             prefix_queries: build.counter(&f::PREFIX_QUERIES)?,
@@ -94,6 +96,8 @@ impl EngineMetrics {
         for gauge in &self.kv_usage {
             gauge.set(stats.kv_usage);
         }
+        self.swap_usage.set(stats.swap_usage);
+        self.max_num_seqs.set(stats.max_num_seqs as f64);
         self.prefix_queries.inc_by(stats.prefix_queries as f64);
         self.prefix_hits.inc_by(stats.prefix_hits as f64);
         self.preemptions.inc_by(stats.preemptions as f64);

@@ -6,6 +6,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::StepPlan;
 use super::qwen3::Build;
+use crate::kv::BlockCopy;
 use cpu::CpuCache;
 use gather::GatherCache;
 
@@ -41,17 +42,32 @@ impl KvCache {
             device,
             kv_dtype,
             blocks,
+            host_blocks,
             block_size,
             ..
         } = build;
         match device {
-            Device::Cpu => Ok(Self::Cpu(CpuCache::new(heads, *blocks, *block_size, *kv_dtype)?)),
+            Device::Cpu => {
+                let blocks = [*blocks, *host_blocks];
+                Ok(Self::Cpu(CpuCache::new(heads, blocks, *block_size, *kv_dtype)?))
+            }
             _ => Ok(Self::Gather(GatherCache::new(
                 heads,
                 blocks * block_size,
                 *kv_dtype,
                 device,
             )?)),
+        }
+    }
+
+    /// Copies a block between device and host.
+    pub(super) fn copy(&mut self, copy: BlockCopy, block_size: usize) -> Result<()> {
+        match self {
+            Self::Cpu(cache) => {
+                cache.copy(copy);
+                Ok(())
+            }
+            Self::Gather(cache) => cache.copy(copy, block_size),
         }
     }
 
@@ -116,12 +132,12 @@ mod tests {
         let steps = [
             vec![chunk(0, 37, 0, &[5, 1, 7]), chunk(1, 3, 0, &[2])],
             vec![
-                chunk(1, 1, 3, &[2]),
-                chunk(0, 11, 37, &[5, 1, 7]),
+                chunk(1, 1, 3, &[5]),
+                chunk(0, 11, 37, &[2, 1, 7]),
                 chunk(2, 16, 0, &[0]),
             ],
         ];
-        let mut cpu = CpuCache::new(HEADS, 8, 16, ours).unwrap();
+        let mut cpu = CpuCache::new(HEADS, [8, 2], 16, ours).unwrap();
         let mut gather = GatherCache::new(HEADS, 8 * 16, theirs, &Device::Cpu).unwrap();
         let mut largest = 0.0_f32;
         for chunks in steps {
@@ -137,6 +153,17 @@ mod tests {
             assert_eq!(ours.dims(), [plan.tokens(), HEADS.query * HEADS.dim]);
             let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
             largest = largest.max(difference.to_scalar::<f32>().unwrap());
+            // Before the second step two blocks go to the host and come back in each other's place.
+            let copies = [
+                BlockCopy::Out { block: 5, host: 1 },
+                BlockCopy::Out { block: 2, host: 0 },
+                BlockCopy::In { host: 0, block: 5 },
+                BlockCopy::In { host: 1, block: 2 },
+            ];
+            for copy in copies {
+                cpu.copy(copy);
+                gather.copy(copy, 16).unwrap();
+            }
         }
         largest
     }

@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::{Chunk, Logits, Model, ModelError, StepPlan};
+use crate::heartbeat::Heartbeat;
+use crate::kv::BlockCopy;
 use crate::sequence::SequenceId;
 
 /// Predicts a fixed reply, or a token that follows from the last token and its position.
@@ -11,6 +13,9 @@ use crate::sequence::SequenceId;
 pub struct FakeModel {
     vocab_size: usize,
     delay: Duration,
+    /// Parts of a step, each as long as `delay` and ended by a heartbeat; 0 gives no sign of life.
+    beats: u32,
+    heartbeat: Heartbeat,
     reply: Vec<u32>,
     /// Length of each sequence when it was first sampled: where its reply starts.
     first: HashMap<SequenceId, usize>,
@@ -26,6 +31,8 @@ impl FakeModel {
         Self {
             vocab_size,
             delay: Duration::ZERO,
+            beats: 0,
+            heartbeat: Heartbeat::default(),
             reply: Vec::new(),
             first: HashMap::new(),
             gate: None,
@@ -35,6 +42,12 @@ impl FakeModel {
     /// Every step takes at least this long.
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// Every step has so many parts of the delay, with a heartbeat after each: slow, but alive.
+    pub fn with_beats(mut self, beats: u32) -> Self {
+        self.beats = beats;
         self
     }
 
@@ -83,6 +96,10 @@ impl Model for FakeModel {
         if !self.delay.is_zero() {
             std::thread::sleep(self.delay);
         }
+        for _ in 0..self.beats {
+            self.heartbeat.beat();
+            std::thread::sleep(self.delay);
+        }
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         let next: Vec<u32> = wanted.map(|chunk| self.predict(chunk)).collect();
         let logits = Logits::new(rows(&next, self.vocab_size), self.vocab_size);
@@ -95,6 +112,19 @@ impl Model for FakeModel {
             .collect();
         let vocab_size = self.vocab_size;
         Ok(logits.with_prompt(next.len(), move |range| Ok(rows(&next[range], vocab_size))))
+    }
+
+    fn copy_blocks(&mut self, _copies: &[BlockCopy]) -> Result<(), ModelError> {
+        // It has no KV: what follows a token is a function of it.
+        Ok(())
+    }
+
+    fn set_heartbeat(&mut self, heartbeat: Heartbeat) {
+        self.heartbeat = heartbeat;
+    }
+
+    fn usable_after_panic(&self) -> bool {
+        true
     }
 }
 

@@ -41,6 +41,8 @@ pub struct LoadOptions {
     pub memory_utilization: f64,
     /// `--num-gpu-blocks-override`.
     pub num_blocks: Option<usize>,
+    /// `--swap-space`, in bytes.
+    pub swap_bytes: u64,
     /// Memory there is; `None` asks the system.
     pub memory_limit: Option<MemoryLimit>,
 }
@@ -56,6 +58,8 @@ pub struct LoadedModel {
     pub max_model_len: usize,
     /// How memory is used.
     pub plan: MemoryPlan,
+    /// Most pairs of a token and one that it attends to in one step; see `EngineConfig`.
+    pub max_step_attention: usize,
 }
 
 /// Why a model cannot be loaded; one sentence, for exit code 2.
@@ -127,7 +131,8 @@ pub fn load(
         .or_else(|| device::memory(&device))
         .ok_or(LoadError::NoLimit)?;
     let bytes = weight_bytes(&stored, &list, options.quantization, &target)?;
-    let needs = needs(&config, options, max_model_len, bytes, [dtype, kv_dtype]);
+    let mut needs = needs(&config, options, max_model_len, bytes, [dtype, kv_dtype]);
+    needs.swap_in_limit = device.is_cpu();
     let plan = memory::plan(needs, limit)?;
     if let Some(quantization) = options.quantization {
         let kept = quantized(&stored, weights, &list, quantization, options, progress)?;
@@ -140,11 +145,13 @@ pub fn load(
         dtype,
         kv_dtype,
         blocks: plan.num_blocks,
+        host_blocks: plan.num_host_blocks,
         block_size: options.block_size,
         pooling: options.pooling,
     };
     let mut checkpoint = Checkpoint::new(stored, target, progress);
     Ok(LoadedModel {
+        max_step_attention: step_attention(&config, options.max_num_batched_tokens),
         model: Qwen3::new(&config, &mut checkpoint, build)?,
         config,
         max_model_len,
@@ -224,5 +231,22 @@ fn needs(
         max_num_seqs: options.max_num_seqs,
         utilization: options.memory_utilization,
         num_blocks: options.num_blocks,
+        swap: options.swap_bytes,
+        swap_in_limit: false,
     }
+}
+
+/// Pairs whose attention costs as many multiplications as all else in a full step: with this bound the deepest chunk
+/// of a long prompt takes about twice the time of the first one.
+fn step_attention(config: &Qwen3Config, max_num_batched_tokens: usize) -> usize {
+    let heads = config.num_heads * config.head_dim;
+    let projections = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim;
+    let middle = match &config.experts {
+        Some(experts) => experts.per_token * experts.intermediate_size,
+        None => config.intermediate_size,
+    };
+    let per_token = config.hidden_size * (projections + 3 * middle);
+    // Each pair costs a product with a key and one with a value, for each head.
+    let balance = per_token / (2 * heads).max(1);
+    max_num_batched_tokens.saturating_mul(balance.max(max_num_batched_tokens))
 }

@@ -13,6 +13,8 @@ use super::moe::{FeedForward, SparseFeedForward};
 use super::rope::Rope;
 use super::weights::WeightsError;
 use super::{Logits, Model, ModelError, StepPlan};
+use crate::heartbeat::Heartbeat;
+use crate::kv::BlockCopy;
 
 /// Weights and KV cache of one model.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct Qwen3 {
     device: Device,
     dtype: DType,
     block_size: usize,
+    heartbeat: Heartbeat,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +65,8 @@ pub(super) struct Build {
     /// Type of the KV cache.
     pub(super) kv_dtype: DType,
     pub(super) blocks: usize,
+    /// Blocks of the swap space.
+    pub(super) host_blocks: usize,
     pub(super) block_size: usize,
     /// Whether it returns hidden states instead of logits.
     pub(super) pooling: bool,
@@ -92,6 +97,7 @@ impl Qwen3 {
             device: build.device,
             dtype: build.dtype,
             block_size: build.block_size,
+            heartbeat: Heartbeat::default(),
         })
     }
 
@@ -110,6 +116,7 @@ impl Qwen3 {
             .forward(&Tensor::from_vec(tokens, count, &self.device)?, self.dtype)?;
         for layer in &mut self.layers {
             x = layer.forward(&x, &rope, plan)?;
+            self.heartbeat.beat();
         }
         let hidden = |rows: Vec<u32>| {
             let count = rows.len();
@@ -165,6 +172,25 @@ impl Model for Qwen3 {
             return Err(ModelError::Other(text));
         }
         Ok(self.logits(plan)?)
+    }
+
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> std::result::Result<(), ModelError> {
+        for layer in &mut self.layers {
+            for copy in copies {
+                layer.cache.copy(*copy, self.block_size)?;
+            }
+            self.heartbeat.beat();
+        }
+        Ok(())
+    }
+
+    fn set_heartbeat(&mut self, heartbeat: Heartbeat) {
+        self.heartbeat = heartbeat;
+    }
+
+    fn usable_after_panic(&self) -> bool {
+        // On the CPU only the KV cache is written in place. A GPU's context may be lost, or a lock poisoned.
+        self.device.is_cpu()
     }
 }
 

@@ -166,6 +166,7 @@ fn start(
         block_size: config.block_size,
         memory_utilization: config.gpu_memory_utilization,
         num_blocks: config.num_blocks,
+        swap_bytes: config.swap_bytes,
         memory_limit: None,
     };
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
@@ -175,16 +176,23 @@ fn start(
     info!("{}", loaded.plan);
     let limits = EngineConfig {
         max_num_seqs: config.max_num_seqs,
+        auto_num_seqs: config.auto_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
+        max_step_attention: loaded.max_step_attention,
         max_model_len,
         max_queued_requests: config.max_queued_requests,
+        max_queued_tokens: config.max_queued_tokens,
         block_size: config.block_size,
         num_blocks: loaded.plan.num_blocks,
+        num_host_blocks: loaded.plan.num_host_blocks,
         enable_prefix_caching: config.prefix_caching,
+        policy: config.policy,
+        ..EngineConfig::default()
     };
     let cache = CacheInfo {
         block_size: config.block_size,
         num_blocks: loaded.plan.num_blocks,
+        num_host_blocks: loaded.plan.num_host_blocks,
         prefix_caching: config.prefix_caching,
         gpu_memory_utilization: config.gpu_memory_utilization,
     };

@@ -1,4 +1,6 @@
 //! Every error a client can see, and its one mapping to a status and OpenAI's error body.
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -40,6 +42,10 @@ pub enum ApiError {
     /// The engine did not take the request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// The time that the request had is over. 408, not 504: the time is the request's own, so it is no error of
+    /// the server, which alerts on 5xx would count.
+    #[error("The request was not answered within its {} s (X-Request-Timeout or --request-timeout).", .0.as_secs_f64())]
+    TimedOut(Duration),
     /// The model failed while it worked on the request.
     #[error("{0}")]
     Internal(String),
@@ -57,12 +63,18 @@ impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::Submit(SubmitError::NeverFits { .. }) => StatusCode::BAD_REQUEST,
+            Self::Invalid { .. }
+            | Self::Submit(SubmitError::NeverFits { .. } | SubmitError::NoPriorities(_)) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::TimedOut(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownModel(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Submit(SubmitError::QueueFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Submit(SubmitError::QueueFull { .. } | SubmitError::TokensFull { .. }) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Unavailable(_) | Self::Submit(SubmitError::Draining | SubmitError::Dead) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -75,7 +87,10 @@ impl ApiError {
         let (kind, code) = match self {
             Self::UnknownModel(_) => ("invalid_request_error", Some("model_not_found")),
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
-            Self::Submit(SubmitError::QueueFull { .. }) => ("rate_limit_error", Some("queue_full")),
+            Self::Submit(SubmitError::QueueFull { .. } | SubmitError::TokensFull { .. }) => {
+                ("rate_limit_error", Some("queue_full"))
+            }
+            Self::TimedOut(_) => ("timeout_error", Some("deadline_exceeded")),
             Self::Submit(SubmitError::NeverFits { .. }) => {
                 ("invalid_request_error", Some("context_length_exceeded"))
             }
@@ -86,6 +101,7 @@ impl ApiError {
         let param = match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::UnknownModel(_) => Some("model"),
+            Self::Submit(SubmitError::NoPriorities(_)) => Some("priority"),
             _ => None,
         };
         json!({"error": {"message": self.to_string(), "type": kind, "param": param, "code": code}})
@@ -97,10 +113,14 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(self.body())).into_response();
         let headers = response.headers_mut();
         match &self {
-            Self::Submit(SubmitError::QueueFull { retry_after, .. }) => {
+            Self::Submit(error) if let Some(retry_after) = error.retry_after() => {
                 // Whole seconds, rounded up: 0 would invite the client back at once.
                 let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::TimedOut(_) => {
+                // OpenAI's clients repeat a 408 unless told not to; the time is over for the repetition, too.
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
             }
             Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

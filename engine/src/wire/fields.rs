@@ -35,7 +35,6 @@ const NEUTRAL: &[(&str, &[&str])] = &[
     ("continue_final_message", &["false"]),
     ("add_generation_prompt", &["true"]),
     ("add_special_tokens", &[]),
-    ("priority", &["0"]),
     ("return_tokens_as_token_ids", &["false"]),
     ("return_token_ids", &["false"]),
     ("skip_reading_prefix_cache", &["false"]),

@@ -63,6 +63,8 @@ pub struct Params {
     pub include_stop: bool,
     /// Whether special tokens are left out of the text.
     pub skip_special: bool,
+    /// Lower comes earlier, as in vLLM.
+    pub priority: i64,
 }
 
 impl Params {
@@ -125,6 +127,7 @@ impl Params {
             ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
             include_stop: fields.take("include_stop_str_in_output")?.unwrap_or(false),
             skip_special: fields.take("skip_special_tokens")?.unwrap_or(true),
+            priority: fields.take("priority")?.unwrap_or(0),
         })
     }
 }

@@ -150,6 +150,7 @@ pub fn load(
     UnboundedReceiver<(usize, usize)>,
 ) {
     let cache = CacheInfo {
+        num_host_blocks: 0,
         block_size: 16,
         num_blocks: 1024,
         prefix_caching: true,
@@ -166,6 +167,7 @@ pub fn load(
         block_size: 16,
         num_blocks: 1024,
         enable_prefix_caching: true,
+        ..EngineConfig::default()
     };
     let engine = Engine::start(
         Box::new(model),

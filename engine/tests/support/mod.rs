@@ -28,6 +28,7 @@ pub fn options() -> LoadOptions {
         block_size: BLOCK,
         memory_utilization: 0.9,
         num_blocks: None,
+        swap_bytes: 0,
         memory_limit: Some(MemoryLimit {
             bytes: 1 << 30,
             source: "test",
@@ -44,6 +45,7 @@ pub fn limits(loaded: &LoadedModel) -> EngineConfig {
         block_size: BLOCK,
         num_blocks: loaded.plan.num_blocks,
         enable_prefix_caching: true,
+        ..EngineConfig::default()
     }
 }
 

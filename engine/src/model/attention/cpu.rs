@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Heads;
+use crate::kv::BlockCopy;
 use crate::model::{Chunk, StepPlan};
 
 /// Tokens of a chunk that pass over the keys together: each block is then read from memory once for all of them.
@@ -19,6 +20,8 @@ const WORTH_THREADS: usize = 1 << 17;
 pub(crate) struct CpuCache {
     heads: Heads,
     block_size: usize,
+    /// Blocks from this one on are the host's: the memory is the same.
+    device_blocks: usize,
     keys: Numbers,
     values: Numbers,
 }
@@ -49,14 +52,32 @@ struct Running {
 }
 
 impl CpuCache {
-    pub(super) fn new(heads: Heads, blocks: usize, block_size: usize, dtype: DType) -> Result<Self> {
-        let numbers = blocks * heads.kv * block_size * heads.dim;
+    pub(super) fn new(
+        heads: Heads,
+        [device_blocks, host_blocks]: [usize; 2],
+        block_size: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        let numbers = (device_blocks + host_blocks) * heads.kv * block_size * heads.dim;
         Ok(Self {
             heads,
             block_size,
+            device_blocks,
             keys: Numbers::zeros(numbers, dtype)?,
             values: Numbers::zeros(numbers, dtype)?,
         })
+    }
+
+    pub(super) fn copy(&mut self, copy: BlockCopy) {
+        let host_block = |host: u32| self.device_blocks + host as usize;
+        let (from, to) = match copy {
+            BlockCopy::Out { block, host } => (block as usize, host_block(host)),
+            BlockCopy::In { host, block } => (host_block(host), block as usize),
+        };
+        let len = self.heads.kv * self.block_size * self.heads.dim;
+        for numbers in [&mut self.keys, &mut self.values] {
+            numbers.copy(from * len..(from + 1) * len, to * len);
+        }
     }
 
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
@@ -215,6 +236,14 @@ impl Numbers {
             Self::F32(all) => all[to].copy_from_slice(row),
             Self::Bf16(all) => all[to].convert_from_f32_slice(row),
             Self::F16(all) => all[to].convert_from_f32_slice(row),
+        }
+    }
+
+    fn copy(&mut self, from: Range<usize>, to: usize) {
+        match self {
+            Self::F32(all) => all.copy_within(from, to),
+            Self::Bf16(all) => all.copy_within(from, to),
+            Self::F16(all) => all.copy_within(from, to),
         }
     }
 

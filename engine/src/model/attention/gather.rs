@@ -1,7 +1,10 @@
 //! Attention from candle's own operations, for any device: gathers each sequence's keys and values first.
+use std::collections::HashMap;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::Heads;
+use crate::kv::BlockCopy;
 use crate::model::{Chunk, StepPlan};
 
 /// Keys and values of one layer, each of shape (slots, kv heads, dim).
@@ -10,6 +13,8 @@ pub(crate) struct GatherCache {
     heads: Heads,
     keys: Tensor,
     values: Tensor,
+    /// Keys and values of host blocks, in the host's memory.
+    host: HashMap<u32, [Tensor; 2]>,
 }
 
 impl GatherCache {
@@ -19,7 +24,31 @@ impl GatherCache {
             heads,
             keys: zeros()?,
             values: zeros()?,
+            host: HashMap::new(),
         })
+    }
+
+    pub(super) fn copy(&mut self, copy: BlockCopy, block_size: usize) -> Result<()> {
+        match copy {
+            BlockCopy::Out { block, host } => {
+                let out = |cache: &Tensor| {
+                    // A copy of these slots only: moved as they are, they would take the whole cache along.
+                    let slots = cache.narrow(0, block as usize * block_size, block_size)?;
+                    slots.force_contiguous()?.to_device(&Device::Cpu)
+                };
+                self.host.insert(host, [out(&self.keys)?, out(&self.values)?]);
+            }
+            BlockCopy::In { host, block } => {
+                let Some([keys, values]) = self.host.remove(&host) else {
+                    candle_core::bail!("host block {host} is empty")
+                };
+                for (cache, kept) in [(&self.keys, keys), (&self.values, values)] {
+                    let kept = kept.to_device(cache.device())?;
+                    cache.slice_set(&kept, 0, block as usize * block_size)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
