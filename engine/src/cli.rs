@@ -107,9 +107,21 @@ pub struct ServeArgs {
     /// Compute every prompt anew.
     #[arg(long)]
     pub no_enable_prefix_caching: bool,
-    /// Keys that /v1 accepts as bearer token; none means open.
+    /// Keys that /v1 accepts as bearer token; without any key, here or in a file, it is open.
     #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub api_key: Vec<String>,
+    /// File of further keys, one a line, # for comments; read again as it changes.
+    #[arg(long)]
+    pub api_key_file: Option<PathBuf>,
+    /// Port for /metrics alone, which then leaves --port.
+    #[arg(long)]
+    pub metrics_port: Option<u16>,
+    /// File of bearer tokens that /metrics asks for, in the form of --api-key-file.
+    #[arg(long)]
+    pub metrics_token_file: Option<PathBuf>,
+    /// Do not serve /openapi.json.
+    #[arg(long)]
+    pub disable_fastapi_docs: bool,
     /// What the model does, in vLLM's older spelling: auto, generate, embed.
     #[arg(long, default_value = "auto")]
     pub task: String,
@@ -288,6 +300,9 @@ mod tests {
                 "--max-num-batched-tokens 100",
             ),
             ("serve m --port eighty", "--port"),
+            ("serve m --metrics-port 8000", "--metrics-port 8000"),
+            ("serve m --api-key= ", "--api-key"),
+            ("serve m --allowed-origins [\"*\"]", "--allowed-origins"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
                 "--max-num-batched-tokens 256",

@@ -62,6 +62,14 @@ pub struct Config {
     pub prefix_caching: bool,
     /// Accepted bearer tokens; empty means open.
     pub api_keys: Vec<String>,
+    /// File of further ones.
+    pub api_key_file: Option<PathBuf>,
+    /// Port of /metrics, where it is not the API's.
+    pub metrics_port: Option<u16>,
+    /// File of the tokens that /metrics asks for.
+    pub metrics_token_file: Option<PathBuf>,
+    /// Whether /openapi.json is served.
+    pub document: bool,
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Type of the KV cache.
@@ -180,7 +188,11 @@ impl Config {
             block_size: args.block_size,
             num_blocks: args.num_gpu_blocks_override,
             prefix_caching: !args.no_enable_prefix_caching,
-            api_keys: args.api_key,
+            api_keys: api_keys(args.api_key)?,
+            api_key_file: args.api_key_file,
+            metrics_port: metrics_port(args.metrics_port, args.port)?,
+            metrics_token_file: args.metrics_token_file,
+            document: !args.disable_fastapi_docs,
             dtype: one_of(
                 "--dtype",
                 &args.dtype,
@@ -233,6 +245,28 @@ impl Config {
             hf_endpoint: args.hf_endpoint,
             hf_token: args.hf_token,
         })
+    }
+}
+
+/// An empty key, as of a variable that was not filled in, would let in whoever sends none.
+fn api_keys(keys: Vec<String>) -> Result<Vec<String>, Fatal> {
+    if keys.iter().any(|key| key.trim().is_empty()) {
+        let text = "an --api-key (or VLLM_API_KEY) is empty; give a key, or leave it out for an open server";
+        return Err(Fatal(text.to_owned()));
+    }
+    Ok(keys)
+}
+
+fn metrics_port(port: Option<u16>, api: u16) -> Result<Option<u16>, Fatal> {
+    match port {
+        // 0 stands for any free port, which is never the API's.
+        Some(port) if port == api && port != 0 => Err(refuse(
+            "--metrics-port",
+            port,
+            "is the API's --port",
+            "leave it out to serve /metrics there",
+        )),
+        port => Ok(port),
     }
 }
 

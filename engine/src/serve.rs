@@ -1,7 +1,7 @@
 //! The life of a server: listen at once, load behind it, serve, drain, end.
 mod load;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     cli::Fatal,
     config::Config,
-    http::{self, ApiKeys, App, Serving},
+    http::{self, ApiKeys, App, Serving, Surface},
     metrics::Metrics,
     progress::Progress,
     shutdown::ShutdownSignal,
@@ -42,25 +42,28 @@ pub fn run(config: Config, warnings: &[String]) -> Result<(), Fatal> {
 
 async fn serve(config: Config) -> Result<(), Fatal> {
     let mut signal = ShutdownSignal::listen()?;
+    let (keys, surface) = surface(&config)?;
+    let listener = listen(&config.host, config.port, "--port").await?;
+    let metrics_listener = match config.metrics_port {
+        Some(port) => Some(listen(&config.host, port, "--metrics-port").await?),
+        None => None,
+    };
     let address = format!("{}:{}", config.host, config.port);
-    let listener = TcpListener::bind((config.host.as_str(), config.port))
-        .await
-        .map_err(|error| {
-            Fatal(format!(
-                "cannot listen on {address}: {error}; choose another --host or --port"
-            ))
-        })?;
     let metrics =
         Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
     let metrics = Arc::new(metrics.map_err(|error| Fatal(format!("cannot register the metrics: {error}")))?);
     let progress = Arc::new(Progress::default());
     let app = App::new(
         config.served_names.clone(),
-        ApiKeys::new(&config.api_keys),
+        keys,
         metrics.clone(),
         progress.clone(),
     );
-    let app = Arc::new(app.with_request_timeout(config.request_timeout));
+    let app = Arc::new(app.with_surface(surface));
+    if let Some(listener) = metrics_listener {
+        // Ends with the process: the last scrape may come during the drain.
+        tokio::spawn(axum::serve(listener, http::metrics_app(app.clone())).into_future());
+    }
     info!(model = config.model, %address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
     let runtime = tokio::runtime::Handle::current();
@@ -73,6 +76,39 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         drain_timeout,
     )
     .await
+}
+
+/// API keys and the rest of the HTTP side. Errors: a key file that gives no key.
+fn surface(config: &Config) -> Result<(ApiKeys, Surface), Fatal> {
+    let with = |keys: ApiKeys, flag, path: &Option<PathBuf>| match path {
+        Some(path) => keys
+            .with_file(flag, path)
+            .map_err(|error| Fatal(error.to_string())),
+        None => Ok(keys),
+    };
+    let keys = with(
+        ApiKeys::new(&config.api_keys),
+        "--api-key-file",
+        &config.api_key_file,
+    )?;
+    let token = &config.metrics_token_file;
+    Ok((
+        keys,
+        Surface {
+            request_timeout: config.request_timeout,
+            metrics_token: with(ApiKeys::default(), "--metrics-token-file", token)?,
+            metrics_here: config.metrics_port.is_none(),
+            document: config.document,
+        },
+    ))
+}
+
+async fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        Fatal(format!(
+            "cannot listen on {host}:{port}: {error}; choose another --host or {flag}"
+        ))
+    })
 }
 
 /// Runs the loader on a thread of its own.

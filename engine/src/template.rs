@@ -10,9 +10,11 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::{Map, ser};
 
-use crate::wire::Message;
+use crate::wire::{Ending, Message};
 
 const NAME: &str = "chat";
+/// Marks where a message is left open, as transformers does; its last space tells whether the template trims.
+const OPEN: &str = "<the message goes on here> ";
 /// Enough for conversations of the model's full length; ends a template that loops without end.
 const FUEL: u64 = 50_000_000;
 
@@ -61,15 +63,51 @@ impl ChatTemplate {
         messages: &[Message],
         variables: &Map<String, serde_json::Value>,
     ) -> Result<String, TemplateError> {
+        self.render_with(messages, variables, Ending::Reply)
+    }
+
+    /// The same with another ending.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, serde_json::Value>,
+        ending: Ending,
+    ) -> Result<String, TemplateError> {
         let refused = |error: Error| {
             TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned))
         };
         let template = self.0.get_template(NAME).map_err(refused)?;
+        let mut messages = std::borrow::Cow::Borrowed(messages);
+        if ending == Ending::Open
+            && let Some(serde_json::Value::String(content)) = messages
+                .to_mut()
+                .last_mut()
+                .and_then(|message| message.get_mut("content"))
+        {
+            content.push_str(OPEN);
+        }
         // Names before `..` win: a request cannot replace its own messages.
-        let context =
-            context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
-        template.render(context).map_err(refused)
+        let context = context! { messages => Serde(&*messages), add_generation_prompt => ending == Ending::Reply, ..Serde(variables) };
+        let text = template.render(context).map_err(refused)?;
+        match ending {
+            Ending::Reply | Ending::Closed => Ok(text),
+            Ending::Open => cut(text),
+        }
     }
+}
+
+/// Cuts the text off where the last message is open.
+fn cut(mut text: String) -> Result<String, TemplateError> {
+    let Some(at) = text.rfind(OPEN.trim_end()) else {
+        let reason = "it leaves the last message out, which continue_final_message is to continue";
+        return Err(TemplateError::Refused(reason.to_owned()));
+    };
+    let trimmed = !text[at..].starts_with(OPEN);
+    text.truncate(at);
+    if trimmed {
+        text.truncate(text.trim_end().len());
+    }
+    Ok(text)
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
@@ -213,6 +251,38 @@ mod tests {
         assert_eq!(
             render(ask, json!({"enable_thinking": false})).unwrap(),
             format!("{open}<think>\n\n</think>\n\n")
+        );
+    }
+
+    #[test]
+    fn the_last_message_can_be_left_open_or_closed() {
+        let messages = |content: &str| -> Vec<Message> {
+            let messages =
+                json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]);
+            serde_json::from_value(messages).unwrap()
+        };
+        let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
+        let render = |content: &str, ending| template.render_with(&messages(content), &Map::new(), ending);
+        let begin = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+        for (content, ending, rest) in [
+            ("Hello wor", Ending::Open, "Hello wor"),
+            ("Hello ", Ending::Open, "Hello "),
+            ("Hello", Ending::Closed, "Hello<|im_end|>\n"),
+            ("Hello", Ending::Reply, "Hello<|im_end|>\n<|im_start|>assistant\n"),
+        ] {
+            assert_eq!(render(content, ending).unwrap(), format!("{begin}{rest}"));
+        }
+        let trims =
+            ChatTemplate::new("{% for message in messages %}[{{ message.content | trim }}]{% endfor %}");
+        let text = trims
+            .unwrap()
+            .render_with(&messages("Hello "), &Map::new(), Ending::Open);
+        assert_eq!(text.unwrap(), "[Hi][Hello");
+        let first = ChatTemplate::new("{{ messages[0].content }}").unwrap();
+        assert!(
+            first
+                .render_with(&messages("Hello"), &Map::new(), Ending::Open)
+                .is_err()
         );
     }
 

@@ -14,11 +14,9 @@ use axum::{
 use http_body_util::BodyExt;
 use tracing::{debug, info};
 
-use super::{App, choice::Tally};
+use super::{App, ROUTES, choice::Tally};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Probes and scrapes: neither counted, as in vLLM, nor logged at info.
-const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
 
 /// The id of a request: the caller's, or one of ours. Found in the request's extensions.
 #[derive(Clone)]
@@ -76,7 +74,8 @@ impl Drop for Exchange {
         let took = self.started.elapsed();
         let (id, path, method, status) = (&self.id, &self.path, &self.method, self.status);
         let milliseconds = Duration::as_millis(&took) as u64;
-        if QUIET.contains(&path.as_str()) {
+        // Probes and scrapes are neither counted, as in vLLM, nor logged at info.
+        if ROUTES.iter().any(|route| route.quiet && route.path == path) {
             debug!(request_id = %id, %method, %path, status, milliseconds, "request");
             return;
         }

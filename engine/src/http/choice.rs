@@ -189,12 +189,7 @@ impl Choice {
     /// What is told of the prompt before the answer begins.
     fn opening(&mut self, prompt: &[TokenLogprobs]) -> Part {
         let echo = self.report.echo.take().unwrap_or_default();
-        let bytes: Vec<u8> = echo
-            .iter()
-            .flat_map(|token| self.tokenizer.bytes(*token))
-            .copied()
-            .collect();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = self.tokenizer.decode(&echo);
         let writer = self.report.writer.as_mut();
         Part {
             index: self.index,

@@ -41,10 +41,14 @@ pub(super) async fn create(
     });
     let prompts = prompts.await?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let terms = Terms {
+        client: client.0,
+        priority: request.priority,
+    };
     let submit = |(index, prompt)| {
         serving
             .engine
-            .submit(embed(format!("{}-{index}", id.0), prompt, client, arrival))
+            .submit(embed(format!("{}-{index}", id.0), prompt, terms, arrival))
     };
     // All, or none: those already taken are aborted when a later one is refused.
     let streams = prompts
@@ -79,7 +83,7 @@ fn check(prompt: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
     }
 }
 
-fn embed(id: String, prompt: Vec<u32>, client: Client, arrival: Instant) -> GenerateRequest {
+fn embed(id: String, prompt: Vec<u32>, terms: Terms, arrival: Instant) -> GenerateRequest {
     GenerateRequest {
         id,
         prompt,
@@ -90,10 +94,7 @@ fn embed(id: String, prompt: Vec<u32>, client: Client, arrival: Instant) -> Gene
             stop_token_ids: Vec::new(),
         },
         constraint: None,
-        terms: Terms {
-            client: client.0,
-            priority: 0,
-        },
+        terms,
         arrival,
     }
 }

@@ -55,7 +55,7 @@ pub(super) async fn chat(
     let grammars = serving.grammars.clone();
     let prompt = off_thread(move || {
         let text = template
-            .render(&request.messages, &request.template_kwargs)
+            .render_with(&request.messages, &request.template_kwargs, request.ending)
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
         // The template brings its own special tokens.
         let tokens = encode(&tokenizer, &text, false, most, "messages")?;
@@ -155,14 +155,18 @@ pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Byt
         count_rejection(app, &full);
         return Err(full.into());
     }
-    let body = body.map_err(|error| match error.status() {
+    Ok((serving, whole_body(body)?))
+}
+
+/// The body, if it came whole.
+pub(super) fn whole_body(body: Body) -> Result<Bytes, ApiError> {
+    body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(BODY_LIMIT),
         _ => ApiError::Invalid {
             param: None,
             message: format!("The body could not be read: {error}."),
         },
-    })?;
-    Ok((serving, body))
+    })
 }
 
 pub(super) fn count_rejection(app: &App, error: &SubmitError) {
@@ -203,7 +207,7 @@ pub(super) fn tokens(
 }
 
 /// Tokens of a text; one that is too long whatever its tokens are is refused unread.
-fn encode(
+pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
     special: bool,

@@ -38,6 +38,29 @@ pub struct Serving {
     pub defaults: Defaults,
 }
 
+/// What the command line says about the HTTP side, apart from API keys.
+pub struct Surface {
+    /// Within which time every request must be answered, `--request-timeout`.
+    pub request_timeout: Option<Duration>,
+    /// Tokens that /metrics asks for, `--metrics-token-file`.
+    pub metrics_token: ApiKeys,
+    /// Whether /metrics is on the API's port: not with `--metrics-port`.
+    pub metrics_here: bool,
+    /// Whether /openapi.json is served: not with `--disable-fastapi-docs`.
+    pub document: bool,
+}
+
+impl Default for Surface {
+    fn default() -> Self {
+        Self {
+            request_timeout: None,
+            metrics_token: ApiKeys::default(),
+            metrics_here: true,
+            document: true,
+        }
+    }
+}
+
 /// The state of the server.
 pub struct App {
     pub(super) names: Vec<String>,
@@ -46,7 +69,7 @@ pub struct App {
     pub(super) created: u64,
     /// Cancelled when answers that still run are to end.
     pub(super) cut: CancellationToken,
-    request_timeout: Option<Duration>,
+    pub(super) surface: Surface,
     progress: Arc<Progress>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
@@ -65,21 +88,17 @@ impl App {
             metrics,
             created,
             cut: CancellationToken::new(),
-            request_timeout: None,
+            surface: Surface::default(),
             progress,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
 
-    /// The same with a time within which every request must be answered, `--request-timeout`.
-    pub fn with_request_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.request_timeout = timeout;
+    /// The same with another surface.
+    pub fn with_surface(mut self, surface: Surface) -> Self {
+        self.surface = surface;
         self
-    }
-
-    pub(super) fn request_timeout(&self) -> Option<Duration> {
-        self.request_timeout
     }
 
     /// The model is loaded: requests are taken from now on. A second call changes nothing.

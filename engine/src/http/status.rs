@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::App;
-use crate::{engine::Health, metrics::TEXT_FORMAT, wire::ApiError};
+use crate::{engine::Health, metrics::TEXT_FORMAT, openapi, wire::ApiError};
 
 /// Liveness: 503 only if a restart would help, that is if the engine thread is gone or makes no progress.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -52,6 +52,10 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
         .render(Instant::now())
         .map_err(|error| ApiError::Internal(format!("The metrics cannot be written: {error}.")))?;
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
+}
+
+pub(super) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::text()).into_response()
 }
 
 pub(super) async fn version() -> Json<Value> {

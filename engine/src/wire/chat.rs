@@ -2,7 +2,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Defaults, Fields, Params, params};
+use super::{ApiError, Defaults, Ending, Fields, Params, params};
 
 /// A checked chat request.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct ChatRequest {
     pub messages: Vec<Message>,
     /// Variables of the template, such as `enable_thinking`.
     pub template_kwargs: Map<String, Value>,
+    /// How the prompt ends.
+    pub ending: Ending,
     /// Sampling and the rest.
     pub params: Params,
 }
@@ -28,33 +30,39 @@ enum Content {
 impl ChatRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
-        let messages: Vec<Value> = fields.require("messages")?;
-        if messages.is_empty() {
-            return Err(ApiError::invalid(
-                "messages",
-                "`messages` must hold at least one message.",
-            ));
-        }
-        let messages = messages
-            .into_iter()
-            .enumerate()
-            .map(|(at, message)| read_message(at, message))
-            .collect::<Result<_, _>>()?;
-        let template_kwargs = fields.take("chat_template_kwargs")?.unwrap_or_default();
+        let messages = messages(&mut fields)?;
+        let template_kwargs = template_kwargs(&mut fields)?;
+        let ending = Ending::take(&mut fields)?;
         let mut params = Params::take(&mut fields, defaults, 1)?;
         params.sampling.logprobs = logprobs(&mut fields)?;
         fields.finish()?;
         Ok(Self {
             messages,
             template_kwargs,
+            ending,
             params,
         })
     }
 }
 
+/// Takes the conversation out.
+pub(super) fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
+    let fits = |messages: &Vec<Value>| !messages.is_empty();
+    let messages = fields.number("messages", fits, "an array of at least one message")?;
+    let messages = messages.ok_or_else(|| ApiError::invalid("messages", "`messages` is required."))?;
+    let numbered = messages.into_iter().enumerate();
+    numbered.map(|(at, message)| read_message(at, message)).collect()
+}
+
+/// Takes the template's variables out.
+pub(super) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+    let variables = fields.number("chat_template_kwargs", |_| true, "an object")?;
+    Ok(variables.unwrap_or_default())
+}
+
 /// How many of the likeliest tokens to report; `None` where `logprobs` is not set.
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let wanted = fields.take("logprobs")?.unwrap_or(false);
+    let wanted = fields.flag("logprobs", false)?;
     match params::top(fields, "top_logprobs")?.unwrap_or(0) {
         count if wanted => Ok(Some(count)),
         0 => Ok(None),
@@ -83,7 +91,11 @@ fn read_message(at: usize, message: Value) -> Result<Message, ApiError> {
             ));
         }
     };
-    let content = match fields.take("content")? {
+    let content = fields.take("content").map_err(|_| {
+        let message = format!("`{place}.content` must be a string or an array of parts.");
+        ApiError::invalid(&place, message)
+    })?;
+    let content = match content {
         None if role == "assistant" => String::new(),
         None => {
             return Err(ApiError::invalid(

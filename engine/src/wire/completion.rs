@@ -63,7 +63,7 @@ impl CompletionRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
         let prompts = Prompt::take(&mut fields, "prompt", MOST_PROMPTS)?;
-        let echo = fields.take("echo")?.unwrap_or(false);
+        let echo = fields.flag("echo", false)?;
         // Without an answer only the prompt itself can be told.
         let mut params = Params::take(&mut fields, defaults, usize::from(!echo))?;
         params.echo = echo;
