@@ -125,6 +125,17 @@ pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, Memory
 }
 
 impl MemoryPlan {
+    /// Its parts by the names of `qwen:memory_plan_bytes`, and their bytes.
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
+        [
+            ("limit", (self.limit.bytes as f64 * self.needs.utilization) as u64),
+            ("weights", self.needs.weights),
+            ("activations", self.needs.activations),
+            ("kv_cache", self.kv_bytes()),
+            ("swap_space", self.needs.swap),
+        ]
+    }
+
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> u64 {
         self.num_blocks as u64 * self.needs.block_size as u64 * self.needs.kv_per_token

@@ -37,6 +37,8 @@ pub struct Step {
     pub prefix_queries: usize,
     /// Prompt tokens found there.
     pub prefix_hits: usize,
+    /// Of these, tokens whose KV came from host memory.
+    pub host_hits: usize,
 }
 
 /// Waiting and running sequences and their blocks.
@@ -131,6 +133,7 @@ impl Scheduler {
             prefill_tokens: 0,
             prefix_queries: 0,
             prefix_hits: 0,
+            host_hits: 0,
         };
         let EngineConfig {
             max_num_batched_tokens,
@@ -220,7 +223,7 @@ impl Scheduler {
                 .waiting
                 .get_mut(next)
                 .and_then(|sequence| sequence.place(&self.pool, block_size, caching, reserve));
-            let Some(hits) = placed else {
+            let Some((hits, recalled)) = placed else {
                 return;
             };
             let mut sequence = self.waiting.take(next);
@@ -233,6 +236,7 @@ impl Scheduler {
                 if caching && !sequence.scores_prompt() {
                     step.prefix_queries += sequence.prompt_len();
                     step.prefix_hits += hits;
+                    step.host_hits += recalled;
                 }
             }
             plan_prefill(&sequence, step, budget);

@@ -59,7 +59,10 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         metrics.clone(),
         progress.clone(),
     );
-    let app = Arc::new(app.with_surface(surface));
+    let app = Arc::new(
+        app.with_request_timeout(config.request_timeout)
+            .with_surface(surface),
+    );
     if let Some(listener) = metrics_listener {
         // Ends with the process: the last scrape may come during the drain.
         tokio::spawn(axum::serve(listener, http::metrics_app(app.clone())).into_future());
@@ -95,7 +98,6 @@ fn surface(config: &Config) -> Result<(ApiKeys, Surface), Fatal> {
     Ok((
         keys,
         Surface {
-            request_timeout: config.request_timeout,
             metrics_token: with(ApiKeys::default(), "--metrics-token-file", token)?,
             metrics_here: config.metrics_port.is_none(),
             document: config.document,

@@ -12,5 +12,13 @@ mod choosing;
 mod embeddings;
 #[path = "http/life.rs"]
 mod life;
+#[path = "http/parameters.rs"]
+mod parameters;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/surface.rs"]
+mod surface;
+#[path = "http/tokenize.rs"]
+mod tokenize;
+#[path = "http/traffic.rs"]
+mod traffic;

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use qwen_engine::{
-    metrics::{CacheInfo, Metrics, families},
+    metrics::{CacheInfo, Metrics, document, families},
+    openapi,
     progress::Progress,
     request::{FinishReason, FinishedRequest, Observer, StepStats},
 };
@@ -23,11 +25,14 @@ fn known_traffic() -> String {
         .model_known(
             2048,
             &CacheInfo {
-                num_host_blocks: 0,
+                num_host_blocks: 8,
                 block_size: 16,
-                num_blocks: 100,
+                num_blocks: 192,
                 prefix_caching: true,
                 gpu_memory_utilization: 0.9,
+                dtype: "auto",
+                num_blocks_asked: Some(192),
+                plan: vec![("kv_cache", 3 << 20), ("swap_space", 1 << 29)],
             },
         )
         .unwrap();
@@ -44,6 +49,7 @@ fn known_traffic() -> String {
         generated_tokens: 1,
         prefix_queries: 20,
         prefix_hits: 4,
+        host_hits: 1,
         preemptions: 1,
         first_token_latencies: vec![0.03],
         inter_token_latencies: vec![],
@@ -90,25 +96,50 @@ fn known_traffic() -> String {
     };
     metrics.finished(&left);
     metrics.rejected("max_num_queued_reqs");
-    metrics.http("/v1/chat/completions", "POST", 200, Duration::from_millis(250));
-    metrics.http("/v1/chat/completions", "POST", 429, Duration::from_millis(1));
+    let http = |status, millis, sizes| {
+        let took = Duration::from_millis(millis);
+        metrics.http("/v1/chat/completions", "POST", status, took, sizes);
+    };
+    http(200, 250, [100, 2000]);
+    http(429, 1, [50, 0]);
     metrics.render(Instant::now()).unwrap()
 }
 
 #[test]
 fn the_exposition_is_as_committed() {
-    let text = known_traffic();
+    committed("engine/tests/metrics/expected.txt", &known_traffic());
+}
+
+/// A generated file; `make generate` sets the variable.
+fn committed(path: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
-        std::fs::write(
-            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metrics/expected.txt"),
-            &text,
-        )
-        .unwrap();
+        std::fs::write(file, text).unwrap();
         return;
     }
+    let there = std::fs::read_to_string(file).unwrap_or_default();
     assert!(
-        text == EXPECTED,
-        "/metrics changed; run the test with UPDATE_EXPECT=1 and look at the difference:\n{text}"
+        text == there,
+        "{path} is not what the code says; run make generate and look at the difference"
+    );
+}
+
+#[test]
+fn the_api_document_is_as_committed() {
+    committed("docs/openapi.json", openapi::text());
+}
+
+#[test]
+fn the_documents_tables_are_those_of_the_code() {
+    const PATH: &str = "docs/metrics.md";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PATH);
+    let text = std::fs::read_to_string(file).unwrap();
+    let (begin, end) = ("<!-- begin: made by make generate -->\n", "<!-- end -->\n");
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    committed(
+        PATH,
+        &format!("{before}{begin}\n{}\n{end}{after}", document::tables()),
     );
 }
 
@@ -178,15 +209,15 @@ fn families_that_vllm_has_are_equal_to_its() {
             assert_eq!(ours, theirs, "{name}");
         }
     }
-    assert_eq!(shared, 33);
+    assert_eq!(shared, 36);
+    let left_out: BTreeSet<&str> = families::LEFT_OUT.iter().map(|(name, _)| *name).collect();
+    let missing = theirs.keys().filter(|name| !ours.contains_key(*name));
+    assert_eq!(left_out, missing.map(String::as_str).collect());
 }
 
 #[test]
 fn the_table_is_what_is_served() {
     let served: BTreeSet<String> = families_of(EXPECTED).into_keys().collect();
-    let table: BTreeSet<String> = families::ALL
-        .iter()
-        .map(|family| family.name.to_owned())
-        .collect();
+    let table: BTreeSet<String> = families::all().map(|family| family.name.to_owned()).collect();
     assert_eq!(served, table);
 }

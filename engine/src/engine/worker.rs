@@ -69,7 +69,7 @@ impl Worker {
         model.set_heartbeat(shared.heartbeat());
         let scheduler = Scheduler::new(config.clone());
         let (live, outbox) = (HashMap::new(), Vec::new());
-        Self {
+        let mut worker = Self {
             model,
             config,
             scheduler,
@@ -78,7 +78,10 @@ impl Worker {
             commands,
             shared,
             outbox,
-        }
+        };
+        // The bound in force is known before the first request.
+        worker.report(StepStats::default());
+        worker
     }
 
     /// Runs until every handle and stream is gone. A panic ends all requests with an error and leaves the engine
@@ -187,6 +190,7 @@ impl Worker {
             prefill_tokens: step.prefill_tokens,
             prefix_queries: step.prefix_queries,
             prefix_hits: step.prefix_hits,
+            host_hits: step.host_hits,
             preemptions: step.preempted.len(),
             ..StepStats::default()
         };

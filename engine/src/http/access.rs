@@ -5,9 +5,9 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_LENGTH},
     middleware::Next,
     response::Response,
 };
@@ -31,6 +31,9 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
         .map_or("none", |path| path.as_str())
         .to_owned();
     let (started, method) = (Instant::now(), request.method().clone());
+    // As vLLM: what the header says.
+    let length = |headers: &HeaderMap| headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    let request_bytes = length(request.headers()).unwrap_or(0);
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
@@ -41,6 +44,8 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
         path,
         method,
         status: response.status().as_u16(),
+        // The header follows when the answer is written.
+        bytes: [request_bytes, response.body().size_hint().exact().unwrap_or(0)],
         started,
         tally: response.extensions_mut().remove::<Arc<Tally>>(),
     };
@@ -65,6 +70,8 @@ struct Exchange {
     path: String,
     method: Method,
     status: u16,
+    /// Of request and answer, 0 where it is not told.
+    bytes: [u64; 2],
     started: Instant,
     tally: Option<Arc<Tally>>,
 }
@@ -79,7 +86,9 @@ impl Drop for Exchange {
             debug!(request_id = %id, %method, %path, status, milliseconds, "request");
             return;
         }
-        self.app.metrics.http(path, method.as_str(), status, took);
+        self.app
+            .metrics
+            .http(path, method.as_str(), status, took, self.bytes);
         match &self.tally {
             Some(tally) => {
                 let usage = tally.usage();

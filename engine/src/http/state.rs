@@ -40,8 +40,6 @@ pub struct Serving {
 
 /// What the command line says about the HTTP side, apart from API keys.
 pub struct Surface {
-    /// Within which time every request must be answered, `--request-timeout`.
-    pub request_timeout: Option<Duration>,
     /// Tokens that /metrics asks for, `--metrics-token-file`.
     pub metrics_token: ApiKeys,
     /// Whether /metrics is on the API's port: not with `--metrics-port`.
@@ -53,7 +51,6 @@ pub struct Surface {
 impl Default for Surface {
     fn default() -> Self {
         Self {
-            request_timeout: None,
             metrics_token: ApiKeys::default(),
             metrics_here: true,
             document: true,
@@ -70,6 +67,7 @@ pub struct App {
     /// Cancelled when answers that still run are to end.
     pub(super) cut: CancellationToken,
     pub(super) surface: Surface,
+    request_timeout: Option<Duration>,
     progress: Arc<Progress>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
@@ -89,10 +87,21 @@ impl App {
             created,
             cut: CancellationToken::new(),
             surface: Surface::default(),
+            request_timeout: None,
             progress,
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The same with a time within which every request must be answered, `--request-timeout`.
+    pub fn with_request_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout
     }
 
     /// The same with another surface.

@@ -52,7 +52,7 @@ impl FromRequestParts<Arc<App>> for Until {
             Some(value) => Some(seconds(value.to_str().unwrap_or_default())?),
             None => None,
         };
-        let timeout = asked.into_iter().chain(app.surface.request_timeout).min();
+        let timeout = asked.into_iter().chain(app.request_timeout()).min();
         Ok(Self {
             deadline: timeout.map(|timeout| (Instant::now() + timeout, timeout)),
             cut: app.cut.clone(),

@@ -195,6 +195,9 @@ fn start(
         num_host_blocks: loaded.plan.num_host_blocks,
         prefix_caching: config.prefix_caching,
         gpu_memory_utilization: config.gpu_memory_utilization,
+        dtype: config.kv_dtype.name(),
+        num_blocks_asked: config.num_blocks,
+        plan: loaded.plan.parts().to_vec(),
     };
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
     Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
