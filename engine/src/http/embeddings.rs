@@ -34,9 +34,9 @@ pub(super) async fn create(
     let request = EmbeddingsRequest::parse(Fields::parse(&body)?, width)?;
     check_name(&app, request.model.as_ref())?;
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
-    let inputs = request.inputs;
+    let (inputs, special) = (request.inputs, request.special);
     let prompts = off_thread(move || {
-        let checked = |input| check(tokens(&tokenizer, input, most, "input")?, most);
+        let checked = |input| check(tokens(&tokenizer, input, special, most, "input")?, most);
         inputs.into_iter().map(checked).collect::<Result<Vec<_>, _>>()
     });
     let prompts = prompts.await?;

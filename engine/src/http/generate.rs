@@ -57,8 +57,7 @@ pub(super) async fn chat(
         let text = template
             .render_with(&request.messages, &request.template_kwargs, request.ending)
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        // The template brings its own special tokens.
-        let tokens = encode(&tokenizer, &text, false, most, "messages")?;
+        let tokens = encode(&tokenizer, &text, request.special, most, "messages")?;
         let mut params = request.params;
         let constraint = resolve(&mut params, &tokenizer, &grammars)?;
         Ok((tokens, params, constraint))
@@ -94,7 +93,7 @@ pub(super) async fn completion(
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let grammars = serving.grammars.clone();
     let prompts = off_thread(move || {
-        let tokens = |prompt| tokens(&tokenizer, prompt, most, "prompt");
+        let tokens = |prompt| tokens(&tokenizer, prompt, request.special, most, "prompt");
         let mut params = request.params;
         let prompts = request.prompts.into_iter().map(tokens);
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
@@ -190,11 +189,12 @@ pub(super) fn check_name(app: &App, model: Option<&String>) -> Result<(), ApiErr
 pub(super) fn tokens(
     tokenizer: &Tokenizer,
     prompt: Prompt,
+    special: bool,
     most: usize,
     param: &str,
 ) -> Result<Vec<u32>, ApiError> {
     match prompt {
-        Prompt::Text(text) => encode(tokenizer, &text, true, most, param),
+        Prompt::Text(text) => encode(tokenizer, &text, special, most, param),
         Prompt::Tokens(tokens) => match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
             Some(token) => {
                 let last = tokenizer.size() - 1;

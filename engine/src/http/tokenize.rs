@@ -59,7 +59,13 @@ pub(super) async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Resul
     check_name(&app, request.model.as_ref())?;
     let (tokenizer, length) = (serving.tokenizer.clone(), serving.max_model_len);
     let answer = off_thread(move || {
-        let tokens = tokens(&tokenizer, Prompt::Tokens(request.tokens), length, "tokens")?;
+        let tokens = tokens(
+            &tokenizer,
+            Prompt::Tokens(request.tokens),
+            false,
+            length,
+            "tokens",
+        )?;
         Ok(json!({"prompt": tokenizer.decode(&tokens)}))
     });
     answer.await.map(Json)

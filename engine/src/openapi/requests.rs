@@ -10,7 +10,8 @@ pub(super) fn schemas() -> Map<String, Value> {
     let chat = joined(&[
         json!({
             "messages": messages(),
-            "chat_template_kwargs": {"type": "object", "description": "Variables of the chat template, for example {\"enable_thinking\": false}."},
+            "add_special_tokens": special(false),
+        "chat_template_kwargs": {"type": "object", "description": "Variables of the chat template, for example {\"enable_thinking\": false}."},
             "logprobs": {"type": "boolean", "default": false, "description": "Whether to tell how likely each token was."},
             "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "description": "So many of the likeliest tokens beside each one; needs logprobs."},
         }),
@@ -21,7 +22,8 @@ pub(super) fn schemas() -> Map<String, Value> {
     let completion = joined(&[
         json!({
             "prompt": texts("prompts", 256),
-            "echo": {"type": "boolean", "default": false, "description": "Whether the answer begins with the prompt."},
+            "add_special_tokens": special(true),
+        "echo": {"type": "boolean", "default": false, "description": "Whether the answer begins with the prompt."},
             "logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "description": "Tell how likely each token was, beside so many of the likeliest."},
         }),
         max_tokens(0),
@@ -30,6 +32,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     let embedding = json!({
         "input": texts("texts", 2048),
         "model": model(),
+        "add_special_tokens": special(true),
         "encoding_format": {"enum": ["float", "base64"], "default": "float"},
         "dimensions": {"type": "integer", "minimum": 1, "description": "Numbers of each vector, up to the model's; the vector is cut and scaled to length 1."},
         "priority": priority(),
@@ -75,6 +78,10 @@ fn joined(parts: &[Value]) -> Value {
 
 fn model() -> Value {
     json!({"type": "string", "description": "One of the names of /v1/models; the served model where it is left out."})
+}
+
+fn special(default: bool) -> Value {
+    json!({"type": "boolean", "default": default, "description": "Whether the tokenizer adds its special tokens."})
 }
 
 fn messages() -> Value {

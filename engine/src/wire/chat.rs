@@ -13,6 +13,8 @@ pub struct ChatRequest {
     pub template_kwargs: Map<String, Value>,
     /// How the prompt ends.
     pub ending: Ending,
+    /// Whether the tokenizer adds its own special tokens, beside the template's.
+    pub special: bool,
     /// Sampling and the rest.
     pub params: Params,
 }
@@ -33,6 +35,7 @@ impl ChatRequest {
         let messages = messages(&mut fields)?;
         let template_kwargs = template_kwargs(&mut fields)?;
         let ending = Ending::take(&mut fields)?;
+        let special = fields.flag("add_special_tokens", false)?;
         let mut params = Params::take(&mut fields, defaults, 1)?;
         params.sampling.logprobs = logprobs(&mut fields)?;
         fields.finish()?;
@@ -40,6 +43,7 @@ impl ChatRequest {
             messages,
             template_kwargs,
             ending,
+            special,
             params,
         })
     }

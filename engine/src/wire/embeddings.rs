@@ -25,6 +25,8 @@ pub struct EmbeddingsRequest {
     pub model: Option<String>,
     /// At least one text.
     pub inputs: Vec<Prompt>,
+    /// Whether the tokenizer adds its own special tokens.
+    pub special: bool,
     /// Form of the numbers.
     pub form: EmbeddingForm,
     /// Numbers wanted, 1 to the model's.
@@ -41,6 +43,7 @@ impl EmbeddingsRequest {
         let request = Self {
             model: fields.text("model")?,
             inputs: Prompt::take(&mut fields, "input", MOST_INPUTS)?,
+            special: fields.flag("add_special_tokens", true)?,
             form: fields
                 .number("encoding_format", |_| true, "\"float\" or \"base64\"")?
                 .unwrap_or_default(),

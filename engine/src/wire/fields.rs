@@ -39,7 +39,6 @@ pub const NEUTRAL: &[(&str, &[&str])] = &[
     ("length_penalty", &["1", "1.0"]),
     ("continue_final_message", &["false"]),
     ("add_generation_prompt", &["true"]),
-    ("add_special_tokens", &[]),
     ("return_tokens_as_token_ids", &["false"]),
     ("return_token_ids", &["false"]),
     ("skip_reading_prefix_cache", &["false"]),
