@@ -1,10 +1,12 @@
 //! The HTTP side: routes, and what every request passes on its way.
 mod access;
 mod auth;
+mod chat;
 mod choice;
 mod choosing;
 mod embeddings;
 mod generate;
+mod reader;
 mod state;
 mod status;
 mod until;
@@ -29,10 +31,12 @@ const BODY_LIMIT: usize = 16 << 20;
 /// Every route over one state; needs no socket, so tests call it directly.
 pub fn app(state: Arc<App>) -> Router {
     let v1 = Router::new()
-        .route("/v1/chat/completions", post(generate::chat))
+        .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(status::models))
+        // Names may have slashes in them.
+        .route("/v1/models/{*name}", get(status::model))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     v1.route("/health", get(status::health))
         .route("/ready", get(status::ready))

@@ -59,15 +59,17 @@ impl ChatTemplate {
     pub fn render(
         &self,
         messages: &[Message],
+        tools: &[serde_json::Value],
         variables: &Map<String, serde_json::Value>,
     ) -> Result<String, TemplateError> {
         let refused = |error: Error| {
             TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned))
         };
         let template = self.0.get_template(NAME).map_err(refused)?;
+        // Python's None, which is what templates of transformers get.
+        let tools = (!tools.is_empty()).then(|| Serde(tools));
         // Names before `..` win: a request cannot replace its own messages.
-        let context =
-            context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
+        let context = context! { messages => Serde(messages), tools, add_generation_prompt => true, ..Serde(variables) };
         template.render(context).map_err(refused)
     }
 }
@@ -174,15 +176,22 @@ mod tests {
 {%- endif %}"#;
 
     fn render(messages: serde_json::Value, variables: serde_json::Value) -> Result<String, TemplateError> {
+        render_with(messages, &[], variables)
+    }
+
+    fn render_with(
+        messages: serde_json::Value,
+        tools: &[serde_json::Value],
+        variables: serde_json::Value,
+    ) -> Result<String, TemplateError> {
         let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
-        ChatTemplate::new(LIKE_QWEN3)
-            .unwrap()
-            .render(&messages, variables.as_object().unwrap())
+        let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
+        template.render(&messages, tools, variables.as_object().unwrap())
     }
 
     #[test]
     fn a_conversation_with_thoughts_and_tools() {
-        let text = render(
+        let text = render_with(
             json!([
                 {"role": "system", "content": "Be kind."},
                 {"role": "user", "content": "How warm?"},
@@ -190,7 +199,8 @@ mod tests {
                 {"role": "tool", "content": "20"},
                 {"role": "tool", "content": "<21>"},
             ]),
-            json!({"tools": [{"a": "<b>", "c": [1, 2]}]}),
+            &[json!({"a": "<b>", "c": [1, 2]})],
+            json!({"tools": [1]}),
         )
         .unwrap();
         let expected = "<|im_start|>system\n{\"a\": \"<b>\", \"c\": [1, 2]}<|im_end|>\n\
@@ -234,7 +244,7 @@ mod tests {
         let render = |source: &str| {
             ChatTemplate::new(source)
                 .unwrap()
-                .render(&[], &Map::new())
+                .render(&[], &[], &Map::new())
                 .unwrap()
         };
         assert_eq!(

@@ -12,5 +12,11 @@ mod choosing;
 mod embeddings;
 #[path = "http/life.rs"]
 mod life;
+#[path = "http/messages.rs"]
+mod messages;
+#[path = "http/reasoning.rs"]
+mod reasoning;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/tools.rs"]
+mod tools;

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -59,11 +59,21 @@ pub(super) async fn version() -> Json<Value> {
 }
 
 pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let length = app.loaded().map(|serving| serving.max_model_len);
-    let models: Vec<Value> = app
-        .names
-        .iter()
-        .map(|name| json!({"id": name, "object": "model", "created": app.created, "owned_by": "qwen-engine", "root": app.name(), "parent": null, "max_model_len": length}))
-        .collect();
+    let models: Vec<Value> = app.names.iter().map(|name| describe(&app, name)).collect();
     Json(json!({"object": "list", "data": models}))
+}
+
+pub(super) async fn model(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    match app.names.contains(&name) {
+        true => Ok(Json(describe(&app, &name))),
+        false => Err(ApiError::UnknownModel(name)),
+    }
+}
+
+fn describe(app: &App, name: &str) -> Value {
+    let length = app.loaded().map(|serving| serving.max_model_len);
+    json!({"id": name, "object": "model", "created": app.created, "owned_by": "qwen-engine", "root": app.name(), "parent": null, "max_model_len": length})
 }

@@ -13,7 +13,6 @@ const INERT: &[&str] = &[
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
-    "parallel_tool_calls",
     "spaces_between_special_tokens",
     "request_id",
     "guided_decoding_backend",
@@ -21,10 +20,6 @@ const INERT: &[&str] = &[
 
 /// Fields that change the output and are not supported, with the values that ask for nothing.
 const NEUTRAL: &[(&str, &[&str])] = &[
-    ("tools", &["[]"]),
-    ("tool_choice", &["\"none\"", "\"auto\""]),
-    ("functions", &["[]"]),
-    ("function_call", &["\"none\"", "\"auto\""]),
     ("top_logprobs", &["0"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
