@@ -5,6 +5,7 @@ use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{
     Args, Parser, Subcommand,
+    builder::FalseyValueParser,
     error::{ContextKind, ErrorKind},
 };
 
@@ -56,7 +57,7 @@ enum Command {
 /// Flags of `serve`, as typed; `Config` holds what they mean.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// The model: a directory, hf://org/name or embedded://nano.
+    /// The model: a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano.
     #[arg(value_name = "MODEL", required_unless_present = "model")]
     pub model_tag: Option<String>,
     /// The model, in vLLM's older spelling.
@@ -154,18 +155,27 @@ pub struct ServeArgs {
     /// Least level that is logged (error, warn, info, debug, trace), or a tracing filter.
     #[arg(long, alias = "uvicorn-log-level", default_value = "info")]
     pub log_level: String,
-    /// Revision of an hf:// model.
-    #[arg(long, default_value = "main")]
-    pub revision: String,
+    /// Branch, tag or commit of a model on a hub. Default: main (hf://), master (modelscope://).
+    #[arg(long)]
+    pub revision: Option<String>,
     /// Where downloaded models are kept.
     #[arg(long)]
     pub download_dir: Option<PathBuf>,
-    /// Base URL of the model hub, for mirrors.
+    /// Serve only what is downloaded already; no hub is asked.
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = FalseyValueParser::new())]
+    pub offline: bool,
+    /// Base URL of the Hugging Face hub, for mirrors.
     #[arg(long, env = "HF_ENDPOINT")]
     pub hf_endpoint: Option<String>,
-    /// Token for the model hub.
+    /// Token for the Hugging Face hub.
     #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
     pub hf_token: Option<String>,
+    /// Base URL of ModelScope, for mirrors.
+    #[arg(long, env = "MODELSCOPE_ENDPOINT")]
+    pub modelscope_endpoint: Option<String>,
+    /// Token for ModelScope.
+    #[arg(long, env = "MODELSCOPE_API_TOKEN", hide_env_values = true)]
+    pub modelscope_token: Option<String>,
 }
 
 /// Runs the command line without the program's name. Errors are for exit code 2; --help ends the process with 0.

@@ -8,7 +8,7 @@ use std::{
 
 use qwen_engine::{
     metrics::{CacheInfo, Metrics, families},
-    progress::Progress,
+    progress::{Phase, Progress},
     request::{FinishReason, FinishedRequest, Observer, StepStats},
 };
 
@@ -32,7 +32,7 @@ fn known_traffic() -> String {
         )
         .unwrap();
     let progress = Progress::default();
-    progress.set(1000, 1000);
+    progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);
     let prefill = StepStats {
         max_num_seqs: 256,

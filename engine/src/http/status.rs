@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::App;
-use crate::{engine::Health, metrics::TEXT_FORMAT, wire::ApiError};
+use crate::{engine::Health, metrics::TEXT_FORMAT, progress::Phase, wire::ApiError};
 
 /// Liveness: 503 only if a restart would help, that is if the engine thread is gone or makes no progress.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -37,6 +37,10 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         "ready": false,
         "reason": if app.is_draining() { "draining" } else { "loading" },
         "message": error.to_string(),
+        "phase": match progress.phase() {
+            Phase::Downloading => "downloading",
+            Phase::Loading => "loading",
+        },
         "bytes_loaded": progress.done(),
         "bytes_total": progress.total(),
         "eta_seconds": progress.eta(Instant::now()).map(|eta| eta.as_secs_f64()),
