@@ -6,6 +6,7 @@ use crate::{
     device::{DeviceKind, Dtype, KvDtype},
     model::Quantization,
     scheduler::SchedulingPolicy,
+    source::Access,
 };
 
 /// The cap of `--max-num-seqs auto`: vLLM's default for the flag.
@@ -26,7 +27,7 @@ pub enum LogFormat {
 /// A checked `serve` command line.
 #[derive(Clone)]
 pub struct Config {
-    /// The model's source: a directory, hf://… or embedded://….
+    /// The model's source: a directory, hf://…, modelscope://… or embedded://….
     pub model: String,
     /// Address to listen on.
     pub host: String,
@@ -92,14 +93,16 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Filter of the log lines.
     pub log_level: String,
-    /// Revision of an hf:// model.
-    pub revision: String,
+    /// Revision of a model on a hub; `None` means the hub's usual branch.
+    pub revision: Option<String>,
     /// Where downloads are kept.
     pub download_dir: Option<PathBuf>,
-    /// Base URL of the hub.
-    pub hf_endpoint: Option<String>,
-    /// Token for the hub.
-    pub hf_token: Option<String>,
+    /// How the Hugging Face hub is reached.
+    pub hugging_face: Access,
+    /// How ModelScope is reached.
+    pub model_scope: Access,
+    /// Whether no hub may be asked.
+    pub offline: bool,
 }
 
 impl Config {
@@ -242,8 +245,15 @@ impl Config {
             log_level: args.log_level,
             revision: args.revision,
             download_dir: args.download_dir,
-            hf_endpoint: args.hf_endpoint,
-            hf_token: args.hf_token,
+            hugging_face: Access {
+                endpoint: args.hf_endpoint,
+                token: args.hf_token,
+            },
+            model_scope: Access {
+                endpoint: args.modelscope_endpoint,
+                token: args.modelscope_token,
+            },
+            offline: args.offline,
         })
     }
 }

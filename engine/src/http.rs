@@ -1,11 +1,13 @@
 //! The HTTP side: routes, and what every request passes on its way.
 mod access;
 mod auth;
+mod chat;
 mod choice;
 mod choosing;
 mod embeddings;
 mod generate;
 mod keyfile;
+mod reader;
 mod routes;
 mod state;
 mod status;

@@ -22,7 +22,11 @@ pub fn text() -> &'static str {
 pub fn document() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
-        paths.insert(route.path.to_owned(), json!({route.method: operation(route)}));
+        // axum's mark of the rest of a path is not OpenAPI's.
+        paths.insert(
+            route.path.replace("{*", "{"),
+            json!({route.method: operation(route)}),
+        );
     }
     let mut schemas = answers::schemas();
     schemas.extend(
@@ -69,6 +73,10 @@ fn operation(route: &Route) -> Value {
         "string",
         "An id for logs and for the answer's id; comes back as a header.",
     )];
+    if let Some((_, name)) = route.path.split_once("{*") {
+        let name = name.trim_end_matches('}');
+        parameters.push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+    }
     if route.guard == Guard::ApiKey && route.body.is_some() {
         let text = "Seconds within which the request must be answered; may only shorten --request-timeout.";
         parameters.push(header("X-Request-Timeout", "number", text));
@@ -79,6 +87,9 @@ fn operation(route: &Route) -> Value {
         "parameters": parameters,
         "responses": {"200": {"description": "The answer.", "content": content}},
     });
+    if route.path.contains('{') {
+        operation["responses"]["404"] = error("There is no such thing here.");
+    }
     if let Some(body) = route.body {
         operation["requestBody"] =
             json!({"required": true, "content": {"application/json": {"schema": of(body)}}});

@@ -61,15 +61,17 @@ impl ChatTemplate {
     pub fn render(
         &self,
         messages: &[Message],
+        tools: &[serde_json::Value],
         variables: &Map<String, serde_json::Value>,
     ) -> Result<String, TemplateError> {
-        self.render_with(messages, variables, Ending::Reply)
+        self.render_with(messages, tools, variables, Ending::Reply)
     }
 
     /// The same with another ending.
     pub fn render_with(
         &self,
         messages: &[Message],
+        tools: &[serde_json::Value],
         variables: &Map<String, serde_json::Value>,
         ending: Ending,
     ) -> Result<String, TemplateError> {
@@ -86,8 +88,10 @@ impl ChatTemplate {
         {
             content.push_str(OPEN);
         }
+        // Python's None, which is what templates of transformers get.
+        let tools = (!tools.is_empty()).then(|| Serde(tools));
         // Names before `..` win: a request cannot replace its own messages.
-        let context = context! { messages => Serde(&*messages), add_generation_prompt => ending == Ending::Reply, ..Serde(variables) };
+        let context = context! { messages => Serde(&*messages), tools, add_generation_prompt => ending == Ending::Reply, ..Serde(variables) };
         let text = template.render(context).map_err(refused)?;
         match ending {
             Ending::Reply | Ending::Closed => Ok(text),
@@ -212,15 +216,22 @@ mod tests {
 {%- endif %}"#;
 
     fn render(messages: serde_json::Value, variables: serde_json::Value) -> Result<String, TemplateError> {
+        render_with(messages, &[], variables)
+    }
+
+    fn render_with(
+        messages: serde_json::Value,
+        tools: &[serde_json::Value],
+        variables: serde_json::Value,
+    ) -> Result<String, TemplateError> {
         let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
-        ChatTemplate::new(LIKE_QWEN3)
-            .unwrap()
-            .render(&messages, variables.as_object().unwrap())
+        let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
+        template.render(&messages, tools, variables.as_object().unwrap())
     }
 
     #[test]
     fn a_conversation_with_thoughts_and_tools() {
-        let text = render(
+        let text = render_with(
             json!([
                 {"role": "system", "content": "Be kind."},
                 {"role": "user", "content": "How warm?"},
@@ -228,7 +239,8 @@ mod tests {
                 {"role": "tool", "content": "20"},
                 {"role": "tool", "content": "<21>"},
             ]),
-            json!({"tools": [{"a": "<b>", "c": [1, 2]}]}),
+            &[json!({"a": "<b>", "c": [1, 2]})],
+            json!({"tools": [1]}),
         )
         .unwrap();
         let expected = "<|im_start|>system\n{\"a\": \"<b>\", \"c\": [1, 2]}<|im_end|>\n\
@@ -262,7 +274,8 @@ mod tests {
             serde_json::from_value(messages).unwrap()
         };
         let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
-        let render = |content: &str, ending| template.render_with(&messages(content), &Map::new(), ending);
+        let render =
+            |content: &str, ending| template.render_with(&messages(content), &[], &Map::new(), ending);
         let begin = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
         for (content, ending, rest) in [
             ("Hello wor", Ending::Open, "Hello wor"),
@@ -276,12 +289,12 @@ mod tests {
             ChatTemplate::new("{% for message in messages %}[{{ message.content | trim }}]{% endfor %}");
         let text = trims
             .unwrap()
-            .render_with(&messages("Hello "), &Map::new(), Ending::Open);
+            .render_with(&messages("Hello "), &[], &Map::new(), Ending::Open);
         assert_eq!(text.unwrap(), "[Hi][Hello");
         let first = ChatTemplate::new("{{ messages[0].content }}").unwrap();
         assert!(
             first
-                .render_with(&messages("Hello"), &Map::new(), Ending::Open)
+                .render_with(&messages("Hello"), &[], &Map::new(), Ending::Open)
                 .is_err()
         );
     }
@@ -304,7 +317,7 @@ mod tests {
         let render = |source: &str| {
             ChatTemplate::new(source)
                 .unwrap()
-                .render(&[], &Map::new())
+                .render(&[], &[], &Map::new())
                 .unwrap()
         };
         assert_eq!(

@@ -12,13 +12,19 @@ mod choosing;
 mod embeddings;
 #[path = "http/life.rs"]
 mod life;
+#[path = "http/messages.rs"]
+mod messages;
 #[path = "http/parameters.rs"]
 mod parameters;
+#[path = "http/reasoning.rs"]
+mod reasoning;
 #[path = "http/refusals.rs"]
 mod refusals;
 #[path = "http/surface.rs"]
 mod surface;
 #[path = "http/tokenize.rs"]
 mod tokenize;
+#[path = "http/tools.rs"]
+mod tools;
 #[path = "http/traffic.rs"]
 mod traffic;

@@ -10,7 +10,7 @@ use std::{
 use qwen_engine::{
     metrics::{CacheInfo, Metrics, document, families},
     openapi,
-    progress::Progress,
+    progress::{Phase, Progress},
     request::{FinishReason, FinishedRequest, Observer, StepStats},
 };
 
@@ -36,7 +36,7 @@ fn known_traffic() -> String {
         )
         .unwrap();
     let progress = Progress::default();
-    progress.set(1000, 1000);
+    progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);
     let prefill = StepStats {
         max_num_seqs: 256,

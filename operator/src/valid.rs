@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
+use crate::api::monitoring::ExtraRule;
 use crate::api::{GROUP, QwenService, QwenServiceSpec};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -32,6 +33,10 @@ pub struct Valid {
     pub replicas: Replicas,
     /// GPUs of each replica.
     pub gpus: i32,
+    /// The user's own rules that Prometheus can evaluate.
+    pub extra_rules: Vec<ExtraRule>,
+    /// What is wrong with the others: a sentence for each.
+    pub unusable_rules: Vec<String>,
     /// All that is passed on as it is.
     pub spec: QwenServiceSpec,
 }
@@ -101,6 +106,7 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
+    let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
     Ok(Valid {
         name: service.name_any(),
         namespace: service.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -119,8 +125,26 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
+        extra_rules,
+        unusable_rules,
         spec: spec.clone(),
     })
+}
+
+/// Rules that can be evaluated, and what is wrong with the others. One broken expression would make Prometheus
+/// refuse all alerts of the service.
+fn usable(rules: &[ExtraRule]) -> (Vec<ExtraRule>, Vec<String>) {
+    let mut unusable = Vec::new();
+    let kept = rules.iter().enumerate().filter(|(at, rule)| {
+        let parsed = promql_parser::parser::parse(&rule.expr);
+        unusable.extend(parsed.as_ref().err().map(|error| {
+            let error = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("spec.monitoring.alerts.extraRules[{at}].expr is no PromQL ({error}); correct it, the rule is left out until then")
+        }));
+        parsed.is_ok()
+    });
+    let kept = kept.map(|(_, rule)| rule.clone()).collect();
+    (kept, unusable)
 }
 
 // === impl Valid ===

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 
-use super::{App, Guard, embeddings, generate, status, tokenize};
+use super::{App, Guard, chat, embeddings, generate, status, tokenize};
 
 /// Where Prometheus reads; on a port of its own with `--metrics-port`.
 pub(super) const METRICS: &str = "/metrics";
@@ -82,7 +82,7 @@ pub static ROUTES: &[Route] = &[
         ("createChatCompletion", "Answers a conversation."),
         "ChatCompletionRequest",
         &[(JSON, "ChatCompletion"), (EVENTS, "ChatCompletionChunk")],
-        || post(generate::chat),
+        || post(chat::create),
     )
     .guarded(Guard::ApiKey),
     Route::post(
@@ -109,6 +109,14 @@ pub static ROUTES: &[Route] = &[
         ("listModels", "Lists the names that requests may call the model."),
         &[(JSON, "ModelList")],
         || get(status::models),
+    )
+    .guarded(Guard::ApiKey),
+    Route::get(
+        // Names may have slashes in them.
+        "/v1/models/{*name}",
+        ("retrieveModel", "Describes the model by one of its names."),
+        &[(JSON, "Model")],
+        || get(status::model),
     )
     .guarded(Guard::ApiKey),
     Route::post(

@@ -14,7 +14,7 @@ use crate::{
     constraint::Grammars,
     engine::EngineHandle,
     metrics::Metrics,
-    progress::Progress,
+    progress::{Phase, Progress},
     template::ChatTemplate,
     tokenizer::Tokenizer,
     wire::{ApiError, Defaults},
@@ -156,7 +156,11 @@ impl App {
                 Some(eta) => format!(", about {} s to go", eta.as_secs()),
                 None => String::new(),
             };
-            ApiError::Unavailable(format!("The model is loading: {done} of {total} bytes{eta}."))
+            let phase = match self.progress.phase() {
+                Phase::Downloading => "being downloaded",
+                Phase::Loading => "loading",
+            };
+            ApiError::Unavailable(format!("The model is {phase}: {done} of {total} bytes{eta}."))
         })
     }
 }

@@ -29,6 +29,7 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<
             TokenizeInput::Prompt(text) => (text.clone(), "prompt"),
             TokenizeInput::Chat {
                 messages,
+                tools,
                 variables,
                 ending,
             } => {
@@ -36,7 +37,7 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<
                     ApiError::invalid("messages", "This model has no chat template; send `prompt`.")
                 })?;
                 let text = template
-                    .render_with(messages, variables, *ending)
+                    .render_with(messages, tools, variables, *ending)
                     .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
                 (text, "messages")
             }

@@ -17,7 +17,7 @@ pub(super) fn schemas() -> Map<String, Value> {
         all[name] = schema;
         all
     };
-    let reason = json!({"enum": ["stop", "length", "abort", "error", null]});
+    let reason = json!({"enum": ["stop", "length", "tool_calls", "abort", "error", null]});
     let choice = |content: (&str, Value), logprobs: &str| {
         object(&[
             ("index", count.clone()),
@@ -28,11 +28,28 @@ pub(super) fn schemas() -> Map<String, Value> {
     };
     let prompt_logprobs =
         array(json!({"type": ["object", "null"], "description": "By token: logprob, rank, decoded_token."}));
-    let message = object(&[
+    let called = |parts: &[(&str, Value)], function: &[&str]| {
+        let function = function.iter().map(|name| ((*name).to_owned(), text.clone()));
+        let function = required(Value::Object(function.collect()), &["name"]);
+        let fields = [
+            parts,
+            &[("type", json!({"const": "function"})), ("function", function)],
+        ]
+        .concat();
+        array(object(&fields))
+    };
+    let thought = [("reasoning", text.clone()), ("reasoning_content", text.clone())];
+    let calls = called(&[("id", text.clone())], &["name", "arguments"]);
+    let message = [
         ("role", json!({"const": "assistant"})),
-        ("content", text.clone()),
+        ("content", or_null("string")),
         ("refusal", nothing.clone()),
-    ]);
+        ("tool_calls", calls),
+    ];
+    let message = optional(
+        object(&[&message[..], &thought].concat()),
+        &["reasoning", "reasoning_content", "tool_calls"],
+    );
     let completion_choice = |prompt: bool| {
         let mut schema = choice(("text", text.clone()), "CompletionLogprobs");
         if prompt {
@@ -40,7 +57,24 @@ pub(super) fn schemas() -> Map<String, Value> {
         }
         schema
     };
-    let delta = json!({"type": "object", "properties": {"role": {"const": "assistant"}, "content": text}});
+    let begun = called(
+        &[("index", count.clone()), ("id", text.clone())],
+        &["name", "arguments"],
+    );
+    let mut begun = begun;
+    begun["items"] = optional(begun["items"].take(), &["id", "type"]);
+    let mut delta = object(
+        &[
+            &[
+                ("role", json!({"const": "assistant"})),
+                ("content", text.clone()),
+                ("tool_calls", begun),
+            ],
+            &thought[..],
+        ]
+        .concat(),
+    );
+    delta["required"] = json!([]);
     let token = [
         ("token", text.clone()),
         ("logprob", json!({"type": "number"})),
@@ -48,7 +82,12 @@ pub(super) fn schemas() -> Map<String, Value> {
     ];
     let entry = [&token[..], &[("top_logprobs", array(object(&token)))]].concat();
     let chat_logprobs = [("content", array(object(&entry))), ("refusal", nothing.clone())];
+    let details = (
+        "completion_tokens_details",
+        object(&[("reasoning_tokens", count.clone())]),
+    );
     let usage = ["prompt_tokens", "total_tokens", "completion_tokens"].map(|name| (name, count.clone()));
+    let usage = [&usage[..], &[details]].concat();
     let embedding = [
         ("index", count.clone()),
         ("object", json!({"const": "embedding"})),
@@ -114,7 +153,7 @@ pub(super) fn schemas() -> Map<String, Value> {
                 ("text_offset", array(count.clone())),
             ]),
         ),
-        ("Usage", object(&usage)),
+        ("Usage", optional(object(&usage), &["completion_tokens_details"])),
         (
             "EmbeddingList",
             object(&[
@@ -128,11 +167,9 @@ pub(super) fn schemas() -> Map<String, Value> {
         ),
         (
             "ModelList",
-            object(&[
-                ("object", json!({"const": "list"})),
-                ("data", array(object(&model))),
-            ]),
+            object(&[("object", json!({"const": "list"})), ("data", array(of("Model")))]),
         ),
+        ("Model", object(&model)),
         (
             "Tokens",
             object(&[
@@ -154,10 +191,17 @@ pub(super) fn schemas() -> Map<String, Value> {
             "Readiness",
             required(
                 json!({
-                    "ready": {"type": "boolean"}, "reason": {"enum": ["loading", "draining"]}, "message": text, "bytes_loaded": count, "bytes_total": count,
+                    "ready": {"type": "boolean"}, "reason": {"enum": ["loading", "draining"]}, "phase": {"enum": ["downloading", "loading"]}, "message": text, "bytes_loaded": count, "bytes_total": count,
                     "eta_seconds": or_null("number"),
                 }),
-                &["reason", "message", "bytes_loaded", "bytes_total", "eta_seconds"],
+                &[
+                    "reason",
+                    "phase",
+                    "message",
+                    "bytes_loaded",
+                    "bytes_total",
+                    "eta_seconds",
+                ],
             ),
         ),
         ("Exposition", text.clone()),
@@ -181,6 +225,7 @@ fn message_in() -> Value {
             "name": text,
             "tool_calls": {"type": "array", "items": {"type": "object"}},
             "tool_call_id": text,
+            "reasoning": text,
             "reasoning_content": text,
         },
         "required": ["role"],
@@ -193,6 +238,14 @@ fn object(fields: &[(&str, Value)]) -> Value {
         .iter()
         .map(|(name, schema)| ((*name).to_owned(), schema.clone()));
     required(Value::Object(properties.collect()), &[])
+}
+
+/// The same object, of which these fields may be missing.
+fn optional(mut object: Value, names: &[&str]) -> Value {
+    if let Some(required) = object["required"].as_array_mut() {
+        required.retain(|name| !names.iter().any(|optional| name == optional));
+    }
+    object
 }
 
 /// An object that has all of `properties` but those named.

@@ -11,11 +11,12 @@ pub(super) fn schemas() -> Map<String, Value> {
         json!({
             "messages": messages(),
             "add_special_tokens": special(false),
-        "chat_template_kwargs": {"type": "object", "description": "Variables of the chat template, for example {\"enable_thinking\": false}."},
+            "include_reasoning": {"type": "boolean", "default": true, "description": "Whether the answer tells the model's reasoning."},
             "logprobs": {"type": "boolean", "default": false, "description": "Whether to tell how likely each token was."},
             "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "description": "So many of the likeliest tokens beside each one; needs logprobs."},
         }),
         ending(),
+        tools(),
         max_tokens(1),
         shared(),
     ]);
@@ -23,7 +24,7 @@ pub(super) fn schemas() -> Map<String, Value> {
         json!({
             "prompt": texts("prompts", 256),
             "add_special_tokens": special(true),
-        "echo": {"type": "boolean", "default": false, "description": "Whether the answer begins with the prompt."},
+            "echo": {"type": "boolean", "default": false, "description": "Whether the answer begins with the prompt."},
             "logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "description": "Tell how likely each token was, beside so many of the likeliest."},
         }),
         max_tokens(0),
@@ -42,12 +43,11 @@ pub(super) fn schemas() -> Map<String, Value> {
             "model": model(),
             "prompt": {"type": "string", "description": "The text; either this or messages."},
             "messages": messages(),
-            "tools": {"type": "array", "items": {"type": "object"}, "description": "What the chat template gets as tools."},
-            "chat_template_kwargs": {"type": "object", "description": "Variables of the chat template."},
             "add_special_tokens": {"type": "boolean", "description": "Whether the tokenizer adds its special tokens. Default: true for prompt, false for messages, whose template has them."},
             "return_token_strs": {"type": "boolean", "default": false, "description": "Whether to tell how the vocabulary writes each token."},
         }),
         ending(),
+        tools(),
     ]);
     let detokenize = json!({
         "model": model(),
@@ -105,6 +105,39 @@ fn ending() -> Value {
     json!({
         "add_generation_prompt": {"type": "boolean", "description": "Whether the prompt ends with what begins the assistant's message. Default: true, or false with continue_final_message."},
         "continue_final_message": {"type": "boolean", "default": false, "description": "Whether the last message is left open, for the model to go on; excludes add_generation_prompt."},
+    })
+}
+
+/// What chat templates show, or read as variables.
+fn tools() -> Value {
+    let function = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9_.-]+$"},
+            "description": {"type": "string"},
+            "parameters": {"type": "object", "description": "A JSON schema of an object."},
+            "strict": {"type": "boolean", "description": "Whether parameters that cannot be enforced are refused."},
+        },
+        "required": ["name"],
+    });
+    let named = json!({
+        "type": "object",
+        "properties": {"type": {"const": "function"}, "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+        "required": ["type", "function"],
+    });
+    let replaced = |by: &str| json!({"enum": [null], "description": format!("Not supported; send {by}.")});
+    json!({
+        "tools": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"type": {"const": "function"}, "function": function}, "required": ["type", "function"]},
+            "description": "Functions that the model may call.",
+        },
+        "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, named], "description": "Which of them; auto where there are any."},
+        "parallel_tool_calls": {"type": "boolean", "default": true, "description": "Whether more than one call may come."},
+        "functions": replaced("tools"),
+        "function_call": replaced("tool_choice"),
+        "chat_template_kwargs": {"type": "object", "description": "Variables of the chat template, for example {\"enable_thinking\": false}."},
+        "reasoning_effort": {"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max"], "description": "A variable of the chat template; none switches thinking off."},
     })
 }
 

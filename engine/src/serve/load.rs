@@ -13,7 +13,7 @@ use crate::{
     http::Serving,
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
-    progress::Progress,
+    progress::{Phase, Progress},
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -35,11 +35,12 @@ pub(super) fn load(
     let options = SourceOptions {
         revision: config.revision.clone(),
         download_dir: config.download_dir.clone(),
-        endpoint: config.hf_endpoint.clone(),
-        token: config.hf_token.clone(),
+        hugging_face: config.hugging_face.clone(),
+        model_scope: config.model_scope.clone(),
+        offline: config.offline,
     };
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
-        progress.set(done, total);
+        progress.set(Phase::Downloading, done, total);
     }));
     let mut files = files.map_err(fatal)?;
     if !config.hf_overrides.is_empty() {
@@ -170,7 +171,7 @@ fn start(
         memory_limit: None,
     };
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
-        progress.set(done, total);
+        progress.set(Phase::Loading, done, total);
     });
     let loaded = loaded.map_err(fatal)?;
     info!("{}", loaded.plan);

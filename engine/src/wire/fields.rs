@@ -13,7 +13,6 @@ pub const INERT: &[&str] = &[
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
-    "parallel_tool_calls",
     "spaces_between_special_tokens",
     "request_id",
     "guided_decoding_backend",
@@ -26,10 +25,6 @@ pub const INERT: &[&str] = &[
 
 /// Fields that change the output and are not supported, with the values that ask for nothing.
 pub const NEUTRAL: &[(&str, &[&str])] = &[
-    ("tools", &["[]"]),
-    ("tool_choice", &["\"none\"", "\"auto\""]),
-    ("functions", &["[]"]),
-    ("function_call", &["\"none\"", "\"auto\""]),
     ("top_logprobs", &["0"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
@@ -42,8 +37,6 @@ pub const NEUTRAL: &[(&str, &[&str])] = &[
     ("return_tokens_as_token_ids", &["false"]),
     ("return_token_ids", &["false"]),
     ("skip_reading_prefix_cache", &["false"]),
-    ("reasoning_effort", &[]),
-    ("include_reasoning", &["true"]),
     ("thinking_token_budget", &["-1"]),
     ("verbosity", &["\"medium\""]),
     ("audio", &[]),

@@ -1,7 +1,7 @@
 //! The bodies of /tokenize and /detokenize.
 use serde_json::{Map, Value};
 
-use super::{ApiError, Ending, Fields, Message, chat};
+use super::{ApiError, Ending, Fields, Message, Tools, chat, messages};
 
 /// What becomes tokens.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub enum TokenizeInput {
     Chat {
         /// The messages.
         messages: Vec<Message>,
+        /// What the template shows as tools.
+        tools: Vec<Value>,
         /// Variables of the template.
         variables: Map<String, Value>,
         /// How the text ends.
@@ -48,8 +50,9 @@ impl TokenizeRequest {
                 return Err(ApiError::invalid("prompt", "`prompt` or `messages` is required."));
             }
             None => TokenizeInput::Chat {
-                messages: chat::messages(&mut fields)?,
-                variables: variables(&mut fields)?,
+                messages: messages::take(&mut fields)?,
+                tools: Tools::take(&mut fields)?.shown,
+                variables: chat::template_kwargs(&mut fields)?,
                 ending: Ending::take(&mut fields)?,
             },
         };
@@ -64,15 +67,6 @@ impl TokenizeRequest {
         fields.finish()?;
         Ok(request)
     }
-}
-
-fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
-    let mut variables = chat::template_kwargs(fields)?;
-    let objects = |tools: &Vec<Value>| tools.iter().all(Value::is_object);
-    if let Some(tools) = fields.number("tools", objects, "an array of objects")? {
-        variables.insert("tools".to_owned(), tools.into());
-    }
-    Ok(variables)
 }
 
 /// A checked request for text.

@@ -19,6 +19,7 @@ use qwen_engine::{
     kv::BlockCopy,
     metrics::families,
     model::{Logits, Model, ModelError, StepPlan, fake::FakeModel},
+    progress::Phase,
     request::FinishReason,
 };
 use serde_json::{Value, json};
@@ -254,7 +255,8 @@ async fn queued() -> Vec<Scrape> {
         .with_reply(reply("abcdefgh"))
         .with_gate();
     let (app, metrics, progress) = loading(&[]);
-    progress.set(40, 100);
+    progress.set(Phase::Loading, 30, 100);
+    progress.set(Phase::Loading, 40, 100);
     let limits = EngineConfig {
         max_queued_tokens: 30,
         ..config(1, 2)
