@@ -14,7 +14,7 @@ use qwen_engine::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{answering, get, loading, post, send};
+use crate::support::{answering, get, loading, marked, post, send};
 
 /// Why a value does not follow a schema of the document, if so. Stricter than JSON Schema: a field that the schema
 /// does not tell is one that the document leaves out.
@@ -144,6 +144,38 @@ async fn every_route_is_in_the_document_and_answers_as_it_says() {
         let schema =
             &document["paths"][path]["get"]["responses"]["503"]["content"]["application/json"]["schema"];
         assert_eq!(breach(&document, schema, &reply.json()), None, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn calls_reasoning_and_vectors_are_answered_as_the_document_says() {
+    let document = openapi::document();
+    let schema = |name: &str| document["components"]["schemas"][name].clone();
+    let text =
+        "<think>\nHm.\n</think>\n\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"n\": 1}}\n</tool_call>";
+    let server = marked(text);
+    let tool = json!({"type": "function", "function": {"name": "add"}});
+    let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "tools": [tool]});
+    let whole = server.post("/v1/chat/completions", body.clone()).await.json();
+    let message = &whole["choices"][0]["message"];
+    assert!(
+        message["tool_calls"].is_array() && message["reasoning"].is_string(),
+        "{whole}"
+    );
+    assert_eq!(breach(&document, &schema("ChatCompletion"), &whole), None);
+    body["stream"] = json!(true);
+    for chunk in server.post("/v1/chat/completions", body).await.chunks() {
+        assert_eq!(breach(&document, &schema("ChatCompletionChunk"), &chunk), None);
+    }
+    let server = crate::embeddings::server();
+    for form in ["float", "base64"] {
+        let body = json!({"input": ["a", "b"], "encoding_format": form});
+        let reply = server.post("/v1/embeddings", body).await;
+        assert_eq!(
+            breach(&document, &schema("EmbeddingList"), &reply.json()),
+            None,
+            "{form}"
+        );
     }
 }
 
