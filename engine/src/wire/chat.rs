@@ -25,7 +25,7 @@ impl ChatRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
         let messages = messages::read(fields.require("messages")?)?;
-        let template_kwargs = template_kwargs(&mut fields)?;
+        let template_kwargs = template_kwargs(&mut fields, defaults)?;
         let tools = Tools::take(&mut fields)?;
         let include_reasoning = fields.take("include_reasoning")?.unwrap_or(true);
         let mut params = Params::take(&mut fields, defaults, 1)?;
@@ -43,7 +43,7 @@ impl ChatRequest {
 
 /// The template's variables. OpenAI's `reasoning_effort` is one of them, and as vLLM has it, "none" switches thinking
 /// off; what `chat_template_kwargs` says itself wins.
-fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+fn template_kwargs(fields: &mut Fields, defaults: &Defaults) -> Result<Map<String, Value>, ApiError> {
     let mut kwargs: Map<String, Value> = fields.take("chat_template_kwargs")?.unwrap_or_default();
     if let Some(effort) = fields.take::<Value>("reasoning_effort")? {
         if !effort.as_str().is_some_and(|effort| EFFORTS.contains(&effort)) {
@@ -57,6 +57,9 @@ fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> 
             kwargs.entry("enable_thinking").or_insert(json!(false));
         }
         kwargs.entry("reasoning_effort").or_insert(effort);
+    }
+    for (name, value) in &defaults.template_kwargs {
+        kwargs.entry(name).or_insert_with(|| value.clone());
     }
     Ok(kwargs)
 }
