@@ -356,7 +356,7 @@ impl Constraint {
 /// Whether no token is likelier.
 fn is_best(logits: &[f32], token: u32) -> bool {
     let own = logits.get(token as usize);
-    own.is_some_and(|own| logits.iter().all(|other| !(other > own)))
+    own.is_some_and(|own| !logits.iter().any(|other| other > own))
 }
 
 fn step(error: &impl ToString) -> ConstraintError {

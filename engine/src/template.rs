@@ -67,7 +67,7 @@ impl ChatTemplate {
         };
         let template = self.0.get_template(NAME).map_err(refused)?;
         // Python's None, which is what templates of transformers get.
-        let tools = (!tools.is_empty()).then(|| Serde(tools));
+        let tools = (!tools.is_empty()).then_some(Serde(tools));
         // Names before `..` win: a request cannot replace its own messages.
         let context = context! { messages => Serde(messages), tools, add_generation_prompt => true, ..Serde(variables) };
         template.render(context).map_err(refused)
