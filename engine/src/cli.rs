@@ -140,6 +140,9 @@ pub struct ServeArgs {
     /// JSON object merged into the model's config.json, for example {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}.
     #[arg(long)]
     pub hf_overrides: Option<String>,
+    /// JSON object of chat template variables for requests that leave them out, for example {"enable_thinking": false}.
+    #[arg(long)]
+    pub default_chat_template_kwargs: Option<String>,
     /// Quantization of the weights at load: none, q8_0, q6_k, q5_k, q4_k. FP8 and GGUF files need no flag.
     #[arg(long, short)]
     pub quantization: Option<String>,
@@ -335,6 +338,10 @@ mod tests {
             ("serve m --task classify", "--task classify"),
             ("serve m --runner draft", "--runner draft"),
             ("serve m --hf-overrides []", "--hf-overrides []"),
+            (
+                "serve m --default-chat-template-kwargs true",
+                "--default-chat-template-kwargs true",
+            ),
             ("serve m --kv-cache-dtype fp8", "--kv-cache-dtype fp8"),
             ("serve m --tensor-parallel-size 2", "--tensor-parallel-size 2"),
             ("serve m --reasoning-parser glm45", "--reasoning-parser glm45"),

@@ -79,6 +79,8 @@ pub struct Config {
     pub pooling: Option<bool>,
     /// Merged into the model's config.json.
     pub hf_overrides: serde_json::Map<String, serde_json::Value>,
+    /// Variables of the chat template for requests that leave them out.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// How the weights are quantized as they are loaded.
     pub quantization: Option<Quantization>,
     /// Where the model runs.
@@ -219,7 +221,16 @@ impl Config {
                 ],
             )?,
             pooling: pooling(&args.task, &args.runner)?,
-            hf_overrides: overrides(args.hf_overrides.as_deref())?,
+            hf_overrides: object(
+                "--hf-overrides",
+                args.hf_overrides.as_deref(),
+                "use for example {\"max_position_embeddings\": 32768}",
+            )?,
+            chat_template_kwargs: object(
+                "--default-chat-template-kwargs",
+                args.default_chat_template_kwargs.as_deref(),
+                "use for example {\"enable_thinking\": false}",
+            )?,
             quantization: quantization(args.quantization.as_deref())?,
             device: one_of(
                 "--device",
@@ -343,17 +354,14 @@ fn pooling(task: &str, runner: &str) -> Result<Option<bool>, Fatal> {
     Ok(one_of("--runner", runner, &runners)?.or(task))
 }
 
-fn overrides(text: Option<&str>) -> Result<serde_json::Map<String, serde_json::Value>, Fatal> {
+fn object(
+    flag: &str,
+    text: Option<&str>,
+    advice: &str,
+) -> Result<serde_json::Map<String, serde_json::Value>, Fatal> {
     let text = text.unwrap_or("{}");
-    serde_json::from_str(text).map_err(|error| {
-        let wrong = format!("is no JSON object ({error})");
-        refuse(
-            "--hf-overrides",
-            text,
-            &wrong,
-            "use for example {\"max_position_embeddings\": 32768}",
-        )
-    })
+    serde_json::from_str(text)
+        .map_err(|error| refuse(flag, text, &format!("is no JSON object ({error})"), advice))
 }
 
 /// What is done at load; FP8 and GGUF weights are told by their files.

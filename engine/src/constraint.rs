@@ -14,7 +14,7 @@ const LARGEST: usize = 128 << 10;
 
 /// What may stand between two words of JSON: a line break and an indentation. Any white space could go on for ever, and
 /// small models let it.
-const WHITE_SPACE: &str = r"\r?\n[ \t]{0,64}|[ \t]{1,64}";
+const WHITE_SPACE: &str = r"\r?\n[ \t]{0,32}|[ \t]{1,32}";
 
 /// Why a grammar cannot be used, one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -356,7 +356,7 @@ impl Constraint {
 /// Whether no token is likelier.
 fn is_best(logits: &[f32], token: u32) -> bool {
     let own = logits.get(token as usize);
-    own.is_some_and(|own| logits.iter().all(|other| !(other > own)))
+    own.is_some_and(|own| !logits.iter().any(|other| other > own))
 }
 
 fn step(error: &impl ToString) -> ConstraintError {

@@ -182,7 +182,10 @@ mod tests {
             ),
             (
                 "TokenizeRequest",
-                asked_for(TokenizeRequest::parse, &[chat, r#"{"prompt": "a"}"#]),
+                asked_for(
+                    |fields| TokenizeRequest::parse(fields, &defaults),
+                    &[chat, r#"{"prompt": "a"}"#],
+                ),
             ),
             (
                 "DetokenizeRequest",

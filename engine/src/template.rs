@@ -89,7 +89,7 @@ impl ChatTemplate {
             content.push_str(OPEN);
         }
         // Python's None, which is what templates of transformers get.
-        let tools = (!tools.is_empty()).then(|| Serde(tools));
+        let tools = (!tools.is_empty()).then_some(Serde(tools));
         // Names before `..` win: a request cannot replace its own messages.
         let context = context! { messages => Serde(&*messages), tools, add_generation_prompt => ending == Ending::Reply, ..Serde(variables) };
         let text = template.render(context).map_err(refused)?;

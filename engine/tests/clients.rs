@@ -84,7 +84,7 @@ async fn start() -> (Process, Client<OpenAIConfig>) {
 }
 
 fn request(more: Value) -> CreateChatCompletionRequest {
-    let mut body = json!({"model": MODEL, "messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_completion_tokens": 64, "temperature": 0.0});
+    let mut body = json!({"model": MODEL, "messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_completion_tokens": 256, "temperature": 0.0});
     body.as_object_mut()
         .unwrap()
         .extend(more.as_object().unwrap().clone());

@@ -165,7 +165,10 @@ pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
 }
 
 /// The Python of a virtual environment that holds the pinned clients.
-fn python(paths: &Paths) -> Result<std::path::PathBuf> {
+///
+/// # Errors
+/// When Python has no venv, or the packages cannot be installed.
+pub fn python(paths: &Paths) -> Result<std::path::PathBuf> {
     let venv = paths.root.join("target/clients");
     let (python, pinned) = (
         venv.join("bin/python"),

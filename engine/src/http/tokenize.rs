@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, ApiError> {
     let serving = app.ready()?;
-    let request = TokenizeRequest::parse(Fields::parse(&whole_body(body)?)?)?;
+    let request = TokenizeRequest::parse(Fields::parse(&whole_body(body)?)?, &serving.defaults)?;
     check_name(&app, request.model.as_ref())?;
     let Serving {
         tokenizer,

@@ -225,7 +225,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Ranges::parse("0 100\n", 60).0, [0..60]);
+        assert_eq!(Ranges::parse("0 100\n", 60).0, std::slice::from_ref(&(0..60)));
     }
 
     proptest! {

@@ -128,7 +128,10 @@ fn end_tokens(generation: &Value, model: &Value, tokenizer: &Tokenizer) -> Vec<u
 
 /// As vLLM: what generation_config.json recommends is the default of requests that say nothing.
 fn defaults(config: &Config, generation: &Value) -> Defaults {
-    let mut defaults = Defaults::default();
+    let mut defaults = Defaults {
+        template_kwargs: config.chat_template_kwargs.clone(),
+        ..Defaults::default()
+    };
     let sampling = &mut defaults.sampling;
     sampling.seed = config.seed;
     if config.model_sampling_defaults {

@@ -29,7 +29,7 @@ impl ChatRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
         let messages = messages::take(&mut fields)?;
-        let template_kwargs = template_kwargs(&mut fields)?;
+        let template_kwargs = template_kwargs(&mut fields, defaults)?;
         let ending = Ending::take(&mut fields)?;
         let special = fields.flag("add_special_tokens", false)?;
         let tools = Tools::take(&mut fields)?;
@@ -51,7 +51,10 @@ impl ChatRequest {
 
 /// The template's variables. OpenAI's `reasoning_effort` is one of them, and as vLLM has it, "none" switches thinking
 /// off; what `chat_template_kwargs` says itself wins.
-pub(super) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn template_kwargs(
+    fields: &mut Fields,
+    defaults: &Defaults,
+) -> Result<Map<String, Value>, ApiError> {
     let kwargs = fields.number("chat_template_kwargs", |_| true, "an object")?;
     let mut kwargs: Map<String, Value> = kwargs.unwrap_or_default();
     if let Some(effort) = fields.take::<Value>("reasoning_effort")? {
@@ -66,6 +69,9 @@ pub(super) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>,
             kwargs.entry("enable_thinking").or_insert(json!(false));
         }
         kwargs.entry("reasoning_effort").or_insert(effort);
+    }
+    for (name, value) in &defaults.template_kwargs {
+        kwargs.entry(name).or_insert_with(|| value.clone());
     }
     Ok(kwargs)
 }

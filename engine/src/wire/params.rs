@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{ApiError, Fields, Structured};
 use crate::request::SamplingParams;
@@ -14,11 +15,13 @@ const MOST_STOPS: usize = 64;
 /// vLLM's default of --max-logprobs, and OpenAI's limit for chats.
 const MOST_LOGPROBS: usize = 20;
 
-/// Sampling values for requests that leave them out.
+/// Values for requests that leave them out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Defaults {
     /// Temperature, top_p, top_k and so on.
     pub sampling: SamplingParams,
+    /// Variables of the chat template.
+    pub template_kwargs: Map<String, Value>,
 }
 
 #[derive(Deserialize)]

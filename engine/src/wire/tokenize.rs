@@ -1,7 +1,7 @@
 //! The bodies of /tokenize and /detokenize.
 use serde_json::{Map, Value};
 
-use super::{ApiError, Ending, Fields, Message, Tools, chat, messages};
+use super::{ApiError, Defaults, Ending, Fields, Message, Tools, chat, messages};
 
 /// What becomes tokens.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct TokenizeRequest {
 
 impl TokenizeRequest {
     /// Reads and checks a body. Errors name the field.
-    pub fn parse(mut fields: Fields) -> Result<Self, ApiError> {
+    pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
         let model = fields.text("model")?;
         let input = match fields.text("prompt")? {
             Some(_) if fields.has("messages") => {
@@ -52,7 +52,7 @@ impl TokenizeRequest {
             None => TokenizeInput::Chat {
                 messages: messages::take(&mut fields)?,
                 tools: Tools::take(&mut fields)?.shown,
-                variables: chat::template_kwargs(&mut fields)?,
+                variables: chat::template_kwargs(&mut fields, defaults)?,
                 ending: Ending::take(&mut fields)?,
             },
         };

@@ -41,6 +41,28 @@ fn calls_and_their_answers_reach_the_template_as_the_model_knows_them() {
 }
 
 #[test]
+fn what_a_request_says_to_the_template_goes_before_the_servers_defaults() {
+    let defaults = Defaults {
+        template_kwargs: serde_json::Map::from_iter([("enable_thinking".to_owned(), json!(false))]),
+        ..Defaults::default()
+    };
+    for (more, thinks) in [
+        (json!({}), false),
+        (json!({"chat_template_kwargs": {"enable_thinking": true}}), true),
+        (json!({"reasoning_effort": "high"}), false),
+    ] {
+        let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let request = ChatRequest::parse(Fields::from_value(body).unwrap(), &defaults).unwrap();
+        let text = ChatTemplate::new(QWEN3).unwrap();
+        let text = text.render(&request.messages, &[], &request.template_kwargs);
+        assert_eq!(!text.unwrap().ends_with("</think>\n\n"), thinks, "{more}");
+    }
+}
+
+#[test]
 fn a_call_that_was_cut_off_goes_back_as_it_is() {
     let request = parse(json!({"messages": [
         {"role": "assistant", "tool_calls": [call("a", "{\"city\": \"K")]},
