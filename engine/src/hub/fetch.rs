@@ -2,7 +2,10 @@
 use std::{
     ops::Range,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     HubError,
-    cache::{free, has},
+    cache::{Lock, free, has},
     client::{Client, Failure},
     listing::Remote,
     part::Part,
@@ -53,8 +56,7 @@ impl<'a> Tally<'a> {
 pub(super) struct Fetch<'a> {
     pub(super) client: &'a Client,
     pub(super) piece: u64,
-    /// Part of the names of files on their way, where other processes may write, too.
-    pub(super) unique: Option<String>,
+    pub(super) lock: &'a Arc<Lock>,
     pub(super) tally: Tally<'a>,
 }
 
@@ -69,7 +71,7 @@ impl Fetch<'_> {
             if has(&target, file.size) {
                 self.tally.add(file.size);
             } else {
-                let part = Part::open(&target, file.size, self.unique.as_deref())?;
+                let part = Part::open(&target, file.size, self.lock)?;
                 self.tally.add(part.done());
                 parts.push((file, part));
             }

@@ -34,8 +34,15 @@ impl GgufModel {
     /// # Errors
     /// In words: it cannot be read, or is not the GGUF file of a Qwen3 model.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let bytes = map(path).map_err(|error| error.to_string())?;
-        let content = content(&bytes)?;
+        Self::parse(&map(path).map_err(|error| error.to_string())?)
+    }
+
+    /// Reads the metadata of a file's bytes.
+    ///
+    /// # Errors
+    /// As of [`GgufModel::read`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let content = content(bytes)?;
         let text = |name: &str| {
             content
                 .metadata
@@ -58,7 +65,7 @@ impl GgufModel {
         let vocabulary = content
             .tensor_infos
             .get("token_embd.weight")
-            .map(|info| info.shape.dims()[0]);
+            .and_then(|info| info.shape.dims().first().copied());
         let scaling = get("rope.scaling.type").and_then(|value| value.to_string().ok());
         let config = json!({
             "architectures": [named],
@@ -125,13 +132,16 @@ pub(super) fn weights(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String>
     let mut all = Vec::new();
     for (name, info) in &content.tensor_infos {
         let (shape, dtype) = (info.shape.dims().to_vec(), info.ggml_dtype);
-        let size = info.shape.elem_count() / dtype.block_size() * dtype.type_size();
-        let start = content.tensor_data_offset.checked_add(info.offset);
-        let range = start.and_then(|start| {
+        let range = || {
+            let count = shape
+                .iter()
+                .try_fold(1_usize, |count, size| count.checked_mul(*size))?;
+            let size = (count / dtype.block_size()).checked_mul(dtype.type_size())?;
+            let start = content.tensor_data_offset.checked_add(info.offset)?;
             let start = usize::try_from(start).ok()?;
             Some(start..start.checked_add(size)?)
-        });
-        let data = range
+        };
+        let data = range()
             .and_then(|range| bytes.get(range))
             .ok_or_else(|| format!("{name} ends behind the file"))?;
         let stored = Stored {
