@@ -64,18 +64,19 @@ impl Fetch<'_> {
     /// Brings all `files` into `dir`.
     pub(super) async fn all(&self, files: &[Remote], dir: &Path) -> Result<(), HubError> {
         let connections = Semaphore::new(CONNECTIONS);
-        // Opened before the first byte comes, so that the first report tells what earlier runs brought.
-        let mut parts = Vec::new();
+        let (mut parts, mut here) = (Vec::new(), 0);
         for file in files {
             let target = dir.join(&file.name);
             if has(&target, file.size) {
-                self.tally.add(file.size);
+                here += file.size;
             } else {
                 let part = Part::open(&target, file.size, self.lock)?;
-                self.tally.add(part.done());
+                here += part.done();
                 parts.push((file, part));
             }
         }
+        // In one report: the first one tells what earlier runs brought, from which the pace is reckoned.
+        self.tally.add(here);
         // Better told now than after an hour.
         let needed = self
             .tally
