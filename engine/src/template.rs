@@ -13,8 +13,9 @@ use serde_json::{Map, ser};
 use crate::wire::Message;
 
 const NAME: &str = "chat";
-/// Enough for conversations of the model's full length; ends a template that loops without end.
-const FUEL: u64 = 50_000_000;
+/// Many times what conversations of the model's full length take; ends a template that loops without end. An
+/// instruction costs one, and so do 64 bytes that it makes, which bounds the memory to 640 MB.
+const FUEL: u64 = 10_000_000;
 
 /// Why a template cannot be used or refused a conversation.
 #[derive(Debug, thiserror::Error)]
