@@ -229,7 +229,10 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Ranges::parse("0 100\n", 60).0, [0..60]);
+        assert_eq!(
+            Ranges::parse("0 100\n", 60).missing(100, 100),
+            Ranges::parse("0 60\n", 100).missing(100, 100)
+        );
     }
 
     #[tokio::test]
