@@ -52,7 +52,7 @@ test-cluster: need-cluster-tools ## End-to-end and chart tests on the local clus
 	$(CARGO_TEST) --package qwen-tests -- --ignored --nocapture --test-threads=1; \
 	trap - EXIT; finish
 
-# Only this workspace's crates are instrumented, so dependencies are not built again.
+# Only this workspace's crates are instrumented.
 .PHONY: fuzz
 fuzz: need-rust ## Search for crashes with libFuzzer in everything that reads what outsiders send (FUZZ_SECONDS=3600 in all)
 	@command -v c++ >/dev/null || { echo 'a C++ compiler is missing: apt-get install build-essential'; exit 1; }
