@@ -12,6 +12,8 @@ PUSH ?=
 # Registry and path that the demo takes images from with CLUSTER=current.
 REGISTRY ?= $(PUSH)
 PYTHON ?= python3
+# Seconds of `make fuzz` in all.
+FUZZ_SECONDS ?= 3600
 
 CARGO_TEST := cargo test --release --locked
 section = @printf '\n==== %s ====\n' "$(1)"
@@ -49,6 +51,20 @@ test-cluster: need-cluster-tools ## End-to-end and chart tests on the local clus
 	printf '\n==== %s ====\n' 'tests on the cluster'; \
 	$(CARGO_TEST) --package qwen-tests -- --ignored --nocapture --test-threads=1; \
 	trap - EXIT; finish
+
+# Only this workspace's crates are instrumented.
+.PHONY: fuzz
+fuzz: need-rust ## Search for crashes with libFuzzer in everything that reads what outsiders send (FUZZ_SECONDS=3600 in all)
+	@command -v c++ >/dev/null || { echo 'a C++ compiler is missing: apt-get install build-essential'; exit 1; }
+	RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/engine/fuzz/instrument.sh' cargo build --release --locked --package qwen-fuzz --features libfuzzer --bin qwen-fuzz
+	@targets=($$(ls engine/fuzz/corpus)); \
+	for target in "$${targets[@]}"; do \
+	  printf '\n==== fuzz %s ====\n' "$$target"; \
+	  mkdir -p "target/fuzz/$$target"; \
+	  FUZZ_TARGET="$$target" target/release/qwen-fuzz "target/fuzz/$$target" "engine/fuzz/corpus/$$target" \
+	    -artifact_prefix="target/fuzz/$$target-" -max_total_time=$$(($(FUZZ_SECONDS) / $${#targets[@]})) \
+	    -rss_limit_mb=2048 -timeout=30 -max_len=8192 -print_final_stats=1; \
+	done
 
 .PHONY: lint
 lint: need-rust ## Format, clippy, licences and advisories

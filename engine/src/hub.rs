@@ -1,6 +1,7 @@
 //! Downloads models from the Hugging Face hub and from ModelScope: resumed when cut, checked, and whole before they are seen.
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -119,10 +120,10 @@ impl Hub {
                 tracing::warn!(%error, "what was downloaded before is served");
                 return Ok(dir);
             }
-            (lock, _) => lock?,
+            (lock, _) => Arc::new(lock?),
         };
         match (
-            self.update(repo, revision, &home, &lock, progress).await,
+            self.update(repo, revision, &home, lock, progress).await,
             home.whole(revision),
         ) {
             (Err(error @ HubError::Unreachable { .. }), Some(dir)) => {
@@ -139,21 +140,17 @@ impl Hub {
         repo: &str,
         revision: &str,
         home: &Home,
-        lock: &Lock,
+        lock: Arc<Lock>,
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<PathBuf, HubError> {
         let found = self.client.listing(repo, revision).await?;
         let dir = home.snapshot(&found.commit);
         std::fs::create_dir_all(&dir).map_err(disk(&dir))?;
         home.clean(&dir);
-        let unique = || match lock {
-            Lock::Held { .. } => None,
-            Lock::Unsupported => Some(format!("{:016x}", rand::random::<u64>())),
-        };
         let fetch = |total, report| Fetch {
             client: &self.client,
             piece: self.piece,
-            unique: unique(),
+            lock: &lock,
             tally: Tally::new(total, report),
         };
         // Small files first: they say which weights are needed.

@@ -19,7 +19,7 @@ pub use gguf::GgufModel;
 pub use load::{LoadError, LoadOptions, LoadedModel, load};
 pub use quantize::Quantization;
 pub use qwen3::Qwen3;
-pub use weights::{Weights, WeightsError};
+pub use weights::{Weights, WeightsError, shapes};
 
 use std::fmt;
 use std::ops::Range;

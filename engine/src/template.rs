@@ -15,8 +15,9 @@ use crate::wire::{Ending, Message};
 const NAME: &str = "chat";
 /// Marks where a message is left open, as transformers does; its last space tells whether the template trims.
 const OPEN: &str = "<the message goes on here> ";
-/// Enough for conversations of the model's full length; ends a template that loops without end.
-const FUEL: u64 = 50_000_000;
+/// Many times what conversations of the model's full length take; ends a template that loops without end. An
+/// instruction costs one, and so do 64 bytes that it makes, which bounds the memory to 640 MB.
+const FUEL: u64 = 10_000_000;
 
 /// Why a template cannot be used or refused a conversation.
 #[derive(Debug, thiserror::Error)]

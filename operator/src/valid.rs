@@ -41,13 +41,22 @@ pub struct Valid {
     pub spec: QwenServiceSpec,
 }
 
+/// Which hub a model is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// `hf://`
+    HuggingFace,
+    /// `modelscope://`
+    ModelScope,
+}
+
 /// Where the model is, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// Inside the engine.
     Embedded(String),
-    /// On the hub.
-    Hub(String),
+    /// On a hub, `ORGANISATION/NAME`.
+    Hub(Site, String),
     /// In a PersistentVolumeClaim.
     Claim {
         /// Name of the claim.
@@ -74,7 +83,7 @@ pub enum Invalid {
     Incomplete(&'static str),
     /// The source has another form.
     #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
     )]
     Source(String),
     /// No image is known.
@@ -185,10 +194,15 @@ impl Source {
         let (scheme, rest) = text.split_once("://").ok_or_else(refused)?;
         match scheme {
             "embedded" if rest == "nano" => Ok(Self::Embedded(text.to_owned())),
-            "hf" if rest.split('/').filter(|part| !part.is_empty()).count() == 2
-                && rest.matches('/').count() == 1 =>
+            "hf" | "modelscope"
+                if rest.split('/').filter(|part| !part.is_empty()).count() == 2
+                    && rest.matches('/').count() == 1 =>
             {
-                Ok(Self::Hub(rest.to_owned()))
+                let site = match scheme {
+                    "hf" => Site::HuggingFace,
+                    _ => Site::ModelScope,
+                };
+                Ok(Self::Hub(site, rest.to_owned()))
             }
             "pvc"
                 if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
@@ -206,7 +220,7 @@ impl Source {
     fn default_name(&self) -> String {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
-            Self::Hub(repository) => repository.clone(),
+            Self::Hub(_, repository) => repository.clone(),
             Self::Claim { claim, path } => path
                 .rsplit('/')
                 .next()
@@ -258,7 +272,12 @@ mod tests {
             ),
             (
                 "hf://Qwen/Qwen3-0.6B",
-                Source::Hub("Qwen/Qwen3-0.6B".into()),
+                Source::Hub(Site::HuggingFace, "Qwen/Qwen3-0.6B".into()),
+                "Qwen/Qwen3-0.6B",
+            ),
+            (
+                "modelscope://Qwen/Qwen3-0.6B",
+                Source::Hub(Site::ModelScope, "Qwen/Qwen3-0.6B".into()),
                 "Qwen/Qwen3-0.6B",
             ),
             ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
@@ -278,6 +297,7 @@ mod tests {
             "embedded://big",
             "hf://Qwen",
             "hf://a/b/c",
+            "modelscope://a",
             "pvc://",
             "pvc:///x",
             "pvc://a/../b",

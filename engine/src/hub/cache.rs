@@ -31,8 +31,19 @@ pub(super) enum Lock {
         #[allow(dead_code, reason = "closing the file gives the lock back")]
         file: File,
     },
-    /// The file system has no locks: every process writes files of its own.
-    Unsupported,
+    /// The file system has no locks: this becomes part of the names of files on their way, so that every process
+    /// writes files of its own.
+    Unsupported(String),
+}
+
+impl Lock {
+    /// What comes before `.part`.
+    pub(super) fn infix(&self) -> String {
+        match self {
+            Self::Held { .. } => String::new(),
+            Self::Unsupported(unique) => format!(".{unique}"),
+        }
+    }
 }
 
 impl Home {
@@ -86,7 +97,7 @@ impl Home {
             }
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(path = %path.display(), %error, "no lock on the download directory; nothing is resumed there");
-                return Ok(Lock::Unsupported);
+                return Ok(Lock::Unsupported(format!("{:016x}", rand::random::<u64>())));
             }
         }
         let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;

@@ -2,7 +2,10 @@
 use std::{
     ops::Range,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     HubError,
-    cache::{free, has},
+    cache::{Lock, free, has},
     client::{Client, Failure},
     listing::Remote,
     part::Part,
@@ -53,8 +56,7 @@ impl<'a> Tally<'a> {
 pub(super) struct Fetch<'a> {
     pub(super) client: &'a Client,
     pub(super) piece: u64,
-    /// Part of the names of files on their way, where other processes may write, too.
-    pub(super) unique: Option<String>,
+    pub(super) lock: &'a Arc<Lock>,
     pub(super) tally: Tally<'a>,
 }
 
@@ -62,18 +64,19 @@ impl Fetch<'_> {
     /// Brings all `files` into `dir`.
     pub(super) async fn all(&self, files: &[Remote], dir: &Path) -> Result<(), HubError> {
         let connections = Semaphore::new(CONNECTIONS);
-        // Opened before the first byte comes, so that the first report tells what earlier runs brought.
-        let mut parts = Vec::new();
+        let (mut parts, mut here) = (Vec::new(), 0);
         for file in files {
             let target = dir.join(&file.name);
             if has(&target, file.size) {
-                self.tally.add(file.size);
+                here += file.size;
             } else {
-                let part = Part::open(&target, file.size, self.unique.as_deref())?;
-                self.tally.add(part.done());
+                let part = Part::open(&target, file.size, self.lock)?;
+                here += part.done();
                 parts.push((file, part));
             }
         }
+        // In one report: the first one tells what earlier runs brought, from which the pace is reckoned.
+        self.tally.add(here);
         // Better told now than after an hour.
         let needed = self
             .tally

@@ -5,14 +5,16 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::{
-    HubError, disk,
+    HubError,
+    cache::Lock,
+    disk,
     listing::{Checksum, Remote},
 };
 
@@ -24,6 +26,8 @@ pub(super) struct Part {
     target: PathBuf,
     size: u64,
     state: Mutex<State>,
+    /// Held until the last thread is done with the file, also when the download ends early.
+    _lock: Arc<Lock>,
 }
 
 struct State {
@@ -32,10 +36,9 @@ struct State {
 }
 
 impl Part {
-    /// Opens the part of `target`, with what an earlier run left. `unique` makes it a file of its own.
-    pub(super) fn open(target: &Path, size: u64, unique: Option<&str>) -> Result<Self, HubError> {
-        let unique = unique.map(|text| format!(".{text}")).unwrap_or_default();
-        let path = with_suffix(target, &format!("{unique}.part"));
+    /// Opens the part of `target`, with what an earlier run left.
+    pub(super) fn open(target: &Path, size: u64, lock: &Arc<Lock>) -> Result<Self, HubError> {
+        let path = with_suffix(target, &format!("{}.part", lock.infix()));
         let ranges = with_suffix(&path, ".ranges");
         let file = OpenOptions::new()
             .read(true)
@@ -55,6 +58,7 @@ impl Part {
             target: target.to_owned(),
             size,
             state: Mutex::new(State { journal, have }),
+            _lock: lock.clone(),
         })
     }
 
@@ -225,7 +229,35 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Ranges::parse("0 100\n", 60).0, std::slice::from_ref(&(0..60)));
+        assert_eq!(
+            Ranges::parse("0 100\n", 60).missing(100, 100),
+            Ranges::parse("0 60\n", 100).missing(100, 100)
+        );
+    }
+
+    #[tokio::test]
+    async fn without_locks_two_write_files_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("config.json");
+        let open =
+            |unique: &str| Part::open(&target, 3, &Arc::new(Lock::Unsupported(unique.into()))).unwrap();
+        let remote = Remote {
+            name: "config.json".into(),
+            size: 3,
+            // Of "abc".
+            checksum: Some(Checksum::GitBlob(
+                "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f".into(),
+            )),
+            url: String::new(),
+        };
+        let (one, other) = (open("a"), open("b"));
+        one.write(0, b"abc").unwrap();
+        other.write(0, b"ab").unwrap();
+        one.finish(&remote).await.unwrap();
+        other.write(2, b"c").unwrap();
+        other.finish(&remote).await.unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"abc");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     proptest! {

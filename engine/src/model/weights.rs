@@ -140,24 +140,33 @@ impl Opened {
 
     /// Its weights under the names of the hub's safetensors.
     pub(super) fn weights(&self) -> Result<Vec<(String, Stored<'_>)>, WeightsError> {
-        let broken = |reason: String| WeightsError::Format {
+        stored(&self.bytes).map_err(|reason| WeightsError::Format {
             file: self.name.clone(),
             reason,
-        };
-        if self.bytes.starts_with(gguf::MAGIC) {
-            return gguf::weights(&self.bytes).map_err(broken);
-        }
-        let parsed = SafeTensors::deserialize(&self.bytes).map_err(|reason| broken(reason.to_string()))?;
-        let stored = parsed.tensors().into_iter().map(|(name, view)| {
-            let one = Stored {
-                data: view.data(),
-                shape: view.shape().to_vec(),
-                kind: kind(view.dtype()),
-            };
-            (name, one)
-        });
-        Ok(stored.collect())
+        })
     }
+}
+
+/// Names and shapes of the weights in a file's bytes. Errors: in words.
+pub fn shapes(bytes: &[u8]) -> Result<Vec<(String, Vec<usize>)>, String> {
+    let stored = stored(bytes)?.into_iter();
+    Ok(stored.map(|(name, one)| (name, one.shape)).collect())
+}
+
+fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
+    if bytes.starts_with(gguf::MAGIC) {
+        return gguf::weights(bytes);
+    }
+    let parsed = SafeTensors::deserialize(bytes).map_err(|reason| reason.to_string())?;
+    let stored = parsed.tensors().into_iter().map(|(name, view)| {
+        let one = Stored {
+            data: view.data(),
+            shape: view.shape().to_vec(),
+            kind: kind(view.dtype()),
+        };
+        (name, one)
+    });
+    Ok(stored.collect())
 }
 
 fn kind(dtype: safetensors::Dtype) -> Kind {

@@ -1,6 +1,7 @@
 //! The engine itself as a process, against a hub that speaks TLS.
 use std::{
-    io,
+    fs::File,
+    io::{self, Read, Seek},
     net::SocketAddr,
     path::Path,
     process::Stdio,
@@ -10,7 +11,6 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
@@ -74,6 +74,7 @@ async fn listen(shared: Shared, ca: &Path) -> String {
 /// A started engine; it dies with this.
 struct Engine {
     child: Child,
+    log: File,
     url: String,
 }
 
@@ -85,6 +86,8 @@ impl Engine {
             .local_addr()
             .unwrap()
             .port();
+        // Not a pipe: one that nobody reads fills up and stops the engine.
+        let log = tempfile::tempfile().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_qwen-engine"))
             .args([
                 "serve",
@@ -92,7 +95,7 @@ impl Engine {
                 "--host",
                 "127.0.0.1",
                 "--num-gpu-blocks-override",
-                "64",
+                "256",
             ])
             .args(["--port", &port.to_string(), "--hf-endpoint", endpoint])
             .arg("--download-dir")
@@ -102,25 +105,29 @@ impl Engine {
             .env_remove("HF_HUB_OFFLINE")
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log.try_clone().unwrap())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        Self { child, url }
+        Self { child, log, url }
     }
 
     /// The first answer of `path` that is as wanted.
-    async fn until(&self, path: &str, wanted: impl Fn(reqwest::StatusCode, &str) -> bool) {
+    async fn until(&mut self, path: &str, wanted: impl Fn(reqwest::StatusCode, &str) -> bool) {
         let asking = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(50));
             loop {
+                pace.tick().await;
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    panic!("it ended with {status}: {}", self.last_line());
+                }
                 if let Ok(response) = reqwest::get(format!("{}{path}", self.url)).await {
                     let status = response.status();
                     if wanted(status, &response.text().await.unwrap_or_default()) {
                         return;
                     }
                 }
-                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(LONG, asking).await.unwrap();
@@ -128,16 +135,15 @@ impl Engine {
 
     /// Waits for its end: the exit code and the last line that it wrote.
     async fn end(mut self) -> (Option<i32>, String) {
-        let mut lines = BufReader::new(self.child.stderr.take().unwrap()).lines();
-        let mut last = String::new();
-        while let Some(line) = tokio::time::timeout(LONG, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-        {
-            last = line;
-        }
-        (self.child.wait().await.unwrap().code(), last)
+        let status = tokio::time::timeout(LONG, self.child.wait()).await.unwrap();
+        (status.unwrap().code(), self.last_line())
+    }
+
+    fn last_line(&mut self) -> String {
+        let mut text = String::new();
+        self.log.rewind().unwrap();
+        self.log.read_to_string(&mut text).unwrap();
+        text.lines().last().unwrap_or_default().to_owned()
     }
 
     async fn kill(mut self) {
@@ -177,7 +183,7 @@ async fn a_process_that_is_killed_over_tls_goes_on_and_needs_no_hub_at_the_end()
     let trusted = [("SSL_CERT_FILE", ca.to_str().unwrap())];
     let size = shared.lock().unwrap().files[WEIGHTS].len();
     shared.lock().unwrap().cuts = vec![Cut::Stalls(size - 1000)];
-    let engine = Engine::start(&endpoint, kept.path(), &trusted).await;
+    let mut engine = Engine::start(&endpoint, kept.path(), &trusted).await;
     engine
         .until("/ready", |status, text| {
             let body: serde_json::Value = serde_json::from_str(text).unwrap();
@@ -198,13 +204,13 @@ async fn a_process_that_is_killed_over_tls_goes_on_and_needs_no_hub_at_the_end()
         .await;
     engine.kill().await;
 
-    let engine = Engine::start(&endpoint, kept.path(), &trusted).await;
+    let mut engine = Engine::start(&endpoint, kept.path(), &trusted).await;
     engine.until("/ready", |status, _| status == 200).await;
     engine.kill().await;
 
     let nowhere = "https://localhost:1";
     let offline = [("HF_HUB_OFFLINE", "1")];
-    let engine = Engine::start(nowhere, kept.path(), &offline).await;
+    let mut engine = Engine::start(nowhere, kept.path(), &offline).await;
     engine.until("/ready", |status, _| status == 200).await;
     engine.kill().await;
     let empty = tempfile::tempdir().unwrap();
