@@ -88,8 +88,12 @@ impl Qwen3 {
             (false, true) => Some(embedding.as_head()?),
             (false, false) => Some(weights.linear(&[("lm_head.weight", vocabulary)], hidden)?),
         };
+        let norm = Norm::new(config, weights, "model.norm.weight", hidden)?;
+        if build.device.is_cpu() {
+            weights.pack(head.as_ref())?;
+        }
         Ok(Self {
-            norm: Norm::new(config, weights, "model.norm.weight", hidden)?,
+            norm,
             rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
             embedding,
             layers,
@@ -171,7 +175,12 @@ impl Model for Qwen3 {
             );
             return Err(ModelError::Other(text));
         }
-        Ok(self.logits(plan)?)
+        // On a thread of rayon: candle hands it every small norm, and each would else be a switch of threads.
+        let logits = match self.device.is_cpu() {
+            true => rayon::scope(|_| self.logits(plan)),
+            false => self.logits(plan),
+        };
+        Ok(logits?)
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> std::result::Result<(), ModelError> {
