@@ -33,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let weights = Qwen3Config::parse(&config.to_string())?.weights(true);
     fs::write(directory.join("tokenizer.json"), tokenizer()?)?;
     fs::write(directory.join("config.json"), config.to_string())?;
+    // What Qwen3 recommends.
+    let generation = json!({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95});
+    fs::write(directory.join("generation_config.json"), generation.to_string())?;
     write_weights(&config, &weights, &directory)
 }
 

@@ -1,5 +1,5 @@
 //! A server whose model computes nothing: what HTTP, scheduling, sampling and streaming cost by themselves.
-//! `cargo run --release -p qwen-engine --example fake -- PORT`; the model is called `fake`.
+//! `cargo run --release -p qwen-engine --example fake -- PORT MILLISECONDS`: a step takes at least so long.
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,22 +24,24 @@ const BLOCK: usize = 16;
 const SEQUENCES: usize = 256;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let port: u16 = std::env::args().nth(1).ok_or("which port?")?.parse()?;
+    let argument = |index| std::env::args().nth(index).ok_or("usage: fake PORT MILLISECONDS");
+    let port: u16 = argument(1)?.parse()?;
+    let delay = Duration::from_millis(argument(2)?.parse()?);
     // As `qwen-engine serve` has it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(port))
+    runtime.block_on(serve(port, delay))
 }
 
-async fn serve(port: u16) -> Result<(), Box<dyn Error>> {
+async fn serve(port: u16, delay: Duration) -> Result<(), Box<dyn Error>> {
     let metrics = Arc::new(Metrics::new("fake")?.with_process()?);
     let names = vec!["fake".to_owned()];
     let progress = Arc::new(Progress::default());
     let app = App::new(names, ApiKeys::new(&[]), metrics.clone(), progress);
     let (sender, loaded) = oneshot::channel();
-    if sender.send(Ok(load(metrics)?)).is_err() {
+    if sender.send(Ok(load(metrics, delay)?)).is_err() {
         return Err("nobody waits for the model".into());
     }
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
@@ -47,7 +49,7 @@ async fn serve(port: u16) -> Result<(), Box<dyn Error>> {
     Ok(serve_until(listener, Arc::new(app), loaded, stop, Duration::ZERO).await?)
 }
 
-fn load(metrics: Arc<Metrics>) -> Result<Serving, Box<dyn Error>> {
+fn load(metrics: Arc<Metrics>, delay: Duration) -> Result<Serving, Box<dyn Error>> {
     let num_blocks = SEQUENCES * LENGTH / BLOCK;
     let cache = CacheInfo {
         block_size: BLOCK,
@@ -65,7 +67,8 @@ fn load(metrics: Arc<Metrics>) -> Result<Serving, Box<dyn Error>> {
         ..EngineConfig::default()
     };
     // Letters only, so that every token is a text of its own.
-    let model = FakeModel::new(VOCABULARY).with_reply((b'a'..=b'z').map(u32::from).collect());
+    let reply = (b'a'..=b'z').map(u32::from).collect();
+    let model = FakeModel::new(VOCABULARY).with_reply(reply).with_delay(delay);
     let tokenizer = Tokenizer::of_bytes()?;
     Ok(Serving {
         engine: Engine::start(Box::new(model), limits, metrics)?,

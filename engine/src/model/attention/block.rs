@@ -22,8 +22,8 @@ impl Running {
     /// Adds the values of some positions to `output`, weighted by exp(score − highest score so far). The scores
     /// become the weights.
     #[inline(always)]
-    pub(super) fn add(&mut self, scores: &mut [f32], values: &[f32], output: &mut [f32]) {
-        let highest = scores.iter().copied().fold(self.highest, f32::max);
+    pub(super) fn add<const FUSED: bool>(&mut self, scores: &mut [f32], values: &[f32], output: &mut [f32]) {
+        let highest = reduce(scores, self.highest, |a, b| if b > a { b } else { a });
         if highest > self.highest {
             let shrink = exp(self.highest - highest);
             self.total *= shrink;
@@ -31,8 +31,8 @@ impl Running {
             self.highest = highest;
         }
         scores.iter_mut().for_each(|score| *score = exp(*score - highest));
-        self.total += scores.iter().sum::<f32>();
-        add_weighted(scores, values, output);
+        self.total += reduce(scores, 0.0, |a, b| a + b);
+        add_weighted::<FUSED>(scores, values, output);
     }
 
     /// Makes `output` the weighted mean.
@@ -43,10 +43,40 @@ impl Running {
     }
 }
 
+/// a × b + c. `FUSED` says that the CPU does it in one instruction; where it does not, the library would be slow.
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Folds all numbers and `start` into one, in any order.
+#[inline(always)]
+fn reduce(numbers: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let (whole, rest) = numbers.as_chunks::<LANES>();
+    let Some((first, more)) = whole.split_first() else {
+        return rest.iter().copied().fold(start, fold);
+    };
+    let mut lanes = *first;
+    for chunk in more {
+        lanes = std::array::from_fn(|lane| fold(lanes[lane], chunk[lane]));
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] = fold(lanes[lane], lanes[lane + half]);
+        }
+    }
+    rest.iter().copied().fold(fold(start, lanes[0]), fold)
+}
+
 /// The product of each query with the key of each position. `keys` has a row of all the block's positions for each
 /// number of a query; `products` gets a row of them for each query.
 #[inline(always)]
-pub(super) fn products(mut queries: &[f32], dim: usize, keys: &[f32], mut products: &mut [f32]) {
+pub(super) fn products<const FUSED: bool>(
+    mut queries: &[f32],
+    dim: usize,
+    keys: &[f32],
+    mut products: &mut [f32],
+) {
     let positions = keys.len() / dim;
     while !queries.is_empty() {
         // Several queries share what is read of the keys, and none waits for the sum of another.
@@ -58,27 +88,26 @@ pub(super) fn products(mut queries: &[f32], dim: usize, keys: &[f32], mut produc
         let (some, more) = queries.split_at(count * dim);
         let (theirs, rest) = products.split_at_mut(count * positions);
         match count {
-            4 => some_products::<4>(some, keys, theirs),
-            2 => some_products::<2>(some, keys, theirs),
-            _ => some_products::<1>(some, keys, theirs),
+            4 => some_products::<4, FUSED>(some, keys, theirs),
+            2 => some_products::<2, FUSED>(some, keys, theirs),
+            _ => some_products::<1, FUSED>(some, keys, theirs),
         }
         (queries, products) = (more, rest);
     }
 }
 
 #[inline(always)]
-fn some_products<const N: usize>(queries: &[f32], keys: &[f32], products: &mut [f32]) {
+fn some_products<const N: usize, const FUSED: bool>(queries: &[f32], keys: &[f32], products: &mut [f32]) {
     let (dim, positions) = (queries.len() / N, products.len() / N);
-    let queries: [&[f32]; N] = std::array::from_fn(|query| &queries[query * dim..][..dim]);
     let whole = positions / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
         let mut sums = [[0.0; LANES]; N];
-        for (at, row) in keys.chunks_exact(positions).enumerate() {
+        for (at, row) in keys.chunks_exact(positions).enumerate().take(dim) {
             let row = &row[first..first + LANES];
-            for (sum, query) in sums.iter_mut().zip(&queries) {
-                let number = query[at];
+            for (query, sum) in sums.iter_mut().enumerate() {
+                let number = queries[query * dim + at];
                 for lane in 0..LANES {
-                    sum[lane] += number * row[lane];
+                    sum[lane] = multiply_add::<FUSED>(number, row[lane], sum[lane]);
                 }
             }
         }
@@ -86,7 +115,10 @@ fn some_products<const N: usize>(queries: &[f32], keys: &[f32], products: &mut [
             products[first..first + LANES].copy_from_slice(sum);
         }
     }
-    for (query, products) in queries.iter().zip(products.chunks_exact_mut(positions)) {
+    for (query, products) in queries
+        .chunks_exact(dim)
+        .zip(products.chunks_exact_mut(positions))
+    {
         for (index, product) in products.iter_mut().enumerate().skip(whole) {
             let column = keys.iter().skip(index).step_by(positions);
             *product = query.iter().zip(column).map(|(a, b)| a * b).sum();
@@ -96,7 +128,7 @@ fn some_products<const N: usize>(queries: &[f32], keys: &[f32], products: &mut [
 
 /// Adds the rows of `values`, each times its weight.
 #[inline(always)]
-fn add_weighted(weights: &[f32], values: &[f32], output: &mut [f32]) {
+fn add_weighted<const FUSED: bool>(weights: &[f32], values: &[f32], output: &mut [f32]) {
     const WIDE: usize = 2 * LANES;
     let dim = output.len();
     let (whole, rest) = output.as_chunks_mut::<WIDE>();
@@ -105,7 +137,7 @@ fn add_weighted(weights: &[f32], values: &[f32], output: &mut [f32]) {
         for (weight, row) in weights.iter().zip(values.chunks_exact(dim)) {
             let row = &row[index * WIDE..][..WIDE];
             for lane in 0..WIDE {
-                sums[lane] += weight * row[lane];
+                sums[lane] = multiply_add::<FUSED>(*weight, row[lane], sums[lane]);
             }
         }
         *lanes = sums;
@@ -180,10 +212,10 @@ mod tests {
                 numbers(dim * positions, 5),
             );
             let mut scores = vec![0.0; count * positions];
-            products(&queries, dim, &keys, &mut scores);
+            products::<false>(&queries, dim, &keys, &mut scores);
             for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(positions)) {
                 let (mut running, mut output) = (Running::new(), vec![0.0; dim]);
-                running.add(&mut scores[..seen], &values, &mut output);
+                running.add::<false>(&mut scores[..seen], &values, &mut output);
                 running.finish(&mut output);
                 let score = |at: usize| (0..dim).map(|d| query[d] * keys[d * positions + at]).sum::<f32>();
                 let weights: Vec<f32> = (0..seen).map(|at| score(at).exp()).collect();

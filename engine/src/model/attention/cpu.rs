@@ -171,26 +171,27 @@ impl CpuCache {
         {
             #[target_feature(enable = "avx512f")]
             fn with_avx512(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined(task, q);
+                cache.run_inlined::<true>(task, q);
             }
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn with_avx2(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined(task, q);
+                cache.run_inlined::<true>(task, q);
             }
             if is_x86_feature_detected!("avx512f") {
                 // SAFETY: the CPU has what the function is compiled for.
                 return unsafe { with_avx512(self, task, q) };
             }
-            if is_x86_feature_detected!("avx2") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 // SAFETY: as above.
                 return unsafe { with_avx2(self, task, q) };
             }
         }
-        self.run_inlined(task, q);
+        // Every 64-bit ARM multiplies and adds at once.
+        self.run_inlined::<{ cfg!(target_arch = "aarch64") }>(task, q);
     }
 
     #[inline(always)]
-    fn run_inlined(&self, task: Task<'_>, q: &[f32]) {
+    fn run_inlined<const FUSED: bool>(&self, task: Task<'_>, q: &[f32]) {
         let Heads { query, dim, .. } = self.heads;
         let group = self.heads.group();
         let width = task.kv_heads.len() * group * dim;
@@ -221,14 +222,14 @@ impl CpuCache {
                 // Positions that no query of this task may see are not read.
                 let values = at..at + self.block_size.min(start + tokens - first) * dim;
                 let values = self.values.read(values, wide_values);
-                products(&queries, dim, keys, &mut scores);
+                products::<FUSED>(&queries, dim, keys, &mut scores);
                 let rows = scores.chunks_exact_mut(self.block_size).zip(&mut running);
                 for (row, (scores, state)) in rows.enumerate() {
                     let seen = (start + row / group + 1)
                         .saturating_sub(first)
                         .min(self.block_size);
                     if seen > 0 {
-                        state.add(&mut scores[..seen], values, &mut task.output[place(row)]);
+                        state.add::<FUSED>(&mut scores[..seen], values, &mut task.output[place(row)]);
                     }
                 }
             }
