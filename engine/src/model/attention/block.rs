@@ -71,12 +71,7 @@ fn reduce(numbers: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
 /// The product of each query with the key of each position. `keys` has a row of all the block's positions for each
 /// number of a query; `products` gets a row of them for each query.
 #[inline(always)]
-pub(super) fn products<const FUSED: bool>(
-    mut queries: &[f32],
-    dim: usize,
-    keys: &[f32],
-    mut products: &mut [f32],
-) {
+pub(super) fn products(mut queries: &[f32], dim: usize, keys: &[f32], mut products: &mut [f32]) {
     let positions = keys.len() / dim;
     while !queries.is_empty() {
         // Several queries share what is read of the keys, and none waits for the sum of another.
@@ -88,26 +83,28 @@ pub(super) fn products<const FUSED: bool>(
         let (some, more) = queries.split_at(count * dim);
         let (theirs, rest) = products.split_at_mut(count * positions);
         match count {
-            4 => some_products::<4, FUSED>(some, keys, theirs),
-            2 => some_products::<2, FUSED>(some, keys, theirs),
-            _ => some_products::<1, FUSED>(some, keys, theirs),
+            4 => some_products::<4>(some, keys, theirs),
+            2 => some_products::<2>(some, keys, theirs),
+            _ => some_products::<1>(some, keys, theirs),
         }
         (queries, products) = (more, rest);
     }
 }
 
 #[inline(always)]
-fn some_products<const N: usize, const FUSED: bool>(queries: &[f32], keys: &[f32], products: &mut [f32]) {
+fn some_products<const N: usize>(queries: &[f32], keys: &[f32], products: &mut [f32]) {
     let (dim, positions) = (queries.len() / N, products.len() / N);
+    let queries: [&[f32]; N] = std::array::from_fn(|query| &queries[query * dim..][..dim]);
     let whole = positions / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
         let mut sums = [[0.0; LANES]; N];
-        for (at, row) in keys.chunks_exact(positions).enumerate().take(dim) {
+        for (at, row) in keys.chunks_exact(positions).enumerate() {
             let row = &row[first..first + LANES];
-            for (query, sum) in sums.iter_mut().enumerate() {
-                let number = queries[query * dim + at];
+            for (sum, query) in sums.iter_mut().zip(&queries) {
+                let number = query[at];
+                // Fused, it would not become vector instructions.
                 for lane in 0..LANES {
-                    sum[lane] = multiply_add::<FUSED>(number, row[lane], sum[lane]);
+                    sum[lane] += number * row[lane];
                 }
             }
         }
@@ -115,10 +112,7 @@ fn some_products<const N: usize, const FUSED: bool>(queries: &[f32], keys: &[f32
             products[first..first + LANES].copy_from_slice(sum);
         }
     }
-    for (query, products) in queries
-        .chunks_exact(dim)
-        .zip(products.chunks_exact_mut(positions))
-    {
+    for (query, products) in queries.iter().zip(products.chunks_exact_mut(positions)) {
         for (index, product) in products.iter_mut().enumerate().skip(whole) {
             let column = keys.iter().skip(index).step_by(positions);
             *product = query.iter().zip(column).map(|(a, b)| a * b).sum();
@@ -212,7 +206,7 @@ mod tests {
                 numbers(dim * positions, 5),
             );
             let mut scores = vec![0.0; count * positions];
-            products::<false>(&queries, dim, &keys, &mut scores);
+            products(&queries, dim, &keys, &mut scores);
             for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(positions)) {
                 let (mut running, mut output) = (Running::new(), vec![0.0; dim]);
                 running.add::<false>(&mut scores[..seen], &values, &mut output);

@@ -222,7 +222,7 @@ impl CpuCache {
                 // Positions that no query of this task may see are not read.
                 let values = at..at + self.block_size.min(start + tokens - first) * dim;
                 let values = self.values.read(values, wide_values);
-                products::<FUSED>(&queries, dim, keys, &mut scores);
+                products(&queries, dim, keys, &mut scores);
                 let rows = scores.chunks_exact_mut(self.block_size).zip(&mut running);
                 for (row, (scores, state)) in rows.enumerate() {
                     let seen = (start + row / group + 1)
