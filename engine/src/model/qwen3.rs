@@ -175,12 +175,7 @@ impl Model for Qwen3 {
             );
             return Err(ModelError::Other(text));
         }
-        // On a thread of rayon: candle hands it every small norm, and each would else be a switch of threads.
-        let logits = match self.device.is_cpu() {
-            true => rayon::scope(|_| self.logits(plan)),
-            false => self.logits(plan),
-        };
-        Ok(logits?)
+        Ok(self.logits(plan)?)
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> std::result::Result<(), ModelError> {

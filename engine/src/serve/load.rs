@@ -11,6 +11,7 @@ use crate::{
     constraint::Grammars,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
+    memory,
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
     progress::Progress,
@@ -67,6 +68,7 @@ pub(super) fn load(
         let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
         Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
     })?;
+    memory::trim();
     let eos = end_tokens(&generation, &model_config, &tokenizer);
     Ok(Serving {
         engine,
