@@ -14,6 +14,8 @@ REGISTRY ?= $(PUSH)
 PYTHON ?= python3
 # Seconds of `make fuzz` in all.
 FUZZ_SECONDS ?= 3600
+# Options of bench-engine, for example --rounds 5.
+BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
 section = @printf '\n==== %s ====\n' "$(1)"
@@ -117,6 +119,10 @@ golden: ## Make the golden logits again with transformers (pinned Python package
 	$(PYTHON) -m venv target/golden
 	target/golden/bin/python -m pip install --quiet -r engine/tests/golden/requirements.txt
 	target/golden/bin/python engine/tests/golden/make.py
+
+.PHONY: bench-engine
+bench-engine: need-rust ## Measure the engine on this machine's CPU, about ten minutes; the report goes to docs/benchmarks
+	cargo xtask bench-engine $(BENCH)
 
 .PHONY: need-rust
 need-rust:

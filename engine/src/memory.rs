@@ -8,6 +8,16 @@ pub use limit::{MemoryLimit, system_limit};
 /// What the process takes beside tensors: code, tokenizer, HTTP buffers, stacks.
 const PROCESS: u64 = 48 << 20;
 
+/// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
+#[allow(unsafe_code)]
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What a model and its limits need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MemoryNeeds {

@@ -114,7 +114,7 @@ struct PromptLogits {
     compute: Box<ComputeRows>,
 }
 
-type ComputeRows = dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>;
+type ComputeRows = dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + Send;
 
 impl Logits {
     /// Rows of `vocab_size` values each, one after the other.
@@ -131,7 +131,7 @@ impl Logits {
     pub fn with_prompt(
         mut self,
         rows: usize,
-        compute: impl FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + 'static,
+        compute: impl FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + Send + 'static,
     ) -> Self {
         let compute = Box::new(compute);
         self.prompt = Some(PromptLogits { rows, compute });

@@ -1,5 +1,4 @@
 //! `make demo`: the whole path of a user, from an empty machine to an alert that fires and resolves.
-pub mod http;
 pub mod load;
 pub mod monitoring;
 pub mod steps;

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::SafeTensors;
 
 use super::gguf;
@@ -136,6 +136,21 @@ impl Opened {
     /// What to call it in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Gives the pages of a part that was read back to the page cache, as long as they are mapped they count as this
+    /// process's memory.
+    #[allow(unsafe_code)]
+    pub(super) fn release(&self, part: &[u8]) {
+        let Bytes::Mapped(map) = &self.bytes else { return };
+        let all = map.as_ptr_range();
+        let range = part.as_ptr_range();
+        if all.start <= range.start && range.end <= all.end {
+            let offset = range.start as usize - all.start as usize;
+            // SAFETY: nobody writes to this mapping, so what is read again is what was there. If the system refuses,
+            // the pages only stay.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
+        }
     }
 
     /// Its weights under the names of the hub's safetensors.

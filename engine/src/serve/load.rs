@@ -11,6 +11,7 @@ use crate::{
     constraint::Grammars,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
+    memory,
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
     progress::{Phase, Progress},
@@ -48,7 +49,6 @@ pub(super) fn load(
         merge(&mut model, &config.hf_overrides);
         files.config = model.to_string().into();
     }
-    let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(fatal)?;
     let template = files
         .chat_template
         .as_deref()
@@ -62,8 +62,15 @@ pub(super) fn load(
         .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
     let most = Qwen3Config::parse(&files.config).map_err(fatal)?.max_positions;
     let max_model_len = length(config.max_model_len, most)?;
+    // A large vocabulary takes as long to read as small weights.
+    let (tokenizer, engine) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::from_bytes(&files.tokenizer).map_err(fatal));
+        let engine = start(config, &files, max_model_len, progress, metrics)?;
+        let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
+        Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
+    })?;
+    memory::trim();
     let eos = end_tokens(&generation, &model_config, &tokenizer);
-    let engine = start(config, &files, max_model_len, progress, metrics)?;
     Ok(Serving {
         engine,
         grammars: Grammars::new(tokenizer.clone(), eos.clone()),
