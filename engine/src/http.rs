@@ -5,6 +5,8 @@ mod choice;
 mod choosing;
 mod embeddings;
 mod generate;
+mod record;
+mod spans;
 mod state;
 mod status;
 mod until;
@@ -19,7 +21,7 @@ use axum::{
 };
 
 pub use auth::ApiKeys;
-pub use state::{App, Serving};
+pub use state::{App, PromptLog, Serving};
 
 use crate::wire::ApiError;
 

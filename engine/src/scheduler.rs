@@ -103,9 +103,11 @@ impl Scheduler {
         (total - self.pool.available()) as f64 / total as f64
     }
 
-    /// Share of host blocks in use, 0 to 1.
+    /// Share of host blocks that hold what preempted sequences will take back, 0 to 1. Those that only may be of use
+    /// to somebody are free, as on the device.
     pub fn swap_usage(&self) -> f64 {
-        self.pool.host_usage()
+        self.pool
+            .host_share(self.waiting.preempted().flat_map(Sequence::hashes))
     }
 
     /// Most sequences that may run now.
@@ -116,6 +118,17 @@ impl Scheduler {
     /// Finds no KV of earlier steps any more: after a failure nobody knows what the blocks hold.
     pub fn forget_contents(&mut self) {
         self.pool.forget();
+    }
+
+    /// Takes all blocks away, to be computed again, and tells whose: after a failure that left them unfilled.
+    pub fn restart_running(&mut self) -> Vec<SequenceId> {
+        let running = std::mem::take(&mut self.running);
+        let ids = running.iter().map(|sequence| sequence.id).collect();
+        for mut sequence in running {
+            sequence.release();
+            self.waiting.push_preempted(sequence);
+        }
+        ids
     }
 
     /// Plans the next step. `complete` must follow before the next plan.

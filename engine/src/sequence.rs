@@ -97,6 +97,11 @@ impl Sequence {
         &self.blocks
     }
 
+    /// Names of its full blocks, as far as they were computed or looked up.
+    pub(crate) fn hashes(&self) -> &[BlockHash] {
+        &self.hashes
+    }
+
     /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
     /// Returns the tokens found in the cache, or `None`, holding nothing, when there are too few blocks.
     pub(crate) fn place(

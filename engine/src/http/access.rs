@@ -1,23 +1,23 @@
-//! One line and one observation per exchange, made when its body ends or its client leaves.
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+//! What every exchange passes: its id, its record, its numbers, and a net for panics of its handler.
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method},
+    http::{HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use http_body_util::BodyExt;
-use tracing::{debug, info};
+use std::time::Instant;
+use tracing::debug;
 
-use super::{App, choice::Tally};
+use super::{App, record::Record};
+use crate::wire::ApiError;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Probes and scrapes: neither counted, as in vLLM, nor logged at info.
+/// Probes and scrapes: neither counted, as in vLLM, nor logged at info, nor traced.
 const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
 
 /// The id of a request: the caller's, or one of ours. Found in the request's extensions.
@@ -27,32 +27,63 @@ pub(super) struct RequestId(pub(super) String);
 pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = given_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     request.extensions_mut().insert(RequestId(id.clone()));
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("none", |path| path.as_str())
-        .to_owned();
-    let (started, method) = (Instant::now(), request.method().clone());
-    let mut response = next.run(request).await;
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let header = HeaderValue::from_str(&id);
+    let mut response = match QUIET.contains(&route) {
+        true => {
+            let started = Instant::now();
+            let response = caught(next.run(request)).await;
+            let (status, took) = (response.status().as_u16(), started.elapsed());
+            debug!(
+                request_id = id,
+                path = route,
+                status,
+                e2e_seconds = took.as_secs_f64(),
+                "request"
+            );
+            response
+        }
+        false => {
+            let (method, path) = (request.method().clone(), request.uri().path());
+            let traces = app.traces.clone();
+            let record = Arc::new(Record::new(id, method, [route, path], request.headers(), traces));
+            recorded(app, record, next.run(request)).await
+        }
+    };
+    if let Ok(value) = header {
         response.headers_mut().insert(HEADER, value);
     }
+    response
+}
+
+async fn recorded(app: Arc<App>, record: Arc<Record>, answer: impl Future<Output = Response>) -> Response {
+    // Made first, so that it is dropped, and the exchange counted, even if the client leaves before an answer.
     let exchange = Exchange {
         app,
-        id,
-        path,
-        method,
-        status: response.status().as_u16(),
-        started,
-        tally: response.extensions_mut().remove::<Arc<Tally>>(),
+        record: record.clone(),
     };
+    let response = record.clone().scope(caught(answer)).await;
+    record.note_status(response.status());
     // The closure owns the exchange, so it is dropped with the body: at the end of a stream, or when the client leaves.
     response.map(|body| {
         Body::new(body.map_err(move |error| {
-            debug!(request_id = exchange.id, %error, "the answer's body failed");
+            debug!(request_id = exchange.record.id, %error, "the answer's body failed");
             error
         }))
     })
+}
+
+/// A handler that panics costs its own request.
+async fn caught(answer: impl Future<Output = Response>) -> Response {
+    let panicked = |_| {
+        let text = "The server failed to work on this request: a bug, which its log describes.";
+        ApiError::Internal(text.to_owned()).into_response()
+    };
+    AssertUnwindSafe(answer)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(panicked)
 }
 
 /// Ids that are short and printable are taken over; others could break logs.
@@ -61,32 +92,18 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
     ((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())).then(|| id.to_owned())
 }
 
+/// Lives as long as its connection is busy with it.
 struct Exchange {
     app: Arc<App>,
-    id: String,
-    path: String,
-    method: Method,
-    status: u16,
-    started: Instant,
-    tally: Option<Arc<Tally>>,
+    record: Arc<Record>,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
-        let (id, path, method, status) = (&self.id, &self.path, &self.method, self.status);
-        let milliseconds = Duration::as_millis(&took) as u64;
-        if QUIET.contains(&path.as_str()) {
-            debug!(request_id = %id, %method, %path, status, milliseconds, "request");
-            return;
-        }
-        self.app.metrics.http(path, method.as_str(), status, took);
-        match &self.tally {
-            Some(tally) => {
-                let usage = tally.usage();
-                info!(request_id = %id, %method, %path, status, milliseconds, prompt_tokens = usage.prompt_tokens, completion_tokens = usage.completion_tokens, "request");
-            }
-            None => info!(request_id = %id, %method, %path, status, milliseconds, "request"),
-        }
+        let now = Instant::now();
+        self.record.note_sent(now);
+        let (status, took) = (self.record.status(), now - self.record.started);
+        let (route, method) = (&self.record.route, self.record.method.as_str());
+        self.app.metrics.http(route, method, status.as_u16(), took);
     }
 }

@@ -13,6 +13,7 @@ use super::{
     access::RequestId,
     auth::Client,
     generate::{Body, Use, admit, check_name, count_rejection, off_thread, tokens},
+    record::{Asked, Record},
     until::Until,
 };
 use crate::{
@@ -41,10 +42,21 @@ pub(super) async fn create(
     });
     let prompts = prompts.await?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let model = request.model.as_deref().unwrap_or(app.name());
+    Record::note_asked(Asked {
+        operation: "embeddings",
+        model: model.to_owned(),
+        response: id.0.clone(),
+        prompt_tokens,
+        n: 1,
+        stream: false,
+        max_tokens: None,
+        temperature: None,
+        top_p: None,
+    });
     let submit = |(index, prompt)| {
-        serving
-            .engine
-            .submit(embed(format!("{}-{index}", id.0), prompt, client, arrival))
+        let request = embed(format!("{}-{index}", id.0), prompt, client, arrival);
+        serving.engine.submit_then(request, Record::note_end(index))
     };
     // All, or none: those already taken are aborted when a later one is refused.
     let streams = prompts
@@ -59,7 +71,6 @@ pub(super) async fn create(
     };
     let embedding = |(index, hidden)| Embedding::new(index, hidden, request.dimensions, request.form);
     let data = hidden.into_iter().enumerate().map(embedding).collect();
-    let model = request.model.as_deref().unwrap_or(app.name());
     let created = jiff::Timestamp::now().as_second().try_into().unwrap_or(0);
     Ok(Json(EmbeddingsReply::new(&id.0, created, model, data, prompt_tokens)).into_response())
 }

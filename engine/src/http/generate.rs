@@ -13,13 +13,15 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
+use tracing::info;
 
 use super::{
-    App, BODY_LIMIT, Serving,
+    App, BODY_LIMIT, PromptLog, Serving,
     access::RequestId,
     auth::Client,
     choice::{Choice, Part, Piece, Report, Tally},
     choosing::resolve,
+    record::{Asked, Record, shortened},
     until::Until,
 };
 use crate::{
@@ -261,21 +263,68 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len, param))
         .collect::<Result<Vec<_>, _>>()?;
     check_places(serving, &job)?;
+    if let Some(PromptLog { most }) = app.prompt_log {
+        log_prompts(serving, &job, most);
+    }
+    Record::note_asked(asked(&head, &job));
     let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
-    let mut response = match stream {
-        true => streamed(head, choices, tally.clone(), include_usage),
+    Ok(match stream {
+        true => streamed(head, choices, tally, include_usage),
         false => whole(head, choices, &tally).await?,
-    };
-    response.extensions_mut().insert(tally);
-    Ok(response)
+    })
+}
+
+fn asked(head: &Head, job: &Job) -> Asked {
+    let params = &job.params;
+    Asked {
+        operation: match job.endpoint {
+            Endpoint::Chat => "chat",
+            Endpoint::Completion => "text_completion",
+        },
+        model: head.model().to_owned(),
+        response: head.id().to_owned(),
+        prompt_tokens: job.prompts.iter().map(Vec::len).sum(),
+        n: params.n,
+        stream: params.stream,
+        max_tokens: params.max_tokens,
+        temperature: Some(params.sampling.temperature),
+        top_p: Some(params.sampling.top_p),
+    }
+}
+
+/// Only where `--enable-log-requests` asked for it.
+fn log_prompts(serving: &Serving, job: &Job, most: Option<usize>) {
+    for (index, prompt) in job.prompts.iter().enumerate() {
+        let bytes: Vec<u8> = prompt
+            .iter()
+            .flat_map(|token| serving.tokenizer.bytes(*token))
+            .copied()
+            .collect();
+        let text = shortened(&String::from_utf8_lossy(&bytes), most);
+        let params = &job.params.sampling;
+        info!(
+            request_id = job.id,
+            index,
+            prompt = text,
+            ?params,
+            max_tokens = job.params.max_tokens,
+            "received"
+        );
+    }
 }
 
 /// A request that is larger than queue and batch together would be refused for ever: 429 must not invite it back.
 fn check_places(serving: &Serving, job: &Job) -> Result<(), ApiError> {
     let (prompts, n) = (job.prompts.len(), job.params.n);
     let limits = serving.engine.config();
-    let places = limits.max_num_seqs + limits.max_queued_requests;
+    // An automatic bound may be as low as 1.
+    let seats = if limits.auto_num_seqs {
+        1
+    } else {
+        limits.max_num_seqs
+    };
+    let places = seats + limits.max_queued_requests;
     if prompts * n <= places {
         return Ok(());
     }
@@ -332,7 +381,7 @@ fn submit(
             let mut sampling = params.sampling.clone();
             // Choices of one request differ, and each can be had again.
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-            let tokens = serving.engine.submit(GenerateRequest {
+            let request = GenerateRequest {
                 id: format!("{}-{index}", job.id),
                 prompt: prompt.clone(),
                 sampling,
@@ -347,7 +396,8 @@ fn submit(
                     priority: params.priority,
                 },
                 arrival: job.arrival,
-            })?;
+            };
+            let tokens = serving.engine.submit_then(request, Record::note_end(index))?;
             let text = Detokenizer::new(
                 serving.tokenizer.clone(),
                 params.skip_special,

@@ -49,6 +49,11 @@ impl Queue {
         self.waiting.push(sequence);
     }
 
+    /// Those that ran before.
+    pub(super) fn preempted(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.iter().filter(|sequence| sequence.ticket.is_some())
+    }
+
     /// Where the next one is.
     pub(super) fn next(&self) -> Option<usize> {
         let served = |sequence: &Sequence| self.clients.get(&sequence.terms.client).map_or(0, |c| c.served);
