@@ -3,7 +3,8 @@
 //! Decoding sequences come first, so a long prompt never delays a token by more than one step, and a budget of
 //! tokens and attention bounds what that step costs; prompts share what is left of it in the order they started. A
 //! sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
-//! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later.
+//! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later. So
+//! it does where a more urgent one waits for its place or its blocks.
 mod budget;
 mod config;
 mod limit;
@@ -31,7 +32,7 @@ pub struct Step {
     pub started: Vec<(SequenceId, usize)>,
     /// Sequences whose blocks were taken away.
     pub preempted: Vec<SequenceId>,
-    /// Tokens of the plan that are not a decoding sequence's one.
+    /// Tokens of prompts that are computed for the first time.
     pub prefill_tokens: usize,
     /// Prompt tokens looked up in the prefix cache.
     pub prefix_queries: usize,
@@ -156,15 +157,16 @@ impl Scheduler {
         for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
             plan_prefill(sequence, &mut step, &mut budget);
         }
+        let short = step.preempted.len();
         // Blocks that a preemption just freed belong to those still running.
-        if step.preempted.is_empty() {
+        if short == 0 {
             self.admit(&mut step, &mut budget);
         }
         step.copies = self.pool.copies();
         self.limit.observe(Observed {
             running: self.running.len(),
             waiting: self.waiting.len(),
-            preempted: step.preempted.len(),
+            preempted: short,
             kv_usage: self.kv_usage(),
         });
         step
@@ -201,20 +203,41 @@ impl Scheduler {
             }
             while !self.running[index].grow(&self.pool, self.config.block_size) {
                 // The one that started last loses the least work, and is planned after all others here.
-                if let Some(mut victim) = self.running.pop() {
-                    victim.release();
-                    step.preempted.push(victim.id);
-                    self.waiting.push_preempted(victim);
-                }
+                self.preempt_last(step);
                 if index == self.running.len() {
                     return;
                 }
             }
             let sequence = &self.running[index];
             budget.decode(sequence.len() - 1);
+            // The last token of a prompt is no different.
+            step.prefill_tokens += sequence.new_prompt_tokens(1);
             step.plan.chunks.push(sequence.chunk(1));
             index += 1;
         }
+    }
+
+    /// Takes the blocks of the sequence that started last among the least urgent, and what was planned for it.
+    fn preempt_last(&mut self, step: &mut Step) {
+        let Some(mut victim) = self.running.pop() else {
+            return;
+        };
+        let chunks = &mut step.plan.chunks;
+        if let Some(index) = chunks.iter().position(|chunk| chunk.sequence == victim.id) {
+            let planned = chunks.remove(index).tokens.len();
+            step.prefill_tokens -= victim.new_prompt_tokens(planned);
+        }
+        victim.release();
+        step.preempted.push(victim.id);
+        self.waiting.push_preempted(victim);
+    }
+
+    /// Whether those who are less urgent than `priority` hold what a sequence of so many blocks lacks.
+    fn can_give_way(&self, priority: i64, blocks: usize) -> bool {
+        let less = |sequence: &&Sequence| sequence.terms.priority > priority;
+        let held: usize = self.running.iter().filter(less).map(|s| s.blocks().len()).sum();
+        let others = self.running.iter().filter(|sequence| !less(sequence)).count();
+        held > 0 && self.pool.available() + held >= blocks + others
     }
 
     fn admit(&mut self, step: &mut Step, budget: &mut Budget) {
@@ -223,18 +246,31 @@ impl Scheduler {
             enable_prefix_caching: caching,
             ..
         } = self.config;
-        while budget.has_room() && self.running.len() < self.limit.bound() {
+        while budget.has_room() {
             // A block for each running sequence stays free, or the newcomer would soon be preempted again.
             let reserve = self.running.len();
+            let seat = reserve < self.limit.bound();
             let Some(next) = self.waiting.next() else {
                 return;
             };
-            let placed = self
-                .waiting
-                .get_mut(next)
-                .and_then(|sequence| sequence.place(&self.pool, block_size, caching, reserve));
-            let Some(hits) = placed else {
+            let Some(sequence) = self.waiting.get_mut(next) else {
                 return;
+            };
+            if step.preempted.contains(&sequence.id) {
+                // It has just given way, and would find its own blocks again.
+                return;
+            }
+            let (priority, needed) = (sequence.terms.priority, sequence.len().div_ceil(block_size));
+            let placed = match seat {
+                true => sequence.place(&self.pool, block_size, caching, reserve),
+                false => None,
+            };
+            let Some(hits) = placed else {
+                if !self.can_give_way(priority, needed) {
+                    return;
+                }
+                self.preempt_last(step);
+                continue;
             };
             let mut sequence = self.waiting.take(next);
             if sequence.ticket.is_none() {
@@ -262,6 +298,6 @@ fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget) {
     let count = budget.prefill(sequence.remaining(), sequence.computed());
     if count > 0 {
         step.plan.chunks.push(sequence.chunk(count));
-        step.prefill_tokens += count;
+        step.prefill_tokens += sequence.new_prompt_tokens(count);
     }
 }

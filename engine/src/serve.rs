@@ -78,7 +78,11 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .with_prompt_log(config.prompt_log)
         .with_traces(traces.clone());
     let app = Arc::new(app);
-    info!(model = config.model, %address, "listening; the model loads");
+    // Port 0 asks for any free one.
+    let address = listener
+        .local_addr()
+        .map_or(address, |address| address.to_string());
+    info!(model = config.model, address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
     let loaded = in_background(move || load::load(&config, &runtime, &progress, &metrics))?;
     let served = serve_until(listener, app, loaded, signals, drain_timeout).await;

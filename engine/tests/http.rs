@@ -6,11 +6,17 @@ mod support;
 
 #[path = "http/answers.rs"]
 mod answers;
+#[path = "http/cancels.rs"]
+mod cancels;
 #[path = "http/choosing.rs"]
 mod choosing;
 #[path = "http/embeddings.rs"]
 mod embeddings;
+#[path = "http/health.rs"]
+mod health;
 #[path = "http/life.rs"]
 mod life;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/traces.rs"]
+mod traces;

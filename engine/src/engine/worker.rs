@@ -209,6 +209,10 @@ impl Worker {
                 self.note_preempted(&restarted);
             }
         }
+        if self.live.is_empty() {
+            // Before the last client hears of its end.
+            self.shared.work_ends();
+        }
         self.report(stats);
     }
 

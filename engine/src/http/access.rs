@@ -107,3 +107,58 @@ impl Drop for Exchange {
         self.app.metrics.http(route, method, status.as_u16(), took);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::StatusCode, middleware, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{http::ApiKeys, metrics::Metrics, progress::Progress};
+
+    #[tokio::test]
+    async fn a_handler_that_panics_costs_its_own_request() {
+        async fn handler() -> &'static str {
+            panic!("a bug");
+        }
+        let metrics = Arc::new(Metrics::new("m").unwrap());
+        let app = App::new(
+            vec!["m".into()],
+            ApiKeys::new(&[]),
+            metrics.clone(),
+            Arc::new(Progress::default()),
+        );
+        let router: Router = Router::new()
+            .route("/bad", get(handler))
+            .route("/good", get(|| async { "fine" }))
+            .layer(middleware::from_fn_with_state(Arc::new(app), record));
+        for (path, status) in [
+            ("/bad", StatusCode::INTERNAL_SERVER_ERROR),
+            ("/good", StatusCode::OK),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains("server_error") || text == "fine", "{text}");
+        }
+        let text = metrics.render(Instant::now()).unwrap();
+        assert!(
+            text.contains(r#"http_requests_total{handler="/bad",method="GET",status="5xx"} 1"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_id_that_could_break_a_log_is_not_taken_over() {
+        let given = |id: &str| {
+            let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_str(id).unwrap())]);
+            given_id(&headers)
+        };
+        assert_eq!(given("mine-1").as_deref(), Some("mine-1"));
+        for id in ["", "two words", &"x".repeat(129), "\u{e9}"] {
+            assert_eq!(given(id), None, "{id}");
+        }
+    }
+}

@@ -128,8 +128,12 @@ pub fn scripted() -> Server {
 }
 
 pub fn serving(model: impl Model + 'static, seqs: usize, queue: usize) -> Server {
+    serving_with(model, config(seqs, queue))
+}
+
+pub fn serving_with(model: impl Model + 'static, config: EngineConfig) -> Server {
     let (app, metrics, _) = loading(&[]);
-    let (serving, finished, counts) = load(model, seqs, queue, metrics);
+    let (serving, finished, counts) = load_with(model, config, metrics);
     app.start_serving(serving);
     Server {
         router: qwen_engine::http::app(app.clone()),
@@ -139,10 +143,35 @@ pub fn serving(model: impl Model + 'static, seqs: usize, queue: usize) -> Server
     }
 }
 
+pub fn config(seqs: usize, queue: usize) -> EngineConfig {
+    EngineConfig {
+        max_num_seqs: seqs,
+        max_num_batched_tokens: 512,
+        max_model_len: LENGTH,
+        max_queued_requests: queue,
+        block_size: 16,
+        num_blocks: 1024,
+        enable_prefix_caching: true,
+        ..EngineConfig::default()
+    }
+}
+
 pub fn load(
     model: impl Model + 'static,
     seqs: usize,
     queue: usize,
+    metrics: Arc<Metrics>,
+) -> (
+    Serving,
+    UnboundedReceiver<FinishReason>,
+    UnboundedReceiver<(usize, usize)>,
+) {
+    load_with(model, config(seqs, queue), metrics)
+}
+
+pub fn load_with(
+    model: impl Model + 'static,
+    config: EngineConfig,
     metrics: Arc<Metrics>,
 ) -> (
     Serving,
@@ -159,16 +188,6 @@ pub fn load(
     metrics.model_known(LENGTH, &cache).unwrap();
     let (finished, finished_receiver) = unbounded_channel();
     let (counts, counts_receiver) = unbounded_channel();
-    let config = EngineConfig {
-        max_num_seqs: seqs,
-        max_num_batched_tokens: 512,
-        max_model_len: LENGTH,
-        max_queued_requests: queue,
-        block_size: 16,
-        num_blocks: 1024,
-        enable_prefix_caching: true,
-        ..EngineConfig::default()
-    };
     let engine = Engine::start(
         Box::new(model),
         config,
