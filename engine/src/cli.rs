@@ -90,7 +90,12 @@ pub struct ServeArgs {
     #[arg(long)]
     pub request_timeout: Option<f64>,
     /// GiB of host memory for KV blocks that do not fit the KV cache at the moment.
-    #[arg(long, alias = "kv-offloading-size", default_value_t = 0.0)]
+    #[arg(
+        long,
+        alias = "kv-offloading-size",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub swap_space: f64,
     /// Share of the memory (GPU's, or the cgroup's limit) that the engine may plan with.
     #[arg(long, default_value_t = 0.9)]

@@ -1,8 +1,8 @@
 //! Decides what each step computes: continuous batching over paged KV. Pure: no clock, no tensors, no I/O.
 //!
 //! Decoding sequences come first, so a long prompt never delays a token by more than one step, and a budget of
-//! tokens and attention bounds what that step costs; prompts share what is left of it in the order they started. A
-//! sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
+//! tokens and attention bounds what that step costs. Of what is left of it the prompt that started first takes half,
+//! the next one half of the rest, and so on, so that a short prompt need not wait for the end of a long one. A sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
 //! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later. So
 //! it does where a more urgent one waits for its place or its blocks.
 mod budget;
@@ -146,21 +146,19 @@ impl Scheduler {
             prefix_queries: 0,
             prefix_hits: 0,
         };
-        let EngineConfig {
-            max_num_batched_tokens,
-            max_step_attention,
-            block_size,
-            ..
-        } = self.config;
-        let mut budget = Budget::new(max_num_batched_tokens, max_step_attention, block_size);
+        let mut budget = self.budget();
         self.plan_decodes(&mut step, &mut budget);
-        for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
-            plan_prefill(sequence, &mut step, &mut budget);
-        }
+        self.plan_prefills(&mut step, &mut budget);
         let short = step.preempted.len();
         // Blocks that a preemption just freed belong to those still running.
         if short == 0 {
             self.admit(&mut step, &mut budget);
+        }
+        // What was left for others and not taken.
+        if budget.has_room() {
+            for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
+                plan_prefill(sequence, &mut step, &mut budget, false);
+            }
         }
         step.copies = self.pool.copies();
         self.limit.observe(Observed {
@@ -194,6 +192,16 @@ impl Scheduler {
         }
     }
 
+    fn budget(&self) -> Budget {
+        let EngineConfig {
+            max_num_batched_tokens,
+            max_step_attention,
+            block_size,
+            ..
+        } = self.config;
+        Budget::new(max_num_batched_tokens, max_step_attention, block_size)
+    }
+
     fn plan_decodes(&mut self, step: &mut Step, budget: &mut Budget) {
         let mut index = 0;
         while index < self.running.len() {
@@ -215,6 +223,26 @@ impl Scheduler {
             step.plan.chunks.push(sequence.chunk(1));
             index += 1;
         }
+    }
+
+    fn plan_prefills(&self, step: &mut Step, budget: &mut Budget) {
+        let waiting = self.most_urgent_waiting();
+        let prefills = || self.running.iter().filter(|sequence| sequence.remaining() > 1);
+        for (index, sequence) in prefills().enumerate() {
+            let priority = sequence.terms.priority;
+            let next = prefills().nth(index + 1).map(|behind| behind.terms.priority);
+            let shared = next.into_iter().chain(waiting).any(|behind| behind <= priority);
+            plan_prefill(sequence, step, budget, shared);
+        }
+    }
+
+    /// The priority of the next that waits, if there is a place for it.
+    fn most_urgent_waiting(&self) -> Option<i64> {
+        let next = self
+            .waiting
+            .next()
+            .filter(|_| self.running.len() < self.limit.bound())?;
+        self.waiting.get(next).map(|sequence| sequence.terms.priority)
     }
 
     /// Takes the blocks of the sequence that started last among the least urgent, and what was planned for it.
@@ -270,6 +298,10 @@ impl Scheduler {
                     return;
                 }
                 self.preempt_last(step);
+                if step.plan.chunks.is_empty() {
+                    // Nothing of it is spent, and a step must do something.
+                    *budget = self.budget();
+                }
                 continue;
             };
             let mut sequence = self.waiting.take(next);
@@ -284,7 +316,12 @@ impl Scheduler {
                     step.prefix_hits += hits;
                 }
             }
-            plan_prefill(&sequence, step, budget);
+            let priority = sequence.terms.priority;
+            let shared = seat
+                && self
+                    .most_urgent_waiting()
+                    .is_some_and(|behind| behind <= priority);
+            plan_prefill(&sequence, step, budget, shared);
             let order = |sequence: &Sequence| (sequence.terms.priority, sequence.ticket);
             let index = self
                 .running
@@ -294,10 +331,19 @@ impl Scheduler {
     }
 }
 
-fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget) {
-    let count = budget.prefill(sequence.remaining(), sequence.computed());
-    if count > 0 {
-        step.plan.chunks.push(sequence.chunk(count));
-        step.prefill_tokens += sequence.new_prompt_tokens(count);
+/// Plans tokens of a prompt, beside those that are planned already.
+fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget, shared: bool) {
+    let chunks = &mut step.plan.chunks;
+    let planned = chunks.iter().position(|chunk| chunk.sequence == sequence.id);
+    let had = planned.map_or(0, |index| chunks[index].tokens.len());
+    let more = budget.prefill(sequence.remaining() - had, sequence.computed() + had, shared);
+    if more == 0 {
+        return;
     }
+    let chunk = sequence.chunk(had + more);
+    match planned {
+        Some(index) => chunks[index] = chunk,
+        None => chunks.push(chunk),
+    }
+    step.prefill_tokens += sequence.new_prompt_tokens(had + more) - sequence.new_prompt_tokens(had);
 }

@@ -460,48 +460,6 @@ fn a_long_prompt_never_delays_a_token() {
     assert_eq!(harness.live[&0].left, 24 - 9);
 }
 
-/// As for Qwen3-4B: 2,048 tokens a step, and attention that costs as much as all else at a context of 12,300.
-#[test]
-fn a_near_limit_prompt_costs_a_decoding_neighbour_one_bounded_step_a_token() {
-    const TOKENS: usize = 2048;
-    const BALANCE: usize = 12_300;
-    const PROMPT: usize = 262_000;
-    let mut scheduler = Scheduler::new(EngineConfig {
-        max_num_batched_tokens: TOKENS,
-        max_step_attention: TOKENS * BALANCE,
-        max_model_len: 262_144,
-        num_blocks: 20_000,
-        ..EngineConfig::default()
-    });
-    scheduler.add(0, vec![1; 100]);
-    let first = scheduler.schedule();
-    scheduler.complete(&first.plan, &HashMap::from([(0, 5)]));
-    scheduler.add(1, (0..PROMPT as u32).collect());
-    let (mut done, mut steps, mut dearest) = (0, 0, 0.0_f64);
-    while done < PROMPT {
-        let step = scheduler.schedule();
-        assert_eq!(
-            step.plan.chunks[0].sequence, 0,
-            "a step without the decoding sequence's token"
-        );
-        assert!(step.plan.tokens() <= TOKENS);
-        let cost: f64 = step
-            .plan
-            .chunks
-            .iter()
-            .map(|chunk| chunk.tokens.len() as f64 + pairs(chunk) as f64 / BALANCE as f64)
-            .sum();
-        dearest = dearest.max(cost);
-        done += step.prefill_tokens;
-        steps += 1;
-        scheduler.complete(&step.plan, &HashMap::from([(0, 5)]));
-    }
-    println!("{steps} steps, the dearest costs {dearest:.0} tokens at the begin of a context");
-    // All tokens and all attention that a step may have; unbounded, the last one would cost 45,000.
-    assert!(dearest <= 2.0 * TOKENS as f64 + 2.0, "{dearest}");
-    assert!(steps < 1500, "{steps} steps");
-}
-
 #[test]
 fn cached_blocks_are_evicted_from_the_end_of_the_oldest_prefix() {
     let mut harness = Harness::new(small(16, 64));
@@ -514,42 +472,4 @@ fn cached_blocks_are_evicted_from_the_end_of_the_oldest_prefix() {
     harness.play(&of_family(0, 17, 1));
     harness.finish();
     assert_eq!(harness.hits - before, 3 * BLOCK);
-}
-
-/// However the cache and the budget lie, each row of the prompt but the last is asked for once, in order.
-#[test]
-fn a_scored_prompt_is_computed_whole() {
-    let mut scheduler = Scheduler::new(EngineConfig {
-        max_num_seqs: 2,
-        max_num_batched_tokens: 7,
-        max_model_len: 64,
-        max_queued_requests: 8,
-        block_size: BLOCK,
-        num_blocks: FEWEST_BLOCKS,
-        enable_prefix_caching: true,
-        ..EngineConfig::default()
-    });
-    let prompt: Vec<u32> = (0..20).collect();
-    for (id, scored) in [(0, false), (1, true), (2, false)] {
-        match scored {
-            true => scheduler.add_scored(id, prompt.clone()),
-            false => scheduler.add(id, prompt.clone()),
-        }
-        let (mut rows, mut queries, mut hits) = (Vec::new(), 0, 0);
-        for _ in 0..5 {
-            let step = scheduler.schedule();
-            queries += step.prefix_queries;
-            hits += step.prefix_hits;
-            for chunk in &step.plan.chunks {
-                rows.extend(chunk.start..chunk.start + chunk.prompt_rows);
-            }
-            let wanted = step.plan.chunks.iter().filter(|chunk| chunk.sample);
-            let sampled = wanted.map(|chunk| (chunk.sequence, 1)).collect();
-            scheduler.complete(&step.plan, &sampled);
-        }
-        scheduler.remove(id);
-        let expected: Vec<usize> = if scored { (0..19).collect() } else { Vec::new() };
-        assert_eq!(rows, expected, "{id}");
-        assert_eq!((queries, hits), [(20, 0), (0, 0), (20, 16)][id as usize]);
-    }
 }

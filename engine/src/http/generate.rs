@@ -13,7 +13,6 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
-use tracing::info;
 
 use super::{
     App, BODY_LIMIT, PromptLog, Serving,
@@ -21,7 +20,7 @@ use super::{
     auth::Client,
     choice::{Choice, Part, Piece, Report, Tally},
     choosing::resolve,
-    record::{Asked, Record, shortened},
+    record::{Asked, Record, log_prompts},
     until::Until,
 };
 use crate::{
@@ -264,54 +263,15 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         .collect::<Result<Vec<_>, _>>()?;
     check_places(serving, &job)?;
     if let Some(PromptLog { most }) = app.prompt_log {
-        log_prompts(serving, &job, most);
+        log_prompts(&job.id, &job.prompts, &job.params, &serving.tokenizer, most);
     }
-    Record::note_asked(asked(&head, &job));
+    Record::note_asked(Asked::new(job.endpoint, &head, &job.params, &job.prompts));
     let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
     Ok(match stream {
         true => streamed(head, choices, tally, include_usage),
         false => whole(head, choices, &tally).await?,
     })
-}
-
-fn asked(head: &Head, job: &Job) -> Asked {
-    let params = &job.params;
-    Asked {
-        operation: match job.endpoint {
-            Endpoint::Chat => "chat",
-            Endpoint::Completion => "text_completion",
-        },
-        model: head.model().to_owned(),
-        response: head.id().to_owned(),
-        prompt_tokens: job.prompts.iter().map(Vec::len).sum(),
-        n: params.n,
-        stream: params.stream,
-        max_tokens: params.max_tokens,
-        temperature: Some(params.sampling.temperature),
-        top_p: Some(params.sampling.top_p),
-    }
-}
-
-/// Only where `--enable-log-requests` asked for it.
-fn log_prompts(serving: &Serving, job: &Job, most: Option<usize>) {
-    for (index, prompt) in job.prompts.iter().enumerate() {
-        let bytes: Vec<u8> = prompt
-            .iter()
-            .flat_map(|token| serving.tokenizer.bytes(*token))
-            .copied()
-            .collect();
-        let text = shortened(&String::from_utf8_lossy(&bytes), most);
-        let params = &job.params.sampling;
-        info!(
-            request_id = job.id,
-            index,
-            prompt = text,
-            ?params,
-            max_tokens = job.params.max_tokens,
-            "received"
-        );
-    }
 }
 
 /// A request that is larger than queue and batch together would be refused for ever: 429 must not invite it back.

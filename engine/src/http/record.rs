@@ -20,6 +20,8 @@ use crate::{
     engine::OnEnd,
     request::{FinishReason, FinishedRequest},
     telemetry::Traces,
+    tokenizer::Tokenizer,
+    wire::{Endpoint, Head, Params},
 };
 
 tokio::task_local! {
@@ -142,10 +144,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let mut state = std::mem::take(&mut *self.lock());
         state.sequences.sort_by_key(|(index, _)| *index);
-        let span = match &self.traces {
-            Some(traces) => Some(spans::write(traces.tracer(), self, &state)),
-            None => None,
-        };
+        let traces = self.traces.as_ref();
+        let span = traces.map(|traces| spans::write(traces.tracer(), self, &state));
         self.log(&state, span.as_ref());
     }
 }
@@ -240,8 +240,47 @@ impl State {
     }
 }
 
+impl Asked {
+    pub(super) fn new(endpoint: Endpoint, head: &Head, params: &Params, prompts: &[Vec<u32>]) -> Self {
+        Self {
+            operation: match endpoint {
+                Endpoint::Chat => "chat",
+                Endpoint::Completion => "text_completion",
+            },
+            model: head.model().to_owned(),
+            response: head.id().to_owned(),
+            prompt_tokens: prompts.iter().map(Vec::len).sum(),
+            n: params.n,
+            stream: params.stream,
+            max_tokens: params.max_tokens,
+            temperature: Some(params.sampling.temperature),
+            top_p: Some(params.sampling.top_p),
+        }
+    }
+}
+
+/// Only where `--enable-log-requests` asked for it; `most` characters of each prompt.
+pub(super) fn log_prompts(
+    id: &str,
+    prompts: &[Vec<u32>],
+    params: &Params,
+    tokenizer: &Tokenizer,
+    most: Option<usize>,
+) {
+    for (index, prompt) in prompts.iter().enumerate() {
+        let bytes: Vec<u8> = prompt
+            .iter()
+            .flat_map(|token| tokenizer.bytes(*token))
+            .copied()
+            .collect();
+        let text = shortened(&String::from_utf8_lossy(&bytes), most);
+        let (sampling, max_tokens) = (&params.sampling, params.max_tokens);
+        info!(request_id = id, index, prompt = text, params = ?sampling, max_tokens, "received");
+    }
+}
+
 /// A prompt for the log, cut off after so many characters.
-pub(super) fn shortened(prompt: &str, most: Option<usize>) -> String {
+fn shortened(prompt: &str, most: Option<usize>) -> String {
     let Some(most) = most else {
         return prompt.to_owned();
     };

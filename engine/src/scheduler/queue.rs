@@ -64,6 +64,10 @@ impl Queue {
         (0..self.waiting.len()).min_by_key(|&index| rank(&self.waiting[index]))
     }
 
+    pub(super) fn get(&self, index: usize) -> Option<&Sequence> {
+        self.waiting.get(index)
+    }
+
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Sequence> {
         self.waiting.get_mut(index)
     }
