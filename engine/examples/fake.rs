@@ -45,7 +45,7 @@ async fn serve(port: u16, delay: Duration) -> Result<(), Box<dyn Error>> {
         return Err("nobody waits for the model".into());
     }
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    let stop = std::future::pending();
+    let stop = futures::stream::pending();
     Ok(serve_until(listener, Arc::new(app), loaded, stop, Duration::ZERO).await?)
 }
 
@@ -54,9 +54,9 @@ fn load(metrics: Arc<Metrics>, delay: Duration) -> Result<Serving, Box<dyn Error
     let cache = CacheInfo {
         block_size: BLOCK,
         num_blocks,
-        num_host_blocks: 0,
         prefix_caching: true,
         gpu_memory_utilization: 0.9,
+        ..CacheInfo::default()
     };
     metrics.model_known(LENGTH, &cache)?;
     let limits = EngineConfig {

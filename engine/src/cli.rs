@@ -170,6 +170,18 @@ pub struct ServeArgs {
     /// Least level that is logged (error, warn, info, debug, trace), or a tracing filter.
     #[arg(long, alias = "uvicorn-log-level", default_value = "info")]
     pub log_level: String,
+    /// Log each request's prompt and sampling parameters as it comes.
+    #[arg(long, overrides_with = "no_enable_log_requests")]
+    pub enable_log_requests: bool,
+    /// Log no prompts (the default).
+    #[arg(long)]
+    pub no_enable_log_requests: bool,
+    /// Characters of a prompt that --enable-log-requests logs. Default: all.
+    #[arg(long)]
+    pub max_log_len: Option<usize>,
+    /// Where spans go, by OTLP over HTTP, for example http://collector:4318/v1/traces. Default: as OTEL_EXPORTER_OTLP_ENDPOINT says, or nowhere.
+    #[arg(long)]
+    pub otlp_traces_endpoint: Option<String>,
     /// Branch, tag or commit of a model on a hub. Default: main (hf://), master (modelscope://).
     #[arg(long)]
     pub revision: Option<String>,
@@ -256,7 +268,7 @@ fn one_line(error: clap::Error) -> Fatal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::SchedulingPolicy;
+    use crate::{http::PromptLog, scheduler::SchedulingPolicy};
 
     fn parse_words(line: &str) -> Result<(Config, Vec<String>), Fatal> {
         parse(line.split_whitespace().map(OsString::from))
@@ -312,6 +324,22 @@ mod tests {
         }
         let args = ["serve", "m", "--hf-overrides={\n\"a\": 1}"].map(OsString::from);
         assert!(parse(args.into_iter()).is_ok());
+    }
+
+    #[test]
+    fn prompts_are_logged_only_if_asked_for() {
+        for (line, expected) in [
+            ("serve m", None),
+            ("serve m --max-log-len 9", None),
+            ("serve m --enable-log-requests", Some(PromptLog { most: None })),
+            (
+                "serve m --enable-log-requests --max-log-len 9",
+                Some(PromptLog { most: Some(9) }),
+            ),
+            ("serve m --enable-log-requests --no-enable-log-requests", None),
+        ] {
+            assert_eq!(parse_words(line).unwrap().0.prompt_log, expected, "{line}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     cli::{Fatal, ServeArgs},
     device::{DeviceKind, Dtype, KvDtype},
+    http::PromptLog,
     model::Quantization,
     scheduler::SchedulingPolicy,
     source::Access,
@@ -95,6 +96,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Filter of the log lines.
     pub log_level: String,
+    /// Whether prompts are logged, and how much of them.
+    pub prompt_log: Option<PromptLog>,
+    /// Where spans go, if the command line says so; the environment may.
+    pub otlp_traces_endpoint: Option<String>,
     /// Revision of a model on a hub; `None` means the hub's usual branch.
     pub revision: Option<String>,
     /// Where downloads are kept.
@@ -254,6 +259,10 @@ impl Config {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             )?,
             log_level: args.log_level,
+            prompt_log: args.enable_log_requests.then_some(PromptLog {
+                most: args.max_log_len,
+            }),
+            otlp_traces_endpoint: args.otlp_traces_endpoint,
             revision: args.revision,
             download_dir: args.download_dir,
             hugging_face: Access {

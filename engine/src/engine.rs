@@ -13,7 +13,7 @@ pub use handle::EngineHandle;
 pub use stream::TokenStream;
 
 use crate::model::Model;
-use crate::request::Observer;
+use crate::request::{FinishedRequest, Observer};
 use crate::sequence::SequenceId;
 use admission::Shared;
 use worker::Worker;
@@ -33,8 +33,10 @@ pub enum EngineError {
     Thread(#[from] std::io::Error),
 }
 
+/// Called by the engine thread once a request has ended, however it did; must not block.
+pub type OnEnd = Box<dyn FnOnce(&FinishedRequest) + Send>;
+
 /// What handles and streams tell the thread.
-#[derive(Debug)]
 enum Command {
     Submit(Box<worker::Submission>),
     /// The client left.

@@ -14,6 +14,7 @@ struct Beats {
     last: AtomicU64,
     /// The longest silence between two beats, in milliseconds.
     longest: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Default for Heartbeat {
@@ -22,6 +23,7 @@ impl Default for Heartbeat {
             since: Instant::now(),
             last: AtomicU64::new(0),
             longest: AtomicU64::new(0),
+            count: AtomicU64::new(0),
         }))
     }
 }
@@ -29,11 +31,17 @@ impl Default for Heartbeat {
 impl Heartbeat {
     /// Progress was made: a part of a step is done.
     pub fn beat(&self) {
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         let now = self.millis(Instant::now());
         let last = self.0.last.swap(now, Ordering::Relaxed);
         self.0
             .longest
             .fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+    }
+
+    /// Beats so far.
+    pub fn count(&self) -> u64 {
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Work begins: the silence before it was rest.

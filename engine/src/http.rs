@@ -8,7 +8,9 @@ mod embeddings;
 mod generate;
 mod keyfile;
 mod reader;
+mod record;
 mod routes;
+mod spans;
 mod state;
 mod status;
 mod tokenize;
@@ -25,7 +27,7 @@ use axum::{
 pub use auth::{ApiKeys, Guard};
 pub use keyfile::KeyFileError;
 pub use routes::{ROUTES, Route};
-pub use state::{App, Serving, Surface};
+pub use state::{App, PromptLog, Serving, Surface};
 
 use crate::wire::ApiError;
 

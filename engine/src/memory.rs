@@ -106,11 +106,13 @@ pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, Memory
     if num_blocks < one_request || num_blocks > room {
         let longest = room * needs.block_size;
         let hint = match (needs.num_blocks, longest) {
-            (Some(asked), _) => {
+            (Some(asked), _) if room >= one_request => {
                 format!("give --num-gpu-blocks-override between {one_request} and {room} instead of {asked}")
             }
-            (None, 0) => "raise the memory limit or choose a smaller model".into(),
-            (None, longest) => format!("raise the memory limit or lower --max-model-len to {longest}"),
+            (_, 0) => "raise the memory limit or --gpu-memory-utilization, or choose a smaller model or --quantization".into(),
+            (_, longest) => format!(
+                "raise the memory limit or --gpu-memory-utilization, or lower --max-model-len to {longest}"
+            ),
         };
         return Err(MemoryError::DoesNotFit {
             source_name: limit.source,
@@ -274,5 +276,14 @@ mod tests {
         .unwrap_err()
         .to_string();
         assert!(error.ends_with("between 32 and 50 instead of 60"), "{error}");
+        let nothing = MemoryNeeds {
+            num_blocks: Some(60),
+            ..needs()
+        };
+        let error = plan(nothing, limit(100)).unwrap_err().to_string();
+        assert!(
+            error.contains("raise the memory limit") && !error.contains("override"),
+            "{error}"
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! Decides what each step computes: continuous batching over paged KV. Pure: no clock, no tensors, no I/O.
 //!
 //! Decoding sequences come first, so a long prompt never delays a token by more than one step, and a budget of
-//! tokens and attention bounds what that step costs; prompts share what is left of it in the order they started. A
-//! sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
-//! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later.
+//! tokens and attention bounds what that step costs. Of what is left of it the prompt that started first takes half,
+//! the next one half of the rest, and so on, so that a short prompt need not wait for the end of a long one. A sequence gets blocks for all its tokens when it is admitted, so only decoding can run out of blocks; then the
+//! sequence that started last gives its blocks up, among those of the lowest priority, and is computed again later. So
+//! it does where a more urgent one waits for its place or its blocks.
 mod budget;
 mod config;
 mod limit;
@@ -31,7 +32,7 @@ pub struct Step {
     pub started: Vec<(SequenceId, usize)>,
     /// Sequences whose blocks were taken away.
     pub preempted: Vec<SequenceId>,
-    /// Tokens of the plan that are not a decoding sequence's one.
+    /// Tokens of prompts that are computed for the first time.
     pub prefill_tokens: usize,
     /// Prompt tokens looked up in the prefix cache.
     pub prefix_queries: usize,
@@ -105,9 +106,11 @@ impl Scheduler {
         (total - self.pool.available()) as f64 / total as f64
     }
 
-    /// Share of host blocks in use, 0 to 1.
+    /// Share of host blocks that hold what preempted sequences will take back, 0 to 1. Those that only may be of use
+    /// to somebody are free, as on the device.
     pub fn swap_usage(&self) -> f64 {
-        self.pool.host_usage()
+        self.pool
+            .host_share(self.waiting.preempted().flat_map(Sequence::hashes))
     }
 
     /// Most sequences that may run now.
@@ -118,6 +121,17 @@ impl Scheduler {
     /// Finds no KV of earlier steps any more: after a failure nobody knows what the blocks hold.
     pub fn forget_contents(&mut self) {
         self.pool.forget();
+    }
+
+    /// Takes all blocks away, to be computed again, and tells whose: after a failure that left them unfilled.
+    pub fn restart_running(&mut self) -> Vec<SequenceId> {
+        let running = std::mem::take(&mut self.running);
+        let ids = running.iter().map(|sequence| sequence.id).collect();
+        for mut sequence in running {
+            sequence.release();
+            self.waiting.push_preempted(sequence);
+        }
+        ids
     }
 
     /// Plans the next step. `complete` must follow before the next plan.
@@ -135,26 +149,25 @@ impl Scheduler {
             prefix_hits: 0,
             host_hits: 0,
         };
-        let EngineConfig {
-            max_num_batched_tokens,
-            max_step_attention,
-            block_size,
-            ..
-        } = self.config;
-        let mut budget = Budget::new(max_num_batched_tokens, max_step_attention, block_size);
+        let mut budget = self.budget();
         self.plan_decodes(&mut step, &mut budget);
-        for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
-            plan_prefill(sequence, &mut step, &mut budget);
-        }
+        self.plan_prefills(&mut step, &mut budget);
+        let short = step.preempted.len();
         // Blocks that a preemption just freed belong to those still running.
-        if step.preempted.is_empty() {
+        if short == 0 {
             self.admit(&mut step, &mut budget);
+        }
+        // What was left for others and not taken.
+        if budget.has_room() {
+            for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
+                plan_prefill(sequence, &mut step, &mut budget, false);
+            }
         }
         step.copies = self.pool.copies();
         self.limit.observe(Observed {
             running: self.running.len(),
             waiting: self.waiting.len(),
-            preempted: step.preempted.len(),
+            preempted: short,
             kv_usage: self.kv_usage(),
         });
         step
@@ -182,6 +195,16 @@ impl Scheduler {
         }
     }
 
+    fn budget(&self) -> Budget {
+        let EngineConfig {
+            max_num_batched_tokens,
+            max_step_attention,
+            block_size,
+            ..
+        } = self.config;
+        Budget::new(max_num_batched_tokens, max_step_attention, block_size)
+    }
+
     fn plan_decodes(&mut self, step: &mut Step, budget: &mut Budget) {
         let mut index = 0;
         while index < self.running.len() {
@@ -191,20 +214,61 @@ impl Scheduler {
             }
             while !self.running[index].grow(&self.pool, self.config.block_size) {
                 // The one that started last loses the least work, and is planned after all others here.
-                if let Some(mut victim) = self.running.pop() {
-                    victim.release();
-                    step.preempted.push(victim.id);
-                    self.waiting.push_preempted(victim);
-                }
+                self.preempt_last(step);
                 if index == self.running.len() {
                     return;
                 }
             }
             let sequence = &self.running[index];
             budget.decode(sequence.len() - 1);
+            // The last token of a prompt is no different.
+            step.prefill_tokens += sequence.new_prompt_tokens(1);
             step.plan.chunks.push(sequence.chunk(1));
             index += 1;
         }
+    }
+
+    fn plan_prefills(&self, step: &mut Step, budget: &mut Budget) {
+        let waiting = self.most_urgent_waiting();
+        let prefills = || self.running.iter().filter(|sequence| sequence.remaining() > 1);
+        for (index, sequence) in prefills().enumerate() {
+            let priority = sequence.terms.priority;
+            let next = prefills().nth(index + 1).map(|behind| behind.terms.priority);
+            let shared = next.into_iter().chain(waiting).any(|behind| behind <= priority);
+            plan_prefill(sequence, step, budget, shared);
+        }
+    }
+
+    /// The priority of the next that waits, if there is a place for it.
+    fn most_urgent_waiting(&self) -> Option<i64> {
+        let next = self
+            .waiting
+            .next()
+            .filter(|_| self.running.len() < self.limit.bound())?;
+        self.waiting.get(next).map(|sequence| sequence.terms.priority)
+    }
+
+    /// Takes the blocks of the sequence that started last among the least urgent, and what was planned for it.
+    fn preempt_last(&mut self, step: &mut Step) {
+        let Some(mut victim) = self.running.pop() else {
+            return;
+        };
+        let chunks = &mut step.plan.chunks;
+        if let Some(index) = chunks.iter().position(|chunk| chunk.sequence == victim.id) {
+            let planned = chunks.remove(index).tokens.len();
+            step.prefill_tokens -= victim.new_prompt_tokens(planned);
+        }
+        victim.release();
+        step.preempted.push(victim.id);
+        self.waiting.push_preempted(victim);
+    }
+
+    /// Whether those who are less urgent than `priority` hold what a sequence of so many blocks lacks.
+    fn can_give_way(&self, priority: i64, blocks: usize) -> bool {
+        let less = |sequence: &&Sequence| sequence.terms.priority > priority;
+        let held: usize = self.running.iter().filter(less).map(|s| s.blocks().len()).sum();
+        let others = self.running.iter().filter(|sequence| !less(sequence)).count();
+        held > 0 && self.pool.available() + held >= blocks + others
     }
 
     fn admit(&mut self, step: &mut Step, budget: &mut Budget) {
@@ -213,18 +277,35 @@ impl Scheduler {
             enable_prefix_caching: caching,
             ..
         } = self.config;
-        while budget.has_room() && self.running.len() < self.limit.bound() {
+        while budget.has_room() {
             // A block for each running sequence stays free, or the newcomer would soon be preempted again.
             let reserve = self.running.len();
+            let seat = reserve < self.limit.bound();
             let Some(next) = self.waiting.next() else {
                 return;
             };
-            let placed = self
-                .waiting
-                .get_mut(next)
-                .and_then(|sequence| sequence.place(&self.pool, block_size, caching, reserve));
-            let Some((hits, recalled)) = placed else {
+            let Some(sequence) = self.waiting.get_mut(next) else {
                 return;
+            };
+            if step.preempted.contains(&sequence.id) {
+                // It has just given way, and would find its own blocks again.
+                return;
+            }
+            let (priority, needed) = (sequence.terms.priority, sequence.len().div_ceil(block_size));
+            let placed = match seat {
+                true => sequence.place(&self.pool, block_size, caching, reserve),
+                false => None,
+            };
+            let Some((hits, recalled)) = placed else {
+                if !self.can_give_way(priority, needed) {
+                    return;
+                }
+                self.preempt_last(step);
+                if step.plan.chunks.is_empty() {
+                    // Nothing of it is spent, and a step must do something.
+                    *budget = self.budget();
+                }
+                continue;
             };
             let mut sequence = self.waiting.take(next);
             if sequence.ticket.is_none() {
@@ -239,7 +320,12 @@ impl Scheduler {
                     step.host_hits += recalled;
                 }
             }
-            plan_prefill(&sequence, step, budget);
+            let priority = sequence.terms.priority;
+            let shared = seat
+                && self
+                    .most_urgent_waiting()
+                    .is_some_and(|behind| behind <= priority);
+            plan_prefill(&sequence, step, budget, shared);
             let order = |sequence: &Sequence| (sequence.terms.priority, sequence.ticket);
             let index = self
                 .running
@@ -249,10 +335,19 @@ impl Scheduler {
     }
 }
 
-fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget) {
-    let count = budget.prefill(sequence.remaining(), sequence.computed());
-    if count > 0 {
-        step.plan.chunks.push(sequence.chunk(count));
-        step.prefill_tokens += count;
+/// Plans tokens of a prompt, beside those that are planned already.
+fn plan_prefill(sequence: &Sequence, step: &mut Step, budget: &mut Budget, shared: bool) {
+    let chunks = &mut step.plan.chunks;
+    let planned = chunks.iter().position(|chunk| chunk.sequence == sequence.id);
+    let had = planned.map_or(0, |index| chunks[index].tokens.len());
+    let more = budget.prefill(sequence.remaining() - had, sequence.computed() + had, shared);
+    if more == 0 {
+        return;
     }
+    let chunk = sequence.chunk(had + more);
+    match planned {
+        Some(index) => chunks[index] = chunk,
+        None => chunks.push(chunk),
+    }
+    step.prefill_tokens += sequence.new_prompt_tokens(had + more) - sequence.new_prompt_tokens(had);
 }

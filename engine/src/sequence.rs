@@ -15,6 +15,8 @@ pub struct Sequence {
     prompt_len: usize,
     /// Tokens whose KV is in the blocks.
     computed: usize,
+    /// Tokens of the prompt that were ever computed or found: what is computed again is no news.
+    prompt_known: usize,
     blocks: BlockTable,
     /// Names of the full blocks; empty when prefix caching is off.
     hashes: Vec<BlockHash>,
@@ -38,6 +40,7 @@ impl Sequence {
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
+            prompt_known: 0,
             blocks: BlockTable::default(),
             hashes: Vec::new(),
             published: 0,
@@ -97,6 +100,11 @@ impl Sequence {
         &self.blocks
     }
 
+    /// Names of its full blocks, as far as they were computed or looked up.
+    pub(crate) fn hashes(&self) -> &[BlockHash] {
+        &self.hashes
+    }
+
     /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
     /// Returns the tokens found in the cache and how many of them came from host memory, or `None`, holding nothing,
     /// when there are too few blocks.
@@ -150,6 +158,9 @@ impl Sequence {
         }
         self.computed = found * block_size;
         self.published = found;
+        if self.ticket.is_none() {
+            self.prompt_known = self.computed;
+        }
         Some((self.computed, recalled * block_size))
     }
 
@@ -169,6 +180,13 @@ impl Sequence {
         self.blocks.clear();
         self.computed = 0;
         self.published = 0;
+    }
+
+    /// How many of the next `count` tokens are of the prompt and were never computed: over its life, all that were not
+    /// found in the cache at its start.
+    pub(crate) fn new_prompt_tokens(&self, count: usize) -> usize {
+        let end = self.prompt_len.min(self.computed + count);
+        end.saturating_sub(self.prompt_known)
     }
 
     /// The next `count` tokens as work for the model.
@@ -198,6 +216,7 @@ impl Sequence {
         block_size: usize,
         caching: bool,
     ) {
+        self.prompt_known += self.new_prompt_tokens(count);
         self.computed += count;
         if caching {
             BlockHash::extend(&mut self.hashes, &self.tokens, block_size);

@@ -1,9 +1,10 @@
 //! The life of a server: listen at once, load behind it, serve, drain, end.
 mod load;
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
+use futures::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -15,15 +16,17 @@ use crate::{
     metrics::Metrics,
     progress::Progress,
     shutdown::ShutdownSignal,
-    telemetry,
+    telemetry::{self, Traces},
 };
 
 /// Time for answers that are complete to reach their clients after the drain.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Time for the last spans to reach the collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// Threads that move bytes; the model has its own.
 const HTTP_THREADS: usize = 2;
 
-/// Serves until a signal comes. Errors: bad input, a port in use, a model that cannot be loaded.
+/// Serves until a signal comes, and a second one or the drain's end. Errors: bad input, a port in use, a model that cannot be loaded.
 pub fn run(config: Config, warnings: &[String]) -> Result<(), Fatal> {
     telemetry::init(config.log_format, &config.log_level)?;
     for warning in warnings {
@@ -41,7 +44,13 @@ pub fn run(config: Config, warnings: &[String]) -> Result<(), Fatal> {
 }
 
 async fn serve(config: Config) -> Result<(), Fatal> {
-    let mut signal = ShutdownSignal::listen()?;
+    let signals = stream::unfold(ShutdownSignal::listen()?, |mut signal| async {
+        signal.received().await;
+        Some(((), signal))
+    });
+    let endpoint = telemetry::endpoint(config.otlp_traces_endpoint.as_deref(), |name| {
+        std::env::var(name).ok()
+    })?;
     let (keys, surface) = surface(&config)?;
     let listener = listen(&config.host, config.port, "--port").await?;
     let metrics_listener = match config.metrics_port {
@@ -59,26 +68,33 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         metrics.clone(),
         progress.clone(),
     );
-    let app = Arc::new(
-        app.with_request_timeout(config.request_timeout)
-            .with_surface(surface),
-    );
+    let runtime = tokio::runtime::Handle::current();
+    let traces = endpoint
+        .map(|endpoint| Traces::start(&endpoint, runtime.clone()).map(Arc::new))
+        .transpose()?;
+    let app = app
+        .with_request_timeout(config.request_timeout)
+        .with_surface(surface)
+        .with_prompt_log(config.prompt_log)
+        .with_traces(traces.clone());
+    let app = Arc::new(app);
     if let Some(listener) = metrics_listener {
         // Ends with the process: the last scrape may come during the drain.
         tokio::spawn(axum::serve(listener, http::metrics_app(app.clone())).into_future());
     }
-    info!(model = config.model, %address, "listening; the model loads");
+    // Port 0 asks for any free one.
+    let address = listener
+        .local_addr()
+        .map_or(address, |address| address.to_string());
+    info!(model = config.model, address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
-    let runtime = tokio::runtime::Handle::current();
     let loaded = in_background(move || load::load(&config, &runtime, &progress, &metrics))?;
-    serve_until(
-        listener,
-        app,
-        loaded,
-        async move { signal.received().await },
-        drain_timeout,
-    )
-    .await
+    let served = serve_until(listener, app, loaded, signals, drain_timeout).await;
+    if let Some(traces) = traces {
+        // What panics there has nothing more to lose.
+        let _ = tokio::task::spawn_blocking(move || traces.finish(LAST_SPANS)).await;
+    }
+    served
 }
 
 /// API keys and the rest of the HTTP side. Errors: a key file that gives no key.
@@ -129,13 +145,13 @@ fn in_background(
     Ok(receiver)
 }
 
-/// Answers on `listener` while `loaded` is awaited, then serves until `stop`, then drains: not ready at once, running
-/// streams go on for up to `drain_timeout`. Errors: the model cannot be loaded.
+/// Answers on `listener` while `loaded` is awaited, then serves until `stops` yields, then drains: not ready at once,
+/// running streams go on for up to `drain_timeout` or until `stops` yields again. Errors: the model cannot be loaded.
 pub async fn serve_until(
     listener: TcpListener,
     app: Arc<App>,
     loaded: oneshot::Receiver<Result<Serving, Fatal>>,
-    stop: impl Future<Output = ()>,
+    stops: impl Stream<Item = ()>,
     drain_timeout: Duration,
 ) -> Result<(), Fatal> {
     let closing = CancellationToken::new();
@@ -146,28 +162,44 @@ pub async fn serve_until(
     let server = axum::serve(listener, http::app(app.clone()))
         .with_graceful_shutdown(closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
-    tokio::pin!(stop);
+    tokio::pin!(stops);
     tokio::select! {
         result = loaded => match result {
             Ok(serving) => app.start_serving(serving?),
             Err(_) => return Err(Fatal("the loader ended without a result; see the log above".to_owned())),
         },
         // Nothing runs yet, so there is nothing to drain.
-        () = &mut stop => return Ok(()),
+        _ = stops.next() => return Ok(()),
     }
     info!("ready");
-    stop.await;
+    stops.next().await;
     app.start_draining();
     info!(timeout_seconds = drain_timeout.as_secs(), "draining");
-    if let Some(serving) = app.loaded()
-        && timeout(drain_timeout, serving.engine.drain()).await.is_err()
-    {
-        warn!("answers were still running after --drain-timeout and end with an error");
+    let idle = async {
+        if let Some(serving) = app.loaded() {
+            serving.engine.drain().await;
+        }
+    };
+    tokio::pin!(idle);
+    let late = tokio::select! {
+        () = &mut idle => None,
+        () = tokio::time::sleep(drain_timeout) => Some("--drain-timeout is over"),
+        _ = stops.next() => Some("a second signal came"),
+    };
+    if let Some(late) = late {
+        warn!("{late}: answers that still run end with an error");
         app.cut_answers();
     }
     closing.cancel();
-    if timeout(FLUSH, server).await.is_err() {
-        warn!("some connections did not close in time");
+    let closed = async {
+        let _ = server.await;
+        // The engine notices within a step that nobody listens any more.
+        if late.is_some() {
+            idle.await;
+        }
+    };
+    if timeout(FLUSH, closed).await.is_err() {
+        warn!("some connections or requests did not end in time");
     }
     info!("stopped");
     Ok(())

@@ -1,7 +1,11 @@
-//! Logs: text for people, JSON for collectors; never a prompt.
+//! Logs: text for people, JSON for collectors; never a prompt unless it is asked for. Traces are in their own file.
+mod traces;
+
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::{EnvFilter, fmt};
+
+pub use traces::{Traces, endpoint};
 
 use crate::{cli::Fatal, config::LogFormat};
 
@@ -25,5 +29,13 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), Fatal> {
             .with_span_list(false)
             .try_init(),
     };
-    started.map_err(|error| Fatal(format!("cannot start logging: {error}")))
+    started.map_err(|error| Fatal(format!("cannot start logging: {error}")))?;
+    // A panic is one line of the log, in its format, like everything else.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        let (words, thread) = (panic.payload_as_str(), thread.name());
+        tracing::error!(words, place, thread, "a panic, which is a bug");
+    }));
+    Ok(())
 }

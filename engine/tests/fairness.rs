@@ -133,6 +133,63 @@ fn priority_comes_before_fairness_and_arrival() {
     assert_eq!(harness.started_until(patient), [urgent, usual, patient]);
 }
 
+#[test]
+fn a_more_urgent_request_takes_places_and_blocks_of_less_urgent_ones() {
+    // Two places, both taken; and 16 blocks, of which the second of the two has 10.
+    for (seqs, urgent_prompt) in [(2, 8), (8, 32)] {
+        let mut harness = Harness::new(config(seqs, 16));
+        let first = harness.submit(1, 0, 8);
+        harness.started_until(first);
+        let patient = harness.submit(1, 5, 40);
+        harness.started_until(patient);
+        let urgent = harness.submit(2, -1, urgent_prompt);
+        let step = harness.step();
+        assert_eq!(step.preempted, [patient], "the least urgent gives way");
+        assert_eq!(step.started.first().map(|(id, _)| *id), Some(urgent));
+        while harness.live.contains_key(&patient) {
+            harness.step();
+        }
+    }
+}
+
+#[test]
+fn nobody_gives_way_in_vain_or_to_an_equal() {
+    let mut harness = Harness::new(config(8, 16));
+    let equal = harness.submit(1, 0, 20);
+    let patient = harness.submit(1, 5, 20);
+    harness.started_until(patient);
+    // 15 blocks, of which the patient one has 5 or 6 and 4 are free: it would still lack some.
+    harness.submit(2, 0, 60);
+    while harness.live.contains_key(&equal) || harness.live.contains_key(&patient) {
+        assert!(harness.step().preempted.is_empty());
+    }
+}
+
+/// The queue's head waits for its blocks, and nobody passes it meanwhile, however little the others need.
+#[test]
+fn many_small_requests_never_starve_a_big_one() {
+    let mut harness = Harness::new(config(8, 16));
+    for _ in 0..40 {
+        harness.submit(1, 0, 4);
+    }
+    harness.step();
+    let big = harness.submit(2, 0, 57);
+    let mut passed = 0;
+    loop {
+        // There are always 32 small ones waiting, of old and of new clients.
+        while harness.live.len() < 40 {
+            let client = 3 + harness.next % 5;
+            harness.submit(client, 0, 4);
+        }
+        let started: Vec<_> = harness.step().started.into_iter().map(|(id, _)| id).collect();
+        if started.contains(&big) {
+            break;
+        }
+        passed += started.len();
+        assert!(passed <= 16, "{passed} small ones passed it");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

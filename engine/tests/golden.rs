@@ -9,6 +9,7 @@ use std::time::Instant;
 use candle_core::Device;
 use futures::StreamExt;
 use qwen_engine::engine::{Engine, EngineConfig};
+use qwen_engine::heartbeat::Heartbeat;
 use qwen_engine::model::{LoadOptions, LoadedModel, Model, Weights, load};
 use qwen_engine::request::{
     FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, StopParams, TokenEvent,
@@ -49,6 +50,15 @@ fn path(name: &str) -> PathBuf {
 
 fn text(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap()
+}
+
+#[test]
+fn a_step_gives_a_sign_of_life_after_every_layer() {
+    let mut loaded = load_file(&text("tied/config.json"), path("tied/model.safetensors")).unwrap();
+    let heartbeat = Heartbeat::default();
+    loaded.model.set_heartbeat(heartbeat.clone());
+    last_logits(&mut loaded.model, &[3, 1, 4, 1, 5], 5);
+    assert_eq!(heartbeat.count(), loaded.config.num_layers as u64);
 }
 
 /// The cases of a folder on the weights of another or the same one.

@@ -6,10 +6,14 @@ mod support;
 
 #[path = "http/answers.rs"]
 mod answers;
+#[path = "http/cancels.rs"]
+mod cancels;
 #[path = "http/choosing.rs"]
 mod choosing;
 #[path = "http/embeddings.rs"]
 mod embeddings;
+#[path = "http/health.rs"]
+mod health;
 #[path = "http/life.rs"]
 mod life;
 #[path = "http/messages.rs"]
@@ -26,5 +30,7 @@ mod surface;
 mod tokenize;
 #[path = "http/tools.rs"]
 mod tools;
+#[path = "http/traces.rs"]
+mod traces;
 #[path = "http/traffic.rs"]
 mod traffic;

@@ -51,7 +51,7 @@ fn conversation(data: &[u8]) {
     let (Ok(chat), Some(template)) = (parsed, &*QWEN3) else {
         return;
     };
-    let _ = template.render(&chat.messages, &chat.template_kwargs);
+    let _ = template.render(&chat.messages, &chat.tools.shown, &chat.template_kwargs);
 }
 
 /// A template, and after a zero byte the body of a chat.
@@ -67,7 +67,7 @@ fn template(data: &[u8]) {
     let (messages, variables) = parsed.map_or((Vec::new(), Map::new()), |chat| {
         (chat.messages, chat.template_kwargs)
     });
-    let _ = template.render(&messages, &variables);
+    let _ = template.render(&messages, &[], &variables);
 }
 
 /// What a model wrote, in pieces; what comes out must not depend on them. The first byte says what is looked for, the

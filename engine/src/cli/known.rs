@@ -43,9 +43,10 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--cuda-graph-sizes", Values::Many, Warn), ("--attention-backend", Values::One, Warn),
     ("--enable-chunked-prefill", Values::None, Warn), ("--no-enable-chunked-prefill", Values::None, Warn),
     ("--async-scheduling", Values::None, Warn), ("--no-async-scheduling", Values::None, Warn),
-    ("--disable-log-requests", Values::None, Warn), ("--enable-log-requests", Values::None, Warn),
-    ("--no-enable-log-requests", Values::None, Warn), ("--disable-log-stats", Values::None, Warn),
-    ("--max-log-len", Values::One, Warn), ("--disable-uvicorn-access-log", Values::None, Warn),
+    ("--disable-log-requests", Values::None, Warn), ("--disable-log-stats", Values::None, Warn),
+    ("--enable-log-outputs", Values::None, Warn), ("--no-enable-log-outputs", Values::None, Warn),
+    ("--enable-log-deltas", Values::None, Warn), ("--no-enable-log-deltas", Values::None, Warn),
+    ("--collect-detailed-traces", Values::Many, Warn), ("--disable-uvicorn-access-log", Values::None, Warn),
     ("--enable-request-id-headers", Values::None, Warn),
     ("--allowed-origins", Values::One, Only("[]")), ("--allow-credentials", Values::None, Refuse),
     ("--allowed-methods", Values::One, Warn), ("--allowed-headers", Values::One, Warn),
@@ -66,7 +67,7 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--kv-transfer-config", Values::One, Refuse), ("--enable-expert-parallel", Values::None, Refuse),
     ("--ssl-keyfile", Values::One, Refuse), ("--ssl-certfile", Values::One, Refuse),
     ("--root-path", Values::One, Refuse), ("--response-role", Values::One, Refuse),
-    ("--logits-processors", Values::Many, Refuse), ("--otlp-traces-endpoint", Values::One, Refuse),
+    ("--logits-processors", Values::Many, Refuse),
 ];
 
 /// Takes the known flags out of the arguments; also reads `--max_model_len` as `--max-model-len`, as vLLM does.

@@ -11,7 +11,7 @@ use crate::scheduler::{EngineConfig, RunningLimit};
 
 /// Starts remembered to measure the drain rate.
 const RATE_WINDOW: usize = 32;
-/// A step is stuck when it is silent for `stuck_after` and for this many times the longest silence so far.
+/// The thread is stuck when it is at work and silent for `stuck_after` and for this many times the longest silence so far.
 const STUCK_FACTOR: u32 = 10;
 
 /// Whether the engine thread works.
@@ -19,9 +19,9 @@ const STUCK_FACTOR: u32 = 10;
 pub enum Health {
     /// It waits for requests.
     Idle,
-    /// It computes a step and makes progress, however long that takes.
+    /// It works on requests and makes progress, however long a step takes.
     Stepping,
-    /// The current step gives no sign of life, for this long by now.
+    /// It has requests and gives no sign of life, for this long by now.
     Stuck(Duration),
     /// It has ended by a panic; only a restart helps.
     Dead,
@@ -51,7 +51,8 @@ struct State {
     starts: VecDeque<Instant>,
     draining: bool,
     dead: bool,
-    stepping: bool,
+    /// Whether the thread has requests to work on.
+    working: bool,
 }
 
 impl Shared {
@@ -63,7 +64,7 @@ impl Shared {
             starts: VecDeque::with_capacity(RATE_WINDOW),
             draining: false,
             dead: false,
-            stepping: false,
+            working: false,
         };
         Self {
             state: Mutex::new(state),
@@ -139,19 +140,20 @@ impl Shared {
         self.lock().free_places = count;
     }
 
-    pub(super) fn step_begins(&self) {
+    /// The thread takes up work: the silence before it was rest.
+    pub(super) fn work_begins(&self) {
         self.heartbeat.begin();
-        self.lock().stepping = true;
+        self.lock().working = true;
     }
 
-    pub(super) fn step_ends(&self) {
-        self.heartbeat.beat();
-        self.lock().stepping = false;
+    /// The thread rests until the next command comes.
+    pub(super) fn work_ends(&self) {
+        self.lock().working = false;
     }
 
-    /// What the model bumps during a step.
-    pub(super) fn heartbeat(&self) -> Heartbeat {
-        self.heartbeat.clone()
+    /// What is bumped while work goes on.
+    pub(super) fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     pub(super) fn set_dead(&self) {
@@ -163,7 +165,7 @@ impl Shared {
         let silence = self.heartbeat.silence(now);
         // A machine whose steps were slow before may be as slow again.
         let patience = self.stuck_after.max(self.heartbeat.longest() * STUCK_FACTOR);
-        match state.stepping {
+        match state.working {
             _ if state.dead => Health::Dead,
             false => Health::Idle,
             true if silence > patience => Health::Stuck(silence),

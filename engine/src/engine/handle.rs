@@ -9,8 +9,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::admission::{Health, Shared};
 use super::stream::TokenStream;
 use super::worker::Submission;
-use super::{Command, EngineConfig};
+use super::{Command, EngineConfig, OnEnd};
 use crate::request::{GenerateRequest, SubmitError};
+use crate::sampler::Sampler;
 use crate::scheduler::SchedulingPolicy;
 
 /// Submits requests to one engine; clones are cheap and reach the same engine.
@@ -44,6 +45,14 @@ impl EngineHandle {
     /// # Errors
     /// When the request can never fit, has a priority that does not count here, the queue is full, or the engine drains or is dead.
     pub fn submit(&self, request: GenerateRequest) -> Result<TokenStream, SubmitError> {
+        self.submit_then(request, Box::new(|_| {}))
+    }
+
+    /// The same; `on_end` is told how it went.
+    ///
+    /// # Errors
+    /// As `submit`; then nothing ends, and `on_end` is not called.
+    pub fn submit_then(&self, request: GenerateRequest, on_end: OnEnd) -> Result<TokenStream, SubmitError> {
         let priority = request.terms.priority;
         if priority != 0 && self.config.policy != SchedulingPolicy::Priority {
             return Err(SubmitError::NoPriorities(priority));
@@ -62,6 +71,13 @@ impl EngineHandle {
             });
         }
         let tokens = request.prompt.len();
+        // Made here, where a panic costs the caller's request alone.
+        let sampler = Sampler::new(
+            &request.sampling,
+            &request.stop,
+            &request.prompt,
+            request.constraint.clone(),
+        );
         self.shared.enter(tokens)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         // Unbounded, but a request sends at most max_tokens + 2 events.
@@ -69,7 +85,9 @@ impl EngineHandle {
         let submission = Submission {
             id,
             request,
+            sampler,
             events,
+            on_end,
             queued: Instant::now(),
         };
         if self.commands.send(Command::Submit(Box::new(submission))).is_err() {

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Command;
 use super::admission::Shared;
+use super::{Command, OnEnd};
 use crate::model::{Logits, Model, ModelError, StepPlan};
 use crate::request::{
     FinishReason, FinishedRequest, GenerateRequest, Observer, SamplingParams, StepStats, TokenEvent,
@@ -19,12 +19,16 @@ use crate::sampler::{Sampled, Sampler, logprobs};
 use crate::scheduler::{EngineConfig, Scheduler, Step};
 use crate::sequence::{Sequence, SequenceId};
 
+/// Steps that may panic, none going well between them: then what they share is broken, and only a restart helps.
+const MOST_PANICS: usize = 16;
+
 /// A request on its way to the thread.
-#[derive(Debug)]
 pub(super) struct Submission {
     pub(super) id: SequenceId,
     pub(super) request: GenerateRequest,
+    pub(super) sampler: Sampler,
     pub(super) events: UnboundedSender<TokenEvent>,
+    pub(super) on_end: OnEnd,
     pub(super) queued: Instant,
 }
 
@@ -32,6 +36,7 @@ pub(super) struct Submission {
 struct Live {
     request: GenerateRequest,
     events: UnboundedSender<TokenEvent>,
+    on_end: OnEnd,
     sampler: Sampler,
     /// Those of the prompt so far, if they were asked for and are not sent yet.
     prompt_logprobs: Option<Vec<TokenLogprobs>>,
@@ -56,6 +61,8 @@ pub(super) struct Worker {
     /// Events to send once the observer knows what led to them: a client that has seen its last token finds it
     /// counted.
     outbox: Vec<(UnboundedSender<TokenEvent>, TokenEvent)>,
+    /// Panics of the model since a plan was last computed.
+    panics: usize,
 }
 
 impl Worker {
@@ -66,7 +73,7 @@ impl Worker {
         commands: Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        model.set_heartbeat(shared.heartbeat());
+        model.set_heartbeat(shared.heartbeat().clone());
         let scheduler = Scheduler::new(config.clone());
         let (live, outbox) = (HashMap::new(), Vec::new());
         let mut worker = Self {
@@ -78,13 +85,14 @@ impl Worker {
             commands,
             shared,
             outbox,
+            panics: 0,
         };
         // The bound in force is known before the first request.
         worker.report(StepStats::default());
         worker
     }
 
-    /// Runs until every handle and stream is gone. A panic ends all requests with an error and leaves the engine
+    /// Runs until every handle and stream is gone. A panic that is no request's own ends all requests with an error and leaves the engine
     /// dead, which `/health` tells, so that it is restarted instead of serving from a broken state.
     pub(super) fn run(mut self) {
         if catch_unwind(AssertUnwindSafe(|| while self.turn() {})).is_ok() {
@@ -109,12 +117,17 @@ impl Worker {
     /// Takes all commands, then runs one step. False when nobody can send any more.
     fn turn(&mut self) -> bool {
         let mut changed = false;
-        loop {
-            let command = match self.live.is_empty() && !changed {
-                true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
-                false => self.commands.try_recv(),
+        if self.live.is_empty() {
+            self.shared.work_ends();
+            let Ok(command) = self.commands.recv() else {
+                return false;
             };
-            match command {
+            self.shared.work_begins();
+            self.obey(command);
+            changed = true;
+        }
+        loop {
+            match self.commands.try_recv() {
                 Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
@@ -128,6 +141,7 @@ impl Worker {
         if !self.live.is_empty() {
             self.step();
         }
+        self.shared.heartbeat().beat();
         true
     }
 
@@ -144,18 +158,13 @@ impl Worker {
         Submission {
             id,
             request,
+            sampler,
             events,
+            on_end,
             queued,
         }: Submission,
     ) {
-        let GenerateRequest {
-            sampling,
-            stop,
-            prompt,
-            constraint,
-            ..
-        } = &request;
-        let sampler = Sampler::new(sampling, stop, prompt, constraint.clone());
+        let GenerateRequest { sampling, prompt, .. } = &request;
         let prompt_logprobs = sampling.prompt_logprobs.map(|_| Vec::new());
         let sequence = match prompt_logprobs {
             Some(_) => Sequence::scored(id, prompt.clone()),
@@ -165,6 +174,7 @@ impl Worker {
         let live = Live {
             request,
             events,
+            on_end,
             sampler,
             prompt_logprobs,
             queued,
@@ -181,7 +191,6 @@ impl Worker {
     fn step(&mut self) {
         let step = self.scheduler.schedule();
         self.note_schedule(&step);
-        self.shared.step_begins();
         if !step.started.is_empty() {
             // A long prefill must not show its requests as waiting.
             self.report(StepStats::default());
@@ -194,33 +203,71 @@ impl Worker {
             preemptions: step.preempted.len(),
             ..StepStats::default()
         };
-        let embeds = self.model.embedding_width().is_some();
-        match self.compute(&step) {
-            Ok(rows) if embeds => self.pool(&step.plan, &rows, &mut stats),
-            Ok(logits) => self.sample(&step.plan, logits, &mut stats),
+        match self.guarded(|worker| worker.model.copy_blocks(&step.copies)) {
+            Ok(()) => self.run_plan(&step.plan, &mut stats),
             Err(error) => {
-                tracing::error!(%error, "a step failed; its requests end with an error");
-                let ids: Vec<_> = step.plan.chunks.iter().map(|chunk| chunk.sequence).collect();
-                self.fail(&ids, &error.to_string());
-                self.scheduler.forget_contents();
+                self.give_up(&step.plan, &error);
+                // What others were promised to find may not have been copied.
+                let restarted = self.scheduler.restart_running();
+                stats.preemptions += restarted.len();
+                self.note_preempted(&restarted);
             }
         }
-        self.shared.step_ends();
+        if self.live.is_empty() {
+            // Before the last client hears of its end.
+            self.shared.work_ends();
+        }
         self.report(stats);
     }
 
-    /// Lets the model run. A panic is an error like others if the model can go on, else it ends the engine.
-    fn compute(&mut self, step: &Step) -> Result<Logits, ModelError> {
-        let computed = catch_unwind(AssertUnwindSafe(|| {
-            self.model.copy_blocks(&step.copies)?;
-            let mut logits = self.model.forward(&step.plan)?;
+    /// Computes a plan and takes its tokens. After a panic every sequence is computed alone, so that only the one
+    /// that causes it fails: computing a token's KV again changes nothing.
+    fn run_plan(&mut self, plan: &StepPlan, stats: &mut StepStats) {
+        let embeds = self.model.embedding_width().is_some();
+        let computed = self.guarded(|worker| {
+            let mut logits = worker.model.forward(plan)?;
             // The model computes a prompt's rows only as they are read.
-            self.score_prompts(&step.plan, &mut logits)?;
+            worker.score_prompts(plan, &mut logits)?;
             Ok(logits)
-        }));
+        });
         match computed {
+            Ok(rows) => {
+                self.panics = 0;
+                match embeds {
+                    true => self.pool(plan, &rows, stats),
+                    false => self.sample(plan, rows, stats),
+                }
+            }
+            Err(ModelError::Panicked(words)) if plan.chunks.len() > 1 => {
+                tracing::error!(words, "a step panicked; its requests are computed one by one");
+                for chunk in &plan.chunks {
+                    let alone = StepPlan {
+                        chunks: vec![chunk.clone()],
+                        block_size: plan.block_size,
+                    };
+                    self.run_plan(&alone, stats);
+                }
+            }
+            Err(error) => self.give_up(plan, &error),
+        }
+    }
+
+    /// Ends the requests of a plan that failed.
+    fn give_up(&mut self, plan: &StepPlan, error: &ModelError) {
+        tracing::error!(%error, "a step failed; its requests end with an error");
+        let ids: Vec<_> = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
+        self.fail(&ids, &error.to_string());
+        self.scheduler.forget_contents();
+    }
+
+    /// Lets the model work. A panic is an error like others if the model can go on, else it ends the engine.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, ModelError>) -> Result<T, ModelError> {
+        match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(result) => result,
-            Err(panic) if self.model.usable_after_panic() => Err(ModelError::Panicked(words(&*panic))),
+            Err(panic) if self.model.usable_after_panic() && self.panics < MOST_PANICS => {
+                self.panics += 1;
+                Err(ModelError::Panicked(words(&*panic)))
+            }
             Err(panic) => resume_unwind(panic),
         }
     }
@@ -235,14 +282,18 @@ impl Worker {
                 live.cached_tokens = *cached_tokens;
             }
         }
-        for id in &step.preempted {
-            if let Some(live) = self.live.get_mut(id) {
-                live.preemptions += 1;
-            }
-        }
+        self.note_preempted(&step.preempted);
         if self.scheduler.waiting() > 0 {
             // What still waits was held back by places, blocks or tokens: nobody else could start either.
             self.shared.set_free_places(0);
+        }
+    }
+
+    fn note_preempted(&mut self, ids: &[SequenceId]) {
+        for id in ids {
+            if let Some(live) = self.live.get_mut(id) {
+                live.preemptions += 1;
+            }
         }
     }
 
@@ -255,6 +306,7 @@ impl Worker {
         let mut rows = rows.collect::<Vec<_>>().into_iter();
         let mut failed = Vec::new();
         let visited = logits.visit_prompt(|row| {
+            self.shared.heartbeat().beat();
             if let Some((id, position)) = rows.next()
                 && let Some(live) = self.live.get_mut(&id)
                 && catch_unwind(AssertUnwindSafe(|| live.score(position, row))).is_err()
@@ -279,6 +331,7 @@ impl Worker {
             let Some(live) = self.live.get_mut(&id) else {
                 continue;
             };
+            self.shared.heartbeat().beat();
             if let Some(prompt) = live.prompt_logprobs.take() {
                 self.outbox
                     .push((live.events.clone(), TokenEvent::Prompt(prompt)));
@@ -373,6 +426,7 @@ impl Worker {
             preemptions: live.preemptions,
         };
         self.observer.finished(&finished);
+        (live.on_end)(&finished);
         let queued = live.scheduled.is_none().then_some(live.request.prompt.len());
         self.shared.ended(queued);
         self.outbox.push((live.events, event));

@@ -13,6 +13,7 @@ use super::{
     access::RequestId,
     auth::Client,
     generate::{Body, Use, admit, check_name, count_rejection, off_thread, tokens},
+    record::{Asked, Record},
     until::Until,
 };
 use crate::{
@@ -45,10 +46,21 @@ pub(super) async fn create(
         client: client.0,
         priority: request.priority,
     };
+    let model = request.model.as_deref().unwrap_or(app.name());
+    Record::note_asked(Asked {
+        operation: "embeddings",
+        model: model.to_owned(),
+        response: id.0.clone(),
+        prompt_tokens,
+        n: 1,
+        stream: false,
+        max_tokens: None,
+        temperature: None,
+        top_p: None,
+    });
     let submit = |(index, prompt)| {
-        serving
-            .engine
-            .submit(embed(format!("{}-{index}", id.0), prompt, terms, arrival))
+        let request = embed(format!("{}-{index}", id.0), prompt, terms, arrival);
+        serving.engine.submit_then(request, Record::note_end(index))
     };
     // All, or none: those already taken are aborted when a later one is refused.
     let streams = prompts
@@ -63,7 +75,6 @@ pub(super) async fn create(
     };
     let embedding = |(index, hidden)| Embedding::new(index, hidden, request.dimensions, request.form);
     let data = hidden.into_iter().enumerate().map(embedding).collect();
-    let model = request.model.as_deref().unwrap_or(app.name());
     let created = jiff::Timestamp::now().as_second().try_into().unwrap_or(0);
     Ok(Json(EmbeddingsReply::new(&id.0, created, model, data, prompt_tokens)).into_response())
 }

@@ -15,12 +15,13 @@ use futures::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::{
-    App, BODY_LIMIT, Serving,
+    App, BODY_LIMIT, PromptLog, Serving,
     access::RequestId,
     auth::Client,
     choice::{Choice, Part, Piece, Report, Tally},
     choosing::{constrain, resolve},
     reader::Reader,
+    record::{Asked, Record, log_prompts},
     until::Until,
 };
 use crate::{
@@ -224,6 +225,10 @@ pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> 
         .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len, param))
         .collect::<Result<Vec<_>, _>>()?;
     check_places(serving, &job)?;
+    if let Some(PromptLog { most }) = app.prompt_log {
+        log_prompts(&job.id, &job.prompts, &job.params, &serving.tokenizer, most);
+    }
+    Record::note_asked(Asked::new(job.endpoint, &head, &job.params, &job.prompts));
     let tally = Arc::new(Tally::new(
         app.metrics.clone(),
         job.endpoint,
@@ -231,19 +236,23 @@ pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> 
         job.params.n,
     ));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
-    let mut response = match stream {
-        true => streamed(head, choices, tally.clone(), include_usage),
+    Ok(match stream {
+        true => streamed(head, choices, tally, include_usage),
         false => whole(head, choices, &tally).await?,
-    };
-    response.extensions_mut().insert(tally);
-    Ok(response)
+    })
 }
 
 /// A request that is larger than queue and batch together would be refused for ever: 429 must not invite it back.
 fn check_places(serving: &Serving, job: &Job) -> Result<(), ApiError> {
     let (prompts, n) = (job.prompts.len(), job.params.n);
     let limits = serving.engine.config();
-    let places = limits.max_num_seqs + limits.max_queued_requests;
+    // An automatic bound may be as low as 1.
+    let seats = if limits.auto_num_seqs {
+        1
+    } else {
+        limits.max_num_seqs
+    };
+    let places = seats + limits.max_queued_requests;
     if prompts * n <= places {
         return Ok(());
     }
@@ -300,7 +309,7 @@ fn submit(
             let mut sampling = params.sampling.clone();
             // Choices of one request differ, and each can be had again.
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-            let tokens = serving.engine.submit(GenerateRequest {
+            let request = GenerateRequest {
                 id: format!("{}-{index}", job.id),
                 prompt: prompt.clone(),
                 sampling,
@@ -315,7 +324,8 @@ fn submit(
                     priority: params.priority,
                 },
                 arrival: job.arrival,
-            })?;
+            };
+            let tokens = serving.engine.submit_then(request, Record::note_end(index))?;
             let text = Detokenizer::new(
                 serving.tokenizer.clone(),
                 params.skip_special,

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::ApiKeys;
 use crate::{
     constraint::Grammars,
-    engine::EngineHandle,
+    engine::{EngineHandle, Health},
     metrics::Metrics,
     progress::{Phase, Progress},
+    telemetry::Traces,
     template::ChatTemplate,
     tokenizer::Tokenizer,
     wire::{ApiError, Defaults},
@@ -58,6 +59,13 @@ impl Default for Surface {
     }
 }
 
+/// What `--enable-log-requests` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptLog {
+    /// `--max-log-len`: characters of a prompt; `None` means all.
+    pub most: Option<usize>,
+}
+
 /// The state of the server.
 pub struct App {
     pub(super) names: Vec<String>,
@@ -67,6 +75,8 @@ pub struct App {
     /// Cancelled when answers that still run are to end.
     pub(super) cut: CancellationToken,
     pub(super) surface: Surface,
+    pub(super) traces: Option<Arc<Traces>>,
+    pub(super) prompt_log: Option<PromptLog>,
     request_timeout: Option<Duration>,
     progress: Arc<Progress>,
     serving: OnceLock<Serving>,
@@ -87,6 +97,8 @@ impl App {
             created,
             cut: CancellationToken::new(),
             surface: Surface::default(),
+            traces: None,
+            prompt_log: None,
             request_timeout: None,
             progress,
             serving: OnceLock::new(),
@@ -97,6 +109,18 @@ impl App {
     /// The same with a time within which every request must be answered, `--request-timeout`.
     pub fn with_request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.request_timeout = timeout;
+        self
+    }
+
+    /// The same, exporting spans.
+    pub fn with_traces(mut self, traces: Option<Arc<Traces>>) -> Self {
+        self.traces = traces;
+        self
+    }
+
+    /// The same, logging prompts: `--enable-log-requests`.
+    pub fn with_prompt_log(mut self, prompt_log: Option<PromptLog>) -> Self {
+        self.prompt_log = prompt_log;
         self
     }
 
@@ -141,6 +165,25 @@ impl App {
     /// The name that answers carry and that is first in /v1/models.
     pub(super) fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// Why only a restart of the engine would help, if so: a word for it and a sentence.
+    pub(super) fn broken(&self) -> Option<(&'static str, String)> {
+        match self.loaded()?.engine.health() {
+            Health::Idle | Health::Stepping => None,
+            Health::Stuck(silence) => {
+                let seconds = silence.as_secs();
+                let text = format!(
+                    "The engine has requests and has given no sign of life for {seconds} s; only a restart helps."
+                );
+                Some(("stuck", text))
+            }
+            Health::Dead => {
+                let text =
+                    "The engine thread has ended by a panic, which the log describes; only a restart helps.";
+                Some(("dead", text.to_owned()))
+            }
+        }
     }
 
     /// The model, if requests are taken. Errors say why not.

@@ -14,29 +14,31 @@ use crate::{engine::Health, metrics::TEXT_FORMAT, openapi, progress::Phase, wire
 
 /// Liveness: 503 only if a restart would help, that is if the engine thread is gone or makes no progress.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
-    let (status, state) = match app.loaded().map(|serving| serving.engine.health()) {
-        None => (StatusCode::OK, json!("loading")),
-        Some(Health::Idle) => (StatusCode::OK, json!("idle")),
-        Some(Health::Stepping) => (StatusCode::OK, json!("stepping")),
-        Some(Health::Stuck(since)) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            json!(format!("stuck for {} s in one step", since.as_secs())),
-        ),
-        Some(Health::Dead) => (StatusCode::SERVICE_UNAVAILABLE, json!("dead")),
+    if let Some((status, message)) = app.broken() {
+        let body = json!({"status": status, "message": message});
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    }
+    let status = match app.loaded().map(|serving| serving.engine.health()) {
+        None => "loading",
+        Some(Health::Idle) => "idle",
+        Some(_) => "stepping",
     };
-    (status, Json(json!({"status": state}))).into_response()
+    Json(json!({"status": status})).into_response()
 }
 
 /// Readiness: whether a request sent now would be taken, and if not, why.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    let Err(error) = app.ready() else {
-        return Json(json!({"ready": true})).into_response();
+    let (reason, message) = match (app.ready(), app.broken()) {
+        (Err(error), _) if app.is_draining() => ("draining", error.to_string()),
+        (Err(error), _) => ("loading", error.to_string()),
+        (Ok(_), Some(broken)) => broken,
+        (Ok(_), None) => return Json(json!({"ready": true})).into_response(),
     };
     let progress = app.progress();
     let body = json!({
         "ready": false,
-        "reason": if app.is_draining() { "draining" } else { "loading" },
-        "message": error.to_string(),
+        "reason": reason,
+        "message": message,
         "phase": match progress.phase() {
             Phase::Downloading => "downloading",
             Phase::Loading => "loading",
@@ -49,8 +51,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    app.metrics
-        .set_life(app.progress(), app.ready().is_ok(), app.is_draining());
+    let ready = app.ready().is_ok() && app.broken().is_none();
+    app.metrics.set_life(app.progress(), ready, app.is_draining());
     let text = app
         .metrics
         .render(Instant::now())

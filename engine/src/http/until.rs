@@ -38,7 +38,7 @@ impl Until {
         tokio::select! {
             timeout = late => ApiError::TimedOut(timeout),
             () = self.cut.cancelled() => ApiError::Unavailable(
-                "The server is shutting down and its --drain-timeout is over; the answer is not complete.".to_owned(),
+                "The server is shutting down and waits no longer for this answer, which is not complete.".to_owned(),
             ),
         }
     }

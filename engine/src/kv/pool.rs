@@ -1,5 +1,5 @@
 //! The block pool: hands out blocks that return themselves on drop and remembers the contents of free ones.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::swap::HostBlocks;
@@ -97,6 +97,16 @@ impl BlockPool {
     /// Copies between device and host that must be made before the next step; each is told once.
     pub fn copies(&self) -> Vec<BlockCopy> {
         self.lock().host.copies()
+    }
+
+    /// Share of the host blocks that hold one of these contents; 0 without any.
+    pub fn host_share<'a>(&self, wanted: impl Iterator<Item = &'a BlockHash>) -> f64 {
+        let blocks = self.lock();
+        if blocks.host.total() == 0 {
+            return 0.0;
+        }
+        let held: HashSet<_> = wanted.filter(|hash| blocks.host.holds(hash)).collect();
+        held.len() as f64 / blocks.host.total() as f64
     }
 
     /// Share of the host blocks that hold a content; 0 without any.

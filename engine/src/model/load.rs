@@ -1,5 +1,6 @@
 //! From config.json and weights files to a model that fits memory.
 use std::path::PathBuf;
+use std::time::Duration;
 
 use candle_core::DType;
 
@@ -13,6 +14,7 @@ use super::stored::StoredWeights;
 use super::weights::{Opened, Weights, WeightsError};
 use crate::device::{self, DeviceError, DeviceKind, Dtype, KvDtype};
 use crate::memory::{self, MemoryError, MemoryLimit, MemoryNeeds, MemoryPlan};
+use crate::scheduler::EngineConfig;
 
 /// How to load; named as vLLM's flags.
 #[derive(Debug, Clone)]
@@ -60,6 +62,8 @@ pub struct LoadedModel {
     pub plan: MemoryPlan,
     /// Most pairs of a token and one that it attends to in one step; see `EngineConfig`.
     pub max_step_attention: usize,
+    /// How long a step of it may give no sign of life; see `EngineConfig`.
+    pub stuck_after: Duration,
 }
 
 /// Why a model cannot be loaded; one sentence, for exit code 2.
@@ -132,7 +136,8 @@ pub fn load(
         .ok_or(LoadError::NoLimit)?;
     let bytes = weight_bytes(&stored, &list, options.quantization, &target)?;
     let mut needs = needs(&config, options, max_model_len, bytes, [dtype, kv_dtype]);
-    needs.swap_in_limit = device.is_cpu();
+    let on_cpu = device.is_cpu();
+    needs.swap_in_limit = on_cpu;
     let plan = memory::plan(needs, limit)?;
     if let Some(quantization) = options.quantization {
         let kept = quantized(&stored, weights, &list, quantization, options, progress)?;
@@ -152,6 +157,7 @@ pub fn load(
     let mut checkpoint = Checkpoint::new(stored, target, progress);
     Ok(LoadedModel {
         max_step_attention: step_attention(&config, options.max_num_batched_tokens),
+        stuck_after: patience(&config, options.max_num_batched_tokens, on_cpu),
         model: Qwen3::new(&config, &mut checkpoint, build)?,
         config,
         max_model_len,
@@ -239,14 +245,33 @@ fn needs(
 /// Pairs whose attention costs as many multiplications as all else in a full step: with this bound the deepest chunk
 /// of a long prompt takes about twice the time of the first one.
 fn step_attention(config: &Qwen3Config, max_num_batched_tokens: usize) -> usize {
+    let (per_token, per_pair) = multiplications(config);
+    let balance = per_token / per_pair.max(1);
+    max_num_batched_tokens.saturating_mul(balance.max(max_num_batched_tokens))
+}
+
+/// What a layer multiplies for a token, and for a pair of a token and one that it attends to.
+fn multiplications(config: &Qwen3Config) -> (usize, usize) {
     let heads = config.num_heads * config.head_dim;
     let projections = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim;
     let middle = match &config.experts {
         Some(experts) => experts.per_token * experts.intermediate_size,
         None => config.intermediate_size,
     };
-    let per_token = config.hidden_size * (projections + 3 * middle);
     // Each pair costs a product with a key and one with a value, for each head.
-    let balance = per_token / (2 * heads).max(1);
-    max_num_batched_tokens.saturating_mul(balance.max(max_num_batched_tokens))
+    (config.hidden_size * (projections + 3 * middle), 2 * heads)
+}
+
+/// The longest silence that is no sign of being stuck. A model beats after each layer, so on a CPU it is the time of
+/// the dearest layer on the slowest machine worth serving from; a GPU is through with a whole step long before.
+fn patience(config: &Qwen3Config, max_num_batched_tokens: usize, on_cpu: bool) -> Duration {
+    const SLOWEST_PER_SECOND: f64 = 2.5e9;
+    let usual = EngineConfig::default().stuck_after;
+    if !on_cpu {
+        return usual;
+    }
+    let (per_token, per_pair) = multiplications(config);
+    let attention = step_attention(config, max_num_batched_tokens) as f64 * per_pair as f64;
+    let layer = per_token as f64 * max_num_batched_tokens as f64 + attention;
+    usual.max(Duration::from_secs_f64(layer / SLOWEST_PER_SECOND))
 }

@@ -29,10 +29,12 @@ impl Budget {
         self.attention = self.attention.saturating_sub(position + 1);
     }
 
-    /// How many of `wanted` prompt tokens from position `start` on the step takes.
-    pub(super) fn prefill(&mut self, wanted: usize, start: usize) -> usize {
-        let most = most_within(self.attention, start).max(self.least);
-        let count = wanted.min(self.tokens).min(most);
+    /// How many of `wanted` prompt tokens from position `start` on the step takes; where it is `shared` with prompts
+    /// behind, at most half of what is left.
+    pub(super) fn prefill(&mut self, wanted: usize, start: usize, shared: bool) -> usize {
+        let parts = if shared { 2 } else { 1 };
+        let most = most_within(self.attention / parts, start).max(self.least);
+        let count = wanted.min(self.tokens.div_ceil(parts)).min(most);
         if count > 0 {
             self.least = 0;
         }
@@ -76,13 +78,25 @@ mod tests {
     fn the_first_chunk_gets_its_least_and_the_next_nothing() {
         let mut budget = Budget::new(100, 50, 16);
         budget.decode(49);
-        assert_eq!(budget.prefill(100, 1000), 16);
-        assert_eq!(budget.prefill(100, 0), 0);
+        assert_eq!(budget.prefill(100, 1000, true), 16);
+        assert_eq!(budget.prefill(100, 0, false), 0);
         assert!(!budget.has_room());
     }
 
     #[test]
     fn no_bound_on_attention_leaves_the_tokens() {
-        assert_eq!(Budget::new(100, usize::MAX, 16).prefill(1000, 200_000), 100);
+        assert_eq!(
+            Budget::new(100, usize::MAX, 16).prefill(1000, 200_000, false),
+            100
+        );
+    }
+
+    #[test]
+    fn a_shared_budget_leaves_half_and_the_rest_can_be_had_later() {
+        let mut budget = Budget::new(101, usize::MAX, 16);
+        assert_eq!(budget.prefill(1000, 0, true), 51);
+        assert_eq!(budget.prefill(30, 0, false), 30);
+        assert_eq!(budget.prefill(1000, 51, false), 20);
+        assert!(!budget.has_room());
     }
 }

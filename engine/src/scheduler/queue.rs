@@ -49,6 +49,11 @@ impl Queue {
         self.waiting.push(sequence);
     }
 
+    /// Those that ran before.
+    pub(super) fn preempted(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.iter().filter(|sequence| sequence.ticket.is_some())
+    }
+
     /// Where the next one is.
     pub(super) fn next(&self) -> Option<usize> {
         let served = |sequence: &Sequence| self.clients.get(&sequence.terms.client).map_or(0, |c| c.served);
@@ -57,6 +62,10 @@ impl Queue {
             None => (sequence.terms.priority, true, served(sequence), sequence.arrival),
         };
         (0..self.waiting.len()).min_by_key(|&index| rank(&self.waiting[index]))
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Sequence> {
+        self.waiting.get(index)
     }
 
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Sequence> {

@@ -198,7 +198,7 @@ fn start(
         num_host_blocks: loaded.plan.num_host_blocks,
         enable_prefix_caching: config.prefix_caching,
         policy: config.policy,
-        ..EngineConfig::default()
+        stuck_after: loaded.stuck_after,
     };
     let cache = CacheInfo {
         block_size: config.block_size,

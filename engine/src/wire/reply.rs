@@ -149,6 +149,16 @@ impl Head {
         }
     }
 
+    /// The answer's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The model by the name that the answer carries.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// The whole answer; `choices` in order.
     pub fn whole(&self, choices: Vec<Answer>, usage: Usage) -> Value {
         let mut prompt_logprobs = None;

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use qwen_engine::{progress::Phase, request::FinishReason, serve::serve_until};
 use serde_json::json;
@@ -144,7 +145,7 @@ async fn a_drain_lets_streams_end_whole_and_takes_no_more() {
         listener,
         app,
         loaded,
-        async { stopped.await.unwrap() },
+        stream::once(async { stopped.await.unwrap() }).chain(stream::pending()),
         Duration::from_secs(60),
     ));
 

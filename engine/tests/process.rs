@@ -1,0 +1,350 @@
+//! The real program with the demo model: signals, log lines, exit codes, an unreachable collector.
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Only turns a broken program into a failure.
+const LONG: Duration = Duration::from_secs(120);
+const PROMPT: &str = "The secret of the prompt";
+
+/// A running engine; killed when dropped.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+    lines: Receiver<Value>,
+}
+
+fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-engine"));
+    command
+        .args([
+            "serve",
+            "embedded://nano",
+            "--served-model-name",
+            "nano",
+            "--log-format",
+            "json",
+        ])
+        .args([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--num-gpu-blocks-override",
+            "1024",
+        ])
+        .args(flags)
+        .stderr(Stdio::piped());
+    let variables = std::env::vars().map(|(name, _)| name);
+    for name in variables.filter(|name| name.starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut running = Self {
+            child,
+            address: ([127, 0, 0, 1], 0).into(),
+            lines,
+        };
+        let listening = running.line("listening");
+        running.address = listening["address"].as_str().unwrap().parse().unwrap();
+        running.line("ready");
+        running
+    }
+
+    /// The next line whose message begins so.
+    fn line(&self, message: &str) -> Value {
+        loop {
+            let line = self
+                .lines
+                .recv_timeout(LONG)
+                .unwrap_or_else(|_| panic!("no line {message}"));
+            if line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(message))
+            {
+                return line;
+            }
+        }
+    }
+
+    fn send(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut text = String::new();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        self.send(&request).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn complete(&self, headers: &str, body: &Value) -> TcpStream {
+        let body = body.to_string();
+        self.send(&format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    fn signal(&self) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// All lines until it has ended, and how it did.
+    fn end(mut self) -> (Vec<Value>, ExitStatus) {
+        let lines = self.lines.iter().collect();
+        (lines, self.child.wait().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Several streams as long as the model allows: minutes, if nobody ends them.
+fn endless() -> Value {
+    json!({"prompt": PROMPT, "stream": true, "ignore_eos": true, "n": 12})
+}
+
+fn first_chunk(stream: TcpStream) -> BufReader<TcpStream> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the stream ended early");
+    }
+    reader
+}
+
+fn rest(mut reader: BufReader<TcpStream>) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_signal_ends_readiness_and_lets_streams_end_whole() {
+    let running = Running::start(command(&["--drain-timeout", "120"]));
+    let body = json!({"prompt": PROMPT, "stream": true, "ignore_eos": true, "max_tokens": 300});
+    let stream = first_chunk(running.complete("", &body));
+    running.signal();
+    running.line("draining");
+    let text = rest(stream);
+    assert!(
+        text.contains("\"finish_reason\":\"length\"") && text.contains("[DONE]"),
+        "{text}"
+    );
+    let (lines, status) = running.end();
+    assert!(status.success());
+    assert!(lines.iter().any(|line| line["message"] == "stopped"), "{lines:?}");
+}
+
+#[test]
+fn a_second_signal_or_the_end_of_the_drain_cuts_with_an_error_event() {
+    for second in [true, false] {
+        let timeout = if second { "600" } else { "0" };
+        let running = Running::start(command(&["--drain-timeout", timeout]));
+        let stream = first_chunk(running.complete("", &endless()));
+        running.signal();
+        running.line("draining");
+        if second {
+            let ready = running.get("/ready");
+            assert!(
+                ready.starts_with("HTTP/1.1 503") && ready.contains("\"draining\""),
+                "{ready}"
+            );
+            running.signal();
+        }
+        let text = rest(stream);
+        assert!(
+            text.contains("service_unavailable_error") && text.contains("[DONE]"),
+            "{text}"
+        );
+        let (lines, status) = running.end();
+        assert!(status.success());
+        let request = lines
+            .iter()
+            .find(|line| line["message"] == "request" && line["model"] == "nano");
+        assert!(
+            request.unwrap()["finish_reason"]
+                .as_str()
+                .unwrap()
+                .contains("abort")
+        );
+    }
+}
+
+#[test]
+fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
+    let running = Running::start(command(&[]));
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let headers = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\nx-request-id: mine-1\r\n");
+    let body = json!({"prompt": PROMPT, "max_tokens": 7, "ignore_eos": true});
+    let answer = rest(BufReader::new(running.complete(&headers, &body)));
+    assert!(answer.contains("x-request-id: mine-1"), "{answer}");
+    let (_, answer) = answer.split_once("\r\n\r\n").unwrap();
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let line = running.line("request");
+    for (field, expected) in [
+        ("level", json!("INFO")),
+        ("request_id", json!("mine-1")),
+        ("trace_id", json!(trace)),
+        ("method", json!("POST")),
+        ("path", json!("/v1/completions")),
+        ("status", json!(200)),
+        ("model", json!("nano")),
+        ("prompt_tokens", answer["usage"]["prompt_tokens"].clone()),
+        ("generated_tokens", json!(7)),
+        ("finish_reason", json!("length")),
+    ] {
+        assert_eq!(line[field], expected, "{field} in {line}");
+    }
+    let seconds = ["queue_seconds", "ttft_seconds", "e2e_seconds"].map(|name| line[name].as_f64().unwrap());
+    assert!(
+        0.0 <= seconds[0] && seconds[0] <= seconds[1] && seconds[1] <= seconds[2],
+        "{line}"
+    );
+    for path in ["/health", "/ready", "/metrics"] {
+        assert!(running.get(path).starts_with("HTTP/1.1 200"), "{path}");
+    }
+    running.get("/nothing");
+    let text = answer["choices"][0]["text"].as_str().unwrap();
+    running.signal();
+    let (lines, _) = running.end();
+    let requests: Vec<_> = lines.iter().filter(|line| line["message"] == "request").collect();
+    assert_eq!(requests.len(), 1, "probes are not logged: {lines:?}");
+    assert_eq!(
+        (&requests[0]["path"], &requests[0]["status"]),
+        (&json!("none"), &json!(404))
+    );
+    let told = Value::from(lines).to_string() + &line.to_string();
+    assert!(!told.contains("secret") && !told.contains(text), "{told}");
+}
+
+#[test]
+fn prompts_are_logged_when_asked_for_and_cut() {
+    let running = Running::start(command(&["--enable-log-requests", "--max-log-len", "10"]));
+    rest(BufReader::new(
+        running.complete("", &json!({"prompt": PROMPT, "max_tokens": 1})),
+    ));
+    let line = running.line("received");
+    assert_eq!(line["prompt"], "The secret… (24 bytes)");
+    assert_eq!(line["max_tokens"], 1);
+}
+
+#[test]
+fn an_unreachable_collector_is_told_once_and_stops_nobody() {
+    let mut command = command(&[]);
+    // Nothing listens on port 1; a batch is due every 10 ms.
+    command
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "10");
+    let running = Running::start(command);
+    let ask = || {
+        let body = json!({"prompt": PROMPT, "max_tokens": 2});
+        let answer = rest(BufReader::new(running.complete("", &body)));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    ask();
+    let line = running.line("request");
+    assert_eq!(
+        [&line["trace_id"], &line["span_id"]].map(|id| id.as_str().unwrap().len()),
+        [32, 16]
+    );
+    running.line("the collector takes no traces");
+    for _ in 0..20 {
+        ask();
+    }
+    running.signal();
+    let (lines, status) = running.end();
+    assert!(status.success());
+    let again = lines
+        .iter()
+        .filter(|line| line["message"].as_str().unwrap().contains("collector"));
+    assert_eq!(again.count(), 0, "{lines:?}");
+}
+
+#[test]
+fn the_memory_plan_is_printed_and_exported() {
+    let mut command = command(&["--max-model-len", "1024", "--gpu-memory-utilization", "0.5"]);
+    command.env("RUST_BACKTRACE", "0");
+    let running = Running::start(command);
+    let metrics = running.get("/metrics");
+    let info = metrics
+        .lines()
+        .find(|line| line.starts_with("vllm:cache_config_info{"))
+        .unwrap();
+    for label in [
+        r#"num_gpu_blocks="1024""#,
+        r#"block_size="16""#,
+        r#"gpu_memory_utilization="0.5""#,
+        r#"kv_cache_size_tokens="16384""#,
+    ] {
+        assert!(info.contains(label), "{label} in {info}");
+    }
+    running.signal();
+    running.end();
+}
+
+fn refused(flags: &[&str], variables: &[(&str, &str)]) -> String {
+    let Output { status, stderr, .. } = command(flags).envs(variables.iter().copied()).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    stderr.lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn what_cannot_work_ends_with_2_and_one_sentence() {
+    let line = refused(&["--gpu-memory-utilization", "0.001"], &[]);
+    for words in [
+        "does not fit",
+        "× 0.001 leaves",
+        "weights 6 MiB",
+        "raise the memory limit",
+    ] {
+        assert!(line.contains(words), "{words} in {line}");
+    }
+    let line = refused(&["--max-model-len", "5000"], &[]);
+    assert!(line.contains("5000 is more than the model's 4096"), "{line}");
+    let line = refused(&["--otlp-traces-endpoint", "collector:4318"], &[]);
+    assert!(
+        line.contains("--otlp-traces-endpoint collector:4318 is not a URL"),
+        "{line}"
+    );
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let line = refused(&[], &[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+    assert!(line.contains("set it to http/protobuf"), "{line}");
+}
