@@ -246,7 +246,7 @@ fn load_speaking(
     };
     metrics.model_known(LENGTH, &cache).unwrap();
     let (finished, finished_receiver) = unbounded_channel();
-    let (counts, counts_receiver) = unbounded_channel();
+    let (counts, mut counts_receiver) = unbounded_channel();
     let engine = Engine::start(
         Box::new(model),
         config,
@@ -257,6 +257,8 @@ fn load_speaking(
         }),
     )
     .unwrap();
+    // What an engine reports before it has work; who waits for zero means afterwards.
+    assert_eq!(counts_receiver.try_recv(), Ok((0, 0)));
     let eos: Vec<u32> = tokenizer.token_id(END_TOKEN).into_iter().collect();
     let serving = Serving {
         engine,

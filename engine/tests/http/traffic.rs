@@ -340,7 +340,7 @@ async fn queued() -> Vec<Scrape> {
 }
 
 /// A cache of six blocks: what it loses goes to host memory and comes back; two long answers do not fit at once.
-async fn crowded() -> Scrape {
+async fn crowded() -> [Scrape; 2] {
     let (model, gate) = FakeModel::new(VOCABULARY).with_reply(vec![97]).with_gate();
     let limits = EngineConfig {
         num_blocks: 6,
@@ -355,8 +355,7 @@ async fn crowded() -> Scrape {
         let body = json!({"prompt": prompt.repeat(64), "max_tokens": 1});
         assert_eq!(ask(&server, body).await.0.status, StatusCode::OK);
     }
-    let swapped = Scrape::of(&server).await;
-    swapped.assert(&[
+    Scrape::of(&server).await.assert(&[
         ("vllm:prefix_cache_hits_total", 48.0),
         (
             "vllm:prompt_tokens_cached_by_source_total{source=\"device\"}",
@@ -365,8 +364,18 @@ async fn crowded() -> Scrape {
         ("vllm:prompt_tokens_cached_by_source_total{source=\"host\"}", 16.0),
         ("vllm:num_preemptions_total", 0.0),
     ]);
-    assert!(swapped.value("vllm:cpu_swap_cache_usage") > 0.0);
     let both = stream(&server, json!(["r".repeat(16), "s".repeat(16)]), 60).await;
+    // One gives way at its 33rd token and waits until the other has all of its 60.
+    for _ in 0..50 {
+        gate.send(()).unwrap();
+    }
+    let swapped = loop {
+        let scrape = Scrape::of(&server).await;
+        if scrape.value("vllm:cpu_swap_cache_usage") > 0.0 {
+            break scrape;
+        }
+        tokio::task::yield_now().await;
+    };
     drop(gate);
     both.collect().await.unwrap();
     let scrape = Scrape::of(&server).await;
@@ -377,13 +386,14 @@ async fn crowded() -> Scrape {
         ("vllm:request_num_preemptions_count", 5.0),
         ("vllm:generation_tokens_total", 3.0 + 120.0),
     ]);
-    scrape
+    [swapped, scrape]
 }
 
 #[tokio::test]
 async fn known_traffic_moves_every_family_by_known_amounts() {
     let mut scrapes = queued().await;
-    scrapes.extend([answered().await, crowded().await]);
+    scrapes.push(answered().await);
+    scrapes.extend(crowded().await);
     let moved: BTreeSet<&str> = scrapes.iter().flat_map(Scrape::moved).collect();
     let all: BTreeSet<&str> = families::all().map(|family| family.name).collect();
     assert_eq!(moved, all);
