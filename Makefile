@@ -18,6 +18,8 @@ FUZZ_SECONDS ?= 3600
 BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
+# By name out of the whole workspace: another selection of packages has other features, which builds everything again.
+CLUSTER_TESTS := --test chart --test clients --test input --test life --test path
 section = @printf '\n==== %s ====\n' "$(1)"
 
 .PHONY: help
@@ -51,7 +53,7 @@ test-cluster: need-cluster-tools ## End-to-end and chart tests on the local clus
 	cargo xtask cluster up; \
 	cargo xtask images --load; \
 	printf '\n==== %s ====\n' 'tests on the cluster'; \
-	$(CARGO_TEST) --package qwen-tests -- --ignored --nocapture --test-threads=1; \
+	$(CARGO_TEST) --workspace $(CLUSTER_TESTS) -- --ignored --nocapture --test-threads=1; \
 	trap - EXIT; finish
 
 # Only this workspace's crates are instrumented.
