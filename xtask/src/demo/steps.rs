@@ -170,16 +170,18 @@ impl Demo<'_> {
     ) -> Result<Vec<(String, Instant)>> {
         let mut leaving: Vec<(String, Instant)> = Vec::new();
         wait::until(step, "the fleet to shrink to 1 replica", limit, || {
+            // In this order: who still stays after the count is one has really been kept.
+            let (wanted, ready) = self.replicas()?;
             let staying = self.pods()?;
             for pod in before.iter().filter(|pod| !staying.contains(pod)) {
                 if !leaving.iter().any(|(name, _)| name == pod) {
                     leaving.push((pod.clone(), Instant::now()));
                 }
             }
-            let (wanted, ready) = self.replicas()?;
             ensure!(
-                (wanted, ready) == (1, 1),
-                "{ready} of {wanted} replicas are ready"
+                (wanted, ready, staying.len()) == (1, 1, 1),
+                "{ready} of {wanted} replicas are ready and {} pods stay",
+                staying.len()
             );
             Ok(())
         })?;
