@@ -205,7 +205,7 @@ impl Harness {
             "over the token budget"
         );
         let prompts = chunks.iter().filter(|chunk| chunk.tokens.len() > 1);
-        let attention: Vec<usize> = prompts.map(|chunk| pairs(chunk)).collect();
+        let attention: Vec<usize> = prompts.map(pairs).collect();
         // A block of tokens is allowed in any case.
         assert!(
             attention.iter().sum::<usize>() <= self.config.max_step_attention
