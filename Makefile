@@ -12,6 +12,10 @@ PUSH ?=
 # Registry and path that the demo takes images from with CLUSTER=current.
 REGISTRY ?= $(PUSH)
 PYTHON ?= python3
+# Seconds of `make fuzz` in all.
+FUZZ_SECONDS ?= 3600
+# Options of bench-engine, for example --rounds 5.
+BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
 section = @printf '\n==== %s ====\n' "$(1)"
@@ -49,6 +53,20 @@ test-cluster: need-cluster-tools ## End-to-end and chart tests on the local clus
 	printf '\n==== %s ====\n' 'tests on the cluster'; \
 	$(CARGO_TEST) --package qwen-tests -- --ignored --nocapture --test-threads=1; \
 	trap - EXIT; finish
+
+# Only this workspace's crates are instrumented.
+.PHONY: fuzz
+fuzz: need-rust ## Search for crashes with libFuzzer in everything that reads what outsiders send (FUZZ_SECONDS=3600 in all)
+	@command -v c++ >/dev/null || { echo 'a C++ compiler is missing: apt-get install build-essential'; exit 1; }
+	RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/engine/fuzz/instrument.sh' cargo build --release --locked --package qwen-fuzz --features libfuzzer --bin qwen-fuzz
+	@targets=($$(ls engine/fuzz/corpus)); \
+	for target in "$${targets[@]}"; do \
+	  printf '\n==== fuzz %s ====\n' "$$target"; \
+	  mkdir -p "target/fuzz/$$target"; \
+	  FUZZ_TARGET="$$target" target/release/qwen-fuzz "target/fuzz/$$target" "engine/fuzz/corpus/$$target" \
+	    -artifact_prefix="target/fuzz/$$target-" -max_total_time=$$(($(FUZZ_SECONDS) / $${#targets[@]})) \
+	    -rss_limit_mb=2048 -timeout=30 -max_len=8192 -print_final_stats=1; \
+	done
 
 .PHONY: lint
 lint: need-rust ## Format, clippy, licences and advisories
@@ -88,18 +106,23 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 	cargo xtask cluster down
 
 .PHONY: generate
-generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart
+generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart, API document, tables of metrics
 	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
 	mkdir -p crds charts/qwen-operator/files
 	mv target/crds.yaml crds/qwenservices.yaml
 	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
+	UPDATE_EXPECT=1 $(CARGO_TEST) --package qwen-engine --test metrics
 
 .PHONY: golden
 golden: ## Make the golden logits again with transformers (pinned Python packages, a virtual environment in target/)
 	$(PYTHON) -m venv target/golden
 	target/golden/bin/python -m pip install --quiet -r engine/tests/golden/requirements.txt
 	target/golden/bin/python engine/tests/golden/make.py
+
+.PHONY: bench-engine
+bench-engine: need-rust ## Measure the engine on this machine's CPU, about ten minutes; the report goes to docs/benchmarks
+	cargo xtask bench-engine $(BENCH)
 
 .PHONY: need-rust
 need-rust:

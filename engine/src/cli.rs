@@ -3,7 +3,11 @@ mod known;
 
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::FalseyValueParser,
+    error::{ContextKind, ErrorKind},
+};
 
 use crate::{config::Config, serve};
 
@@ -53,7 +57,7 @@ enum Command {
 /// Flags of `serve`, as typed; `Config` holds what they mean.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// The model: a directory, hf://org/name or embedded://nano.
+    /// The model: a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano.
     #[arg(value_name = "MODEL", required_unless_present = "model")]
     pub model_tag: Option<String>,
     /// The model, in vLLM's older spelling.
@@ -112,9 +116,21 @@ pub struct ServeArgs {
     /// Compute every prompt anew.
     #[arg(long)]
     pub no_enable_prefix_caching: bool,
-    /// Keys that /v1 accepts as bearer token; none means open.
+    /// Keys that /v1 accepts as bearer token; without any key, here or in a file, it is open.
     #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub api_key: Vec<String>,
+    /// File of further keys, one a line, # for comments; read again as it changes.
+    #[arg(long)]
+    pub api_key_file: Option<PathBuf>,
+    /// Port for /metrics alone, which then leaves --port.
+    #[arg(long)]
+    pub metrics_port: Option<u16>,
+    /// File of bearer tokens that /metrics asks for, in the form of --api-key-file.
+    #[arg(long)]
+    pub metrics_token_file: Option<PathBuf>,
+    /// Do not serve /openapi.json.
+    #[arg(long)]
+    pub disable_fastapi_docs: bool,
     /// What the model does, in vLLM's older spelling: auto, generate, embed.
     #[arg(long, default_value = "auto")]
     pub task: String,
@@ -124,6 +140,9 @@ pub struct ServeArgs {
     /// JSON object merged into the model's config.json, for example {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}.
     #[arg(long)]
     pub hf_overrides: Option<String>,
+    /// JSON object of chat template variables for requests that leave them out, for example {"enable_thinking": false}.
+    #[arg(long)]
+    pub default_chat_template_kwargs: Option<String>,
     /// Quantization of the weights at load: none, q8_0, q6_k, q5_k, q4_k. FP8 and GGUF files need no flag.
     #[arg(long, short)]
     pub quantization: Option<String>,
@@ -163,18 +182,27 @@ pub struct ServeArgs {
     /// Where spans go, by OTLP over HTTP, for example http://collector:4318/v1/traces. Default: as OTEL_EXPORTER_OTLP_ENDPOINT says, or nowhere.
     #[arg(long)]
     pub otlp_traces_endpoint: Option<String>,
-    /// Revision of an hf:// model.
-    #[arg(long, default_value = "main")]
-    pub revision: String,
+    /// Branch, tag or commit of a model on a hub. Default: main (hf://), master (modelscope://).
+    #[arg(long)]
+    pub revision: Option<String>,
     /// Where downloaded models are kept.
     #[arg(long)]
     pub download_dir: Option<PathBuf>,
-    /// Base URL of the model hub, for mirrors.
+    /// Serve only what is downloaded already; no hub is asked.
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = FalseyValueParser::new())]
+    pub offline: bool,
+    /// Base URL of the Hugging Face hub, for mirrors.
     #[arg(long, env = "HF_ENDPOINT")]
     pub hf_endpoint: Option<String>,
-    /// Token for the model hub.
+    /// Token for the Hugging Face hub.
     #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
     pub hf_token: Option<String>,
+    /// Base URL of ModelScope, for mirrors.
+    #[arg(long, env = "MODELSCOPE_ENDPOINT")]
+    pub modelscope_endpoint: Option<String>,
+    /// Token for ModelScope.
+    #[arg(long, env = "MODELSCOPE_API_TOKEN", hide_env_values = true)]
+    pub modelscope_token: Option<String>,
 }
 
 /// Runs the command line without the program's name. Errors are for exit code 2; --help ends the process with 0.
@@ -191,11 +219,22 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
                 .map_err(|arg| Fatal(format!("the argument {arg:?} is not UTF-8")))
         })
         .collect::<Result<_, _>>()?;
+    if let Some(arg) = args.iter().find(|arg| is_glued(arg)) {
+        return Err(Fatal(format!(
+            "the argument {arg:?} has white space in the name of its flag; write flag and value as two arguments or with = between them, without a line break"
+        )));
+    }
     let (args, warnings) = known::filter(args)?;
     let program = std::iter::once("qwen-engine".to_owned());
     let cli = Cli::try_parse_from(program.chain(args)).map_err(one_line)?;
     let Command::Serve(serve) = cli.command;
     Ok((Config::from_args(*serve)?, warnings))
+}
+
+/// Whether an argument is a flag with more than its name: a line of a manifest that became one argument.
+fn is_glued(arg: &str) -> bool {
+    let name = arg.split('=').next().unwrap_or_default();
+    name.starts_with("--") && name.contains(char::is_whitespace)
 }
 
 /// clap explains on several lines; the first says what is wrong, and a log line or a pod status has room for one.
@@ -214,7 +253,14 @@ fn one_line(error: clap::Error) -> Fatal {
                 .collect();
             let sentence = words.join(" ");
             let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
-            Fatal(format!("{sentence}; run qwen-engine serve --help for the flags"))
+            let similar = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand];
+            let hint = match similar.iter().find_map(|kind| error.get(*kind)) {
+                Some(similar) => format!("did you mean {similar}? If not, "),
+                None => String::new(),
+            };
+            Fatal(format!(
+                "{sentence}; {hint}run qwen-engine serve --help for the flags"
+            ))
         }
     }
 }
@@ -232,7 +278,8 @@ mod tests {
     fn a_vllm_command_line_carries_over() {
         let (config, warnings) = parse_words(
             "serve ./model --served-model-name qwen3 alias --max_model_len 4K --max-num-seqs=8 --tensor-parallel-size 1 \
-             --enforce-eager --uvicorn-log-level=info --disable-log-requests --swap-space=4 --scheduling-policy priority --trust-remote-code",
+             --enforce-eager --uvicorn-log-level=info --disable-log-requests --swap-space=4 --scheduling-policy priority --trust-remote-code \
+             --enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser=qwen3",
         )
         .unwrap();
         assert_eq!(config.model, "./model");
@@ -253,9 +300,30 @@ mod tests {
                 "--tensor-parallel-size",
                 "--enforce-eager",
                 "--disable-log-requests",
-                "--trust-remote-code"
+                "--trust-remote-code",
+                "--enable-auto-tool-choice",
+                "--tool-call-parser",
+                "--reasoning-parser"
             ]
         );
+    }
+
+    #[test]
+    fn a_line_of_a_manifest_that_became_one_argument_is_told() {
+        for arg in [
+            "--max-num-seqs 4",
+            "--max-num-seqs\n",
+            "--enforce-eager\n--port=1",
+        ] {
+            let args = ["serve", "m", arg].map(OsString::from);
+            let error = parse(args.into_iter()).err().unwrap().to_string();
+            assert!(
+                error.starts_with(&format!("the argument {arg:?} has white space")),
+                "{error}"
+            );
+        }
+        let args = ["serve", "m", "--hf-overrides={\n\"a\": 1}"].map(OsString::from);
+        assert!(parse(args.into_iter()).is_ok());
     }
 
     #[test]
@@ -291,14 +359,24 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_in_one_line() {
         for (line, words) in [
             ("serve m --frobnicate", "--frobnicate"),
+            ("serve m --max-num-seq 4", "did you mean --max-num-seqs?"),
+            ("serv m", "did you mean serve?"),
             ("serve", "MODEL"),
             ("serve m --quantization fp8", "--quantization fp8"),
             ("serve m --task classify", "--task classify"),
             ("serve m --runner draft", "--runner draft"),
             ("serve m --hf-overrides []", "--hf-overrides []"),
+            (
+                "serve m --default-chat-template-kwargs true",
+                "--default-chat-template-kwargs true",
+            ),
             ("serve m --kv-cache-dtype fp8", "--kv-cache-dtype fp8"),
             ("serve m --tensor-parallel-size 2", "--tensor-parallel-size 2"),
-            ("serve m --reasoning-parser qwen3", "--reasoning-parser"),
+            ("serve m --reasoning-parser glm45", "--reasoning-parser glm45"),
+            (
+                "serve m --tool-call-parser qwen3_coder",
+                "--tool-call-parser qwen3_coder",
+            ),
             ("serve m --max-model-len many", "--max-model-len many"),
             ("serve m --max-num-seqs 0", "--max-num-seqs 0"),
             (
@@ -321,6 +399,9 @@ mod tests {
                 "--max-num-batched-tokens 100",
             ),
             ("serve m --port eighty", "--port"),
+            ("serve m --metrics-port 8000", "--metrics-port 8000"),
+            ("serve m --api-key= ", "--api-key"),
+            ("serve m --allowed-origins [\"*\"]", "--allowed-origins"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
                 "--max-num-batched-tokens 256",

@@ -7,6 +7,7 @@ use crate::{
     http::PromptLog,
     model::Quantization,
     scheduler::SchedulingPolicy,
+    source::Access,
 };
 
 /// The cap of `--max-num-seqs auto`: vLLM's default for the flag.
@@ -27,7 +28,7 @@ pub enum LogFormat {
 /// A checked `serve` command line.
 #[derive(Clone)]
 pub struct Config {
-    /// The model's source: a directory, hf://… or embedded://….
+    /// The model's source: a directory, hf://…, modelscope://… or embedded://….
     pub model: String,
     /// Address to listen on.
     pub host: String,
@@ -63,6 +64,14 @@ pub struct Config {
     pub prefix_caching: bool,
     /// Accepted bearer tokens; empty means open.
     pub api_keys: Vec<String>,
+    /// File of further ones.
+    pub api_key_file: Option<PathBuf>,
+    /// Port of /metrics, where it is not the API's.
+    pub metrics_port: Option<u16>,
+    /// File of the tokens that /metrics asks for.
+    pub metrics_token_file: Option<PathBuf>,
+    /// Whether /openapi.json is served.
+    pub document: bool,
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Type of the KV cache.
@@ -71,6 +80,8 @@ pub struct Config {
     pub pooling: Option<bool>,
     /// Merged into the model's config.json.
     pub hf_overrides: serde_json::Map<String, serde_json::Value>,
+    /// Variables of the chat template for requests that leave them out.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// How the weights are quantized as they are loaded.
     pub quantization: Option<Quantization>,
     /// Where the model runs.
@@ -89,14 +100,16 @@ pub struct Config {
     pub prompt_log: Option<PromptLog>,
     /// Where spans go, if the command line says so; the environment may.
     pub otlp_traces_endpoint: Option<String>,
-    /// Revision of an hf:// model.
-    pub revision: String,
+    /// Revision of a model on a hub; `None` means the hub's usual branch.
+    pub revision: Option<String>,
     /// Where downloads are kept.
     pub download_dir: Option<PathBuf>,
-    /// Base URL of the hub.
-    pub hf_endpoint: Option<String>,
-    /// Token for the hub.
-    pub hf_token: Option<String>,
+    /// How the Hugging Face hub is reached.
+    pub hugging_face: Access,
+    /// How ModelScope is reached.
+    pub model_scope: Access,
+    /// Whether no hub may be asked.
+    pub offline: bool,
 }
 
 impl Config {
@@ -185,7 +198,11 @@ impl Config {
             block_size: args.block_size,
             num_blocks: args.num_gpu_blocks_override,
             prefix_caching: !args.no_enable_prefix_caching,
-            api_keys: args.api_key,
+            api_keys: api_keys(args.api_key)?,
+            api_key_file: args.api_key_file,
+            metrics_port: metrics_port(args.metrics_port, args.port)?,
+            metrics_token_file: args.metrics_token_file,
+            document: !args.disable_fastapi_docs,
             dtype: one_of(
                 "--dtype",
                 &args.dtype,
@@ -209,7 +226,16 @@ impl Config {
                 ],
             )?,
             pooling: pooling(&args.task, &args.runner)?,
-            hf_overrides: overrides(args.hf_overrides.as_deref())?,
+            hf_overrides: object(
+                "--hf-overrides",
+                args.hf_overrides.as_deref(),
+                "use for example {\"max_position_embeddings\": 32768}",
+            )?,
+            chat_template_kwargs: object(
+                "--default-chat-template-kwargs",
+                args.default_chat_template_kwargs.as_deref(),
+                "use for example {\"enable_thinking\": false}",
+            )?,
             quantization: quantization(args.quantization.as_deref())?,
             device: one_of(
                 "--device",
@@ -239,9 +265,38 @@ impl Config {
             otlp_traces_endpoint: args.otlp_traces_endpoint,
             revision: args.revision,
             download_dir: args.download_dir,
-            hf_endpoint: args.hf_endpoint,
-            hf_token: args.hf_token,
+            hugging_face: Access {
+                endpoint: args.hf_endpoint,
+                token: args.hf_token,
+            },
+            model_scope: Access {
+                endpoint: args.modelscope_endpoint,
+                token: args.modelscope_token,
+            },
+            offline: args.offline,
         })
+    }
+}
+
+/// An empty key, as of a variable that was not filled in, would let in whoever sends none.
+fn api_keys(keys: Vec<String>) -> Result<Vec<String>, Fatal> {
+    if keys.iter().any(|key| key.trim().is_empty()) {
+        let text = "an --api-key (or VLLM_API_KEY) is empty; give a key, or leave it out for an open server";
+        return Err(Fatal(text.to_owned()));
+    }
+    Ok(keys)
+}
+
+fn metrics_port(port: Option<u16>, api: u16) -> Result<Option<u16>, Fatal> {
+    match port {
+        // 0 stands for any free port, which is never the API's.
+        Some(port) if port == api && port != 0 => Err(refuse(
+            "--metrics-port",
+            port,
+            "is the API's --port",
+            "leave it out to serve /metrics there",
+        )),
+        port => Ok(port),
     }
 }
 
@@ -308,17 +363,14 @@ fn pooling(task: &str, runner: &str) -> Result<Option<bool>, Fatal> {
     Ok(one_of("--runner", runner, &runners)?.or(task))
 }
 
-fn overrides(text: Option<&str>) -> Result<serde_json::Map<String, serde_json::Value>, Fatal> {
+fn object(
+    flag: &str,
+    text: Option<&str>,
+    advice: &str,
+) -> Result<serde_json::Map<String, serde_json::Value>, Fatal> {
     let text = text.unwrap_or("{}");
-    serde_json::from_str(text).map_err(|error| {
-        let wrong = format!("is no JSON object ({error})");
-        refuse(
-            "--hf-overrides",
-            text,
-            &wrong,
-            "use for example {\"max_position_embeddings\": 32768}",
-        )
-    })
+    serde_json::from_str(text)
+        .map_err(|error| refuse(flag, text, &format!("is no JSON object ({error})"), advice))
 }
 
 /// What is done at load; FP8 and GGUF weights are told by their files.

@@ -1,7 +1,7 @@
 //! Structured output: a grammar becomes the set of tokens that may come next, by llguidance.
 use std::sync::{Arc, OnceLock};
 
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -11,6 +11,10 @@ use crate::tokenizer::Tokenizer;
 
 /// Most bytes of a grammar: compiling takes time that grows with the square of its rules, here at most seconds.
 const LARGEST: usize = 128 << 10;
+
+/// What may stand between two words of JSON: a line break and an indentation. Any white space could go on for ever, and
+/// small models let it.
+const WHITE_SPACE: &str = r"\r?\n[ \t]{0,32}|[ \t]{1,32}";
 
 /// Why a grammar cannot be used, one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +42,8 @@ pub enum Grammar {
     /// A grammar in llguidance's variant of Lark. Added tokens that are not special, such as `<tool_call>`, are
     /// written as text: `"<tool_call>"`.
     Lark(String),
+    /// The same, which refers to another grammar as `@text`.
+    With(String, Box<Grammar>),
 }
 
 impl Grammar {
@@ -52,20 +58,40 @@ impl Grammar {
             Self::JsonSchema(schema) => schema.to_string().len(),
             Self::Regex(text) | Self::Lark(text) => text.len(),
             Self::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
+            Self::With(text, other) => text.len() + other.size(),
         }
     }
 
     fn into_top_level(self) -> TopLevelGrammar {
+        let Self::With(lark, other) = self else {
+            return TopLevelGrammar::from_grammar(self.alone());
+        };
+        let mut grammar = TopLevelGrammar::from_lark(lark);
+        let mut other = other.alone();
+        other.name = Some("text".to_owned());
+        grammar.grammars.push(other);
+        grammar
+    }
+
+    /// As one of llguidance's grammars; what it refers to is not in it.
+    fn alone(self) -> GrammarWithLexer {
         match self {
-            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema),
-            Self::Regex(regex) => TopLevelGrammar::from_regex(&regex),
+            Self::JsonSchema(mut schema) => {
+                if let Value::Object(schema) = &mut schema {
+                    schema
+                        .entry("x-guidance")
+                        .or_insert(json!({"whitespace_pattern": WHITE_SPACE}));
+                }
+                GrammarWithLexer::from_json_schema(schema)
+            }
+            Self::Regex(regex) => GrammarWithLexer::from_regex(&regex),
             Self::Choice(texts) => {
                 // JSON's quoting is Lark's.
                 let texts: Vec<_> = texts.into_iter().map(|text| json!(text).to_string()).collect();
                 // One terminal, so one state machine however many texts there are.
-                TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
+                GrammarWithLexer::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
             }
-            Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar),
+            Self::Lark(grammar) | Self::With(grammar, _) => GrammarWithLexer::from_lark(grammar),
         }
     }
 }
@@ -74,7 +100,7 @@ impl Grammar {
 #[derive(Clone)]
 pub struct Grammars {
     tokenizer: Tokenizer,
-    eos: Vec<u32>,
+    eos: Arc<[u32]>,
     /// Made by the first request that needs it: it takes a second and tens of MB for a large vocabulary.
     factory: Arc<OnceLock<Result<ParserFactory, ConstraintError>>>,
 }
@@ -84,7 +110,7 @@ impl Grammars {
     pub fn new(tokenizer: Tokenizer, eos: Vec<u32>) -> Self {
         Self {
             tokenizer,
-            eos,
+            eos: eos.into(),
             factory: Arc::default(),
         }
     }
@@ -107,7 +133,13 @@ impl Grammars {
         let mut matcher = Matcher::new(factory.create_parser(grammar.into_top_level()));
         // A grammar that is empty or too ambiguous shows at its first step.
         match matcher.compute_mask_or_eos() {
-            Ok(_) => Ok(Constraint { matcher, begin: None }),
+            Ok(_) => Ok(Constraint {
+                matcher,
+                phase: Phase::Held,
+                thought: None,
+                calls: None,
+                eos: self.eos.clone(),
+            }),
             Err(error) => Err(ConstraintError::Grammar(brief(&error))),
         }
     }
@@ -145,12 +177,49 @@ fn brief(error: &impl ToString) -> String {
     line.chars().take(LONGEST).collect()
 }
 
+/// The tokens around a model's thought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thought {
+    /// What opens it; `None` where the prompt has done so.
+    pub open: Option<u32>,
+    /// What closes it.
+    pub close: u32,
+    /// Newlines that may follow it.
+    pub gap: Option<u32>,
+}
+
+/// Calls that the model begins by itself, in free text.
+#[derive(Clone)]
+struct Calls {
+    /// Where the grammar begins to hold.
+    open: u32,
+    /// The grammar's beginning, for the next call; `None` where one is all.
+    again: Option<Matcher>,
+}
+
+/// Where an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Before its first token, which may open a thought.
+    Start,
+    /// In a thought.
+    Thought,
+    /// Right behind it.
+    Gap,
+    /// In text that is free until a call begins.
+    Free,
+    /// Where the grammar holds.
+    Held,
+}
+
 /// A grammar on its way through one answer.
 #[derive(Clone)]
 pub struct Constraint {
     matcher: Matcher,
-    /// Everything is allowed up to and including this token.
-    begin: Option<u32>,
+    phase: Phase,
+    thought: Option<Thought>,
+    calls: Option<Calls>,
+    eos: Arc<[u32]>,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -160,12 +229,23 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
-    /// The same, from behind the first `token` on: a model that reasons first does so freely.
-    pub fn after(self, token: u32) -> Self {
-        Self {
-            begin: Some(token),
-            ..self
-        }
+    /// The same, in force only from each token `open` to the end of the grammar; nothing may follow the first end
+    /// unless `again`.
+    pub fn from_each(mut self, open: u32, again: bool) -> Self {
+        let again = again.then(|| self.matcher.clone());
+        self.calls = Some(Calls { open, again });
+        self.phase = Phase::Free;
+        self
+    }
+
+    /// The same behind a thought: a model that reasons first does so freely.
+    pub fn behind(mut self, thought: Thought) -> Self {
+        self.phase = match thought.open {
+            Some(_) => Phase::Start,
+            None => Phase::Thought,
+        };
+        self.thought = Some(thought);
+        self
     }
 
     /// Sets the logits of all tokens that may not come next to minus infinity; only end tokens are left when the
@@ -174,9 +254,26 @@ impl Constraint {
     /// # Errors
     /// When the step would take too much work.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
-        if self.begin.is_some() {
-            return Ok(());
-        }
+        let beside = match self.phase {
+            Phase::Held => None,
+            _ if self.calls.is_some() => return Ok(()),
+            Phase::Thought | Phase::Free => {
+                // The answer is still owed: it cannot end in a thought.
+                for token in self.eos.iter() {
+                    if let Some(logit) = logits.get_mut(*token as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+                return Ok(());
+            }
+            // A model that would not begin so by itself is not led into it by what the grammar forbids.
+            Phase::Start => self
+                .thought
+                .and_then(|thought| thought.open)
+                .filter(|open| is_best(logits, *open)),
+            Phase::Gap => self.thought.and_then(|thought| thought.gap),
+        };
+        let beside = beside.and_then(|token| Some((token as usize, *logits.get(token as usize)?)));
         let allowed = self.matcher.compute_mask_or_eos().map_err(|error| step(&error))?;
         let mut words = allowed.as_slice().iter();
         // Logits beyond the vocabulary belong to no token.
@@ -192,6 +289,9 @@ impl Constraint {
                 }
             }
         }
+        if let Some((token, logit)) = beside {
+            logits[token] = logit;
+        }
         Ok(())
     }
 
@@ -200,21 +300,63 @@ impl Constraint {
     /// # Errors
     /// When the grammar does not allow it.
     pub fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
-        if let Some(begin) = self.begin {
-            self.begin = (token != begin).then_some(begin);
+        let thought = self.thought;
+        match self.phase {
+            Phase::Start if thought.is_some_and(|thought| thought.open == Some(token)) => {
+                self.phase = Phase::Thought;
+                return Ok(());
+            }
+            Phase::Thought => {
+                if thought.is_some_and(|thought| thought.close == token) {
+                    self.phase = Phase::Gap;
+                }
+                return Ok(());
+            }
+            Phase::Gap if thought.is_some_and(|thought| thought.gap == Some(token)) => {
+                self.phase = self.resting();
+                return Ok(());
+            }
+            Phase::Start | Phase::Gap => self.phase = self.resting(),
+            Phase::Free | Phase::Held => {}
+        }
+        if self.phase == Phase::Free {
+            if self.calls.as_ref().is_some_and(|calls| calls.open == token) {
+                self.phase = Phase::Held;
+            }
             return Ok(());
         }
         if self.is_complete() {
             // The end token: the grammar has nothing to learn from it.
             return Ok(());
         }
-        self.matcher.consume_token(token).map_err(|error| step(&error))
+        self.matcher.consume_token(token).map_err(|error| step(&error))?;
+        if self.is_complete()
+            && let Some(again) = self.calls.as_ref().and_then(|calls| calls.again.as_ref())
+        {
+            self.matcher = again.clone();
+            self.phase = Phase::Free;
+        }
+        Ok(())
+    }
+
+    /// What comes when no thought does.
+    fn resting(&self) -> Phase {
+        match self.calls {
+            Some(_) => Phase::Free,
+            None => Phase::Held,
+        }
     }
 
     /// Whether the text is complete and can only stop.
     pub fn is_complete(&self) -> bool {
-        self.matcher.is_stopped() && !self.matcher.is_error()
+        self.phase == Phase::Held && self.matcher.is_stopped() && !self.matcher.is_error()
     }
+}
+
+/// Whether no token is likelier.
+fn is_best(logits: &[f32], token: u32) -> bool {
+    let own = logits.get(token as usize);
+    own.is_some_and(|own| !logits.iter().any(|other| other > own))
 }
 
 fn step(error: &impl ToString) -> ConstraintError {
@@ -263,6 +405,8 @@ mod tests {
         assert_eq!(follow(schema.clone(), r#"{"age": 12}"#), Ok(true));
         assert_eq!(follow(schema.clone(), r#"{"age": 12"#), Ok(false));
         assert_eq!(follow(schema.clone(), r#"{"age": "x"}"#), Err(8));
+        assert_eq!(follow(schema.clone(), "{\n\t\"age\" :\r\n  12 }"), Ok(true));
+        assert_eq!(follow(schema.clone(), "{\n\n"), Err(2));
         assert_eq!(follow(schema, r#"{"name""#), Err(2));
         assert_eq!(follow(Grammar::json_object(), r#"{"a": [1, "é"]}"#), Ok(true));
         assert_eq!(follow(Grammar::json_object(), "[1]"), Err(0));
@@ -289,15 +433,67 @@ mod tests {
         assert_eq!(allowed(&mut constraint), [END]);
     }
 
-    #[test]
-    fn a_constraint_may_begin_behind_a_token() {
-        let constraint = grammars().compile(Grammar::Regex("a".into())).unwrap();
-        let mut constraint = constraint.after(u32::from(b'>'));
-        for byte in b"b</t>" {
-            assert_eq!(allowed(&mut constraint).len(), SIZE);
-            constraint.accept(u32::from(*byte)).unwrap();
+    const OPEN: u32 = b'<' as u32;
+    const CLOSE: u32 = b'>' as u32;
+    const GAP: u32 = b'\n' as u32;
+
+    fn thought(open: Option<u32>) -> Thought {
+        Thought {
+            open,
+            close: CLOSE,
+            gap: Some(GAP),
         }
-        assert_eq!(allowed(&mut constraint), [u32::from(b'a')]);
+    }
+
+    /// As many tokens as may come before each of the text's bytes.
+    fn freedom(constraint: &mut Constraint, text: &str) -> Vec<usize> {
+        let one = |byte: u8| {
+            let allowed = allowed(constraint);
+            assert!(allowed.contains(&u32::from(byte)), "{byte} of {text:?}");
+            constraint.accept(u32::from(byte)).unwrap();
+            allowed.len()
+        };
+        text.bytes().map(one).collect()
+    }
+
+    #[test]
+    fn a_thought_may_come_first_and_cannot_be_the_whole_answer() {
+        let compiled = grammars().compile(Grammar::Regex("a".into())).unwrap();
+        for (open, text, expected) in [
+            (Some(OPEN), "a", vec![2]),
+            (Some(OPEN), "<x>a", vec![2, SIZE - 1, SIZE - 1, 2]),
+            (Some(OPEN), "<>\na", vec![2, SIZE - 1, 2, 1]),
+            (None, "<>a", vec![SIZE - 1, SIZE - 1, 2]),
+        ] {
+            let mut constraint = compiled.clone().behind(thought(open));
+            assert_eq!(freedom(&mut constraint, text), expected, "{text}");
+            assert!(constraint.is_complete());
+            assert_eq!(allowed(&mut constraint), [END]);
+        }
+        let mut unwilling = compiled.behind(thought(Some(OPEN)));
+        let mut logits = [0.0; SIZE];
+        logits[usize::from(b'b')] = 1.0;
+        unwilling.mask(&mut logits).unwrap();
+        assert_eq!(logits[OPEN as usize], f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn calls_that_the_model_begins_are_held_to_the_grammar() {
+        let compiled = grammars().compile(Grammar::Regex("ab".into())).unwrap();
+        let call = u32::from(b'!');
+        let mut many = compiled.clone().from_each(call, true);
+        assert_eq!(
+            freedom(&mut many, "x!ab!ab"),
+            [SIZE, SIZE, 1, 1, SIZE, 1, 1],
+            "text, call, call"
+        );
+        assert_eq!(allowed(&mut many).len(), SIZE);
+        let mut one = compiled.clone().from_each(call, false);
+        assert_eq!(freedom(&mut one, "!ab"), [SIZE, 1, 1]);
+        assert_eq!(allowed(&mut one), [END]);
+        // What is thought calls nothing.
+        let mut late = compiled.from_each(call, true).behind(thought(None));
+        assert_eq!(freedom(&mut late, "!b>\n!a"), [SIZE, SIZE, SIZE, SIZE, SIZE, 1]);
     }
 
     #[test]

@@ -44,6 +44,16 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
+    /// vLLM's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+
     /// candle's type beside activations of `dtype`.
     pub fn resolve(self, dtype: DType) -> DType {
         match self {

@@ -61,9 +61,12 @@ impl Engine {
         let embedding_width = model.embedding_width();
         let (commands, receiver) = channel();
         let worker = Worker::new(model, config.clone(), observer, receiver, shared.clone());
-        std::thread::Builder::new()
-            .name("engine".into())
-            .spawn(move || worker.run())?;
+        std::thread::Builder::new().name("engine".into()).spawn(move || {
+            // As one of rayon's threads it does small work itself: candle hands rayon every norm, and each would
+            // else be a switch of threads. Without a pool of its own that is all that is lost.
+            let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
+            worker.run();
+        })?;
         Ok(EngineHandle::new(config, embedding_width, shared, commands))
     }
 }

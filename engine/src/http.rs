@@ -1,14 +1,19 @@
 //! The HTTP side: routes, and what every request passes on its way.
 mod access;
 mod auth;
+mod chat;
 mod choice;
 mod choosing;
 mod embeddings;
 mod generate;
+mod keyfile;
+mod reader;
 mod record;
+mod routes;
 mod spans;
 mod state;
 mod status;
+mod tokenize;
 mod until;
 
 use std::sync::Arc;
@@ -17,29 +22,40 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, OriginalUri},
     middleware,
-    routing::{get, post},
 };
 
-pub use auth::ApiKeys;
-pub use state::{App, PromptLog, Serving};
+pub use auth::{ApiKeys, Guard};
+pub use keyfile::KeyFileError;
+pub use routes::{ROUTES, Route};
+pub use state::{App, PromptLog, Serving, Surface};
 
 use crate::wire::ApiError;
 
 /// Room for a prompt of the model's 262,144 tokens written as JSON numbers, several times over.
 const BODY_LIMIT: usize = 16 << 20;
 
-/// Every route over one state; needs no socket, so tests call it directly.
+/// The API over one state; needs no socket, so tests call it directly.
 pub fn app(state: Arc<App>) -> Router {
-    let v1 = Router::new()
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::completion))
-        .route("/v1/embeddings", post(embeddings::create))
-        .route("/v1/models", get(status::models))
-        .route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
-    v1.route("/health", get(status::health))
-        .route("/ready", get(status::ready))
-        .route("/metrics", get(status::metrics))
-        .route("/version", get(status::version))
+    let (metrics, document) = (state.surface.metrics_here, state.surface.document);
+    router(state, |route| match route.path {
+        routes::METRICS => metrics,
+        routes::DOCUMENT => document,
+        _ => true,
+    })
+}
+
+/// What `--metrics-port` serves: /metrics alone.
+pub fn metrics_app(state: Arc<App>) -> Router {
+    router(state, |route| route.path == routes::METRICS)
+}
+
+fn router(state: Arc<App>, keep: impl Fn(&Route) -> bool) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES.iter().filter(|route| keep(route)) {
+        let guard = middleware::from_fn_with_state((state.clone(), route.guard), auth::check);
+        router = router.route(route.path, (route.handler)().route_layer(guard));
+    }
+    router
         .fallback(|OriginalUri(uri): OriginalUri| async move { ApiError::NoRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|OriginalUri(uri): OriginalUri| async move {
             ApiError::WrongMethod(uri.path().to_owned())

@@ -11,6 +11,7 @@ pub mod kv;
 pub mod memory;
 pub mod metrics;
 pub mod model;
+pub mod openapi;
 pub mod parse;
 pub mod progress;
 pub mod request;

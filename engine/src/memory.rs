@@ -8,6 +8,16 @@ pub use limit::{MemoryLimit, system_limit};
 /// What the process takes beside tensors: code, tokenizer, HTTP buffers, stacks.
 const PROCESS: u64 = 48 << 20;
 
+/// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
+#[allow(unsafe_code)]
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What a model and its limits need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MemoryNeeds {
@@ -127,6 +137,17 @@ pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, Memory
 }
 
 impl MemoryPlan {
+    /// Its parts by the names of `qwen:memory_plan_bytes`, and their bytes.
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
+        [
+            ("limit", (self.limit.bytes as f64 * self.needs.utilization) as u64),
+            ("weights", self.needs.weights),
+            ("activations", self.needs.activations),
+            ("kv_cache", self.kv_bytes()),
+            ("swap_space", self.needs.swap),
+        ]
+    }
+
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> u64 {
         self.num_blocks as u64 * self.needs.block_size as u64 * self.needs.kv_per_token

@@ -1,8 +1,10 @@
 //! What /metrics says: vLLM's families, the names that dashboards and alerts of this project read, and the operator's.
 mod build;
+pub mod document;
 mod engine;
 pub mod families;
 mod rate;
+mod sizes;
 
 use std::{
     collections::HashMap,
@@ -17,6 +19,7 @@ use prometheus::{
 use self::{
     build::{Builder, Result},
     engine::{EngineMetrics, LengthMetrics},
+    sizes::Sizes,
 };
 use crate::{
     progress::Progress,
@@ -26,8 +29,8 @@ use crate::{
 /// Content type of the exposition.
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 
-/// What `vllm:cache_config_info` tells about the KV cache.
-#[derive(Debug, Clone, PartialEq)]
+/// What `vllm:cache_config_info` and the memory plan tell.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CacheInfo {
     /// Tokens in a block.
     pub block_size: usize,
@@ -39,6 +42,57 @@ pub struct CacheInfo {
     pub prefix_caching: bool,
     /// Share of memory planned with.
     pub gpu_memory_utilization: f64,
+    /// `--kv-cache-dtype`.
+    pub dtype: &'static str,
+    /// `--num-gpu-blocks-override`.
+    pub num_blocks_asked: Option<usize>,
+    /// The memory plan: names of its parts and their bytes.
+    pub plan: Vec<(&'static str, u64)>,
+}
+
+impl CacheInfo {
+    fn planned(&self, part: &str) -> u64 {
+        let found = self.plan.iter().find(|(name, _)| *name == part);
+        found.map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// vLLM's names and Python's spelling of values; fields of its that describe nothing here are left out.
+    fn labels(&self, max_model_len: usize) -> Vec<(&'static str, String)> {
+        let tokens = self.num_blocks * self.block_size;
+        let python = |value: Option<String>| value.unwrap_or_else(|| "None".to_owned());
+        let swap = self.planned("swap_space") as f64 / (1_u64 << 30) as f64;
+        vec![
+            ("engine", "0".to_owned()),
+            ("block_size", self.block_size.to_string()),
+            ("effective_attention_block_size", self.block_size.to_string()),
+            ("cache_dtype", self.dtype.to_owned()),
+            (
+                "enable_prefix_caching",
+                if self.prefix_caching { "True" } else { "False" }.to_owned(),
+            ),
+            ("prefix_caching_hash_algo", "sha256".to_owned()),
+            ("gpu_memory_utilization", self.gpu_memory_utilization.to_string()),
+            ("is_attention_free", "False".to_owned()),
+            ("sliding_window", "None".to_owned()),
+            ("kv_cache_memory_bytes", self.planned("kv_cache").to_string()),
+            ("kv_cache_size_tokens", tokens.to_string()),
+            (
+                "kv_cache_max_concurrency",
+                format!("{:?}", tokens as f64 / max_model_len as f64),
+            ),
+            ("num_gpu_blocks", self.num_blocks.to_string()),
+            (
+                "num_gpu_blocks_override",
+                python(self.num_blocks_asked.map(|count| count.to_string())),
+            ),
+            ("num_cpu_blocks", self.num_host_blocks.to_string()),
+            ("kv_offloading_backend", "native".to_owned()),
+            (
+                "kv_offloading_size",
+                python((swap > 0.0).then(|| format!("{swap:?}"))),
+            ),
+        ]
+    }
 }
 
 /// The registry and a handle for each family.
@@ -52,6 +106,8 @@ pub struct Metrics {
     http_requests: CounterVec,
     http_fine: Histogram,
     http_coarse: HistogramVec,
+    /// Of requests, of answers.
+    http_sizes: [Sizes; 2],
     life: Life,
 }
 
@@ -79,6 +135,15 @@ impl Metrics {
             rejections.with_label_values(&[limit]);
         }
         let plain = with(&[]);
+        let sizes = |family| {
+            let sizes = Sizes::new(family)?;
+            registry.register(Box::new(sizes.clone()))?;
+            Ok::<_, prometheus::Error>(sizes)
+        };
+        let http_sizes = [
+            sizes(&families::HTTP_REQUEST_SIZE)?,
+            sizes(&families::HTTP_RESPONSE_SIZE)?,
+        ];
         let life = Life {
             load_bytes: ours.gauge(&families::LOAD_BYTES)?,
             load_total: ours.gauge(&families::LOAD_BYTES_TOTAL)?,
@@ -92,6 +157,7 @@ impl Metrics {
             http_requests: plain.counters(&families::HTTP_REQUESTS)?,
             http_fine: plain.histogram(&families::HTTP_HIGHR)?,
             http_coarse: plain.histograms(&families::HTTP_DURATION)?,
+            http_sizes,
             life,
             lengths: OnceLock::new(),
             model_name: model_name.to_owned(),
@@ -115,30 +181,17 @@ impl Metrics {
         };
         // A second call would fail above, on registering, so this cannot be taken already.
         let _ = self.lengths.set(LengthMetrics::new(&builder)?);
-        let text = |value: &dyn std::fmt::Display| value.to_string();
-        // Names and Python's spelling of values as vLLM has them; fields of its that describe nothing here are left out.
-        let labels = HashMap::from([
-            ("engine".to_owned(), text(&0)),
-            ("block_size".to_owned(), text(&cache.block_size)),
-            ("cache_dtype".to_owned(), text(&"auto")),
-            (
-                "enable_prefix_caching".to_owned(),
-                text(&if cache.prefix_caching { "True" } else { "False" }),
-            ),
-            (
-                "gpu_memory_utilization".to_owned(),
-                text(&cache.gpu_memory_utilization),
-            ),
-            (
-                "kv_cache_size_tokens".to_owned(),
-                text(&(cache.num_blocks * cache.block_size)),
-            ),
-            ("num_gpu_blocks".to_owned(), text(&cache.num_blocks)),
-            ("num_cpu_blocks".to_owned(), text(&cache.num_host_blocks)),
-        ]);
+        let plan = builder.gauges(&families::MEMORY_PLAN)?;
+        for (part, bytes) in &cache.plan {
+            plan.with_label_values(&[part]).set(*bytes as f64);
+        }
+        let labels = cache.labels(max_model_len);
         Builder {
             registry: &self.registry,
-            labels,
+            labels: labels
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
             max_model_len,
         }
         .gauge(&families::CACHE_CONFIG)?
@@ -170,8 +223,11 @@ impl Metrics {
         }
     }
 
-    /// An HTTP exchange ended. `handler` is the route's path.
-    pub fn http(&self, handler: &str, method: &str, status: u16, took: Duration) {
+    /// An HTTP exchange ended. `handler` is the route's path, `sizes` are bytes of request and answer, 0 if not known.
+    pub fn http(&self, handler: &str, method: &str, status: u16, took: Duration, sizes: [u64; 2]) {
+        for (sum, bytes) in self.http_sizes.iter().zip(sizes) {
+            sum.observe(handler, bytes);
+        }
         self.http_requests
             .with_label_values(&[handler, method, &format!("{}xx", status / 100)])
             .inc();

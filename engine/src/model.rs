@@ -19,7 +19,7 @@ pub use gguf::GgufModel;
 pub use load::{LoadError, LoadOptions, LoadedModel, load};
 pub use quantize::Quantization;
 pub use qwen3::Qwen3;
-pub use weights::{Weights, WeightsError};
+pub use weights::{Weights, WeightsError, shapes};
 
 use std::fmt;
 use std::ops::Range;
@@ -114,7 +114,7 @@ struct PromptLogits {
     compute: Box<ComputeRows>,
 }
 
-type ComputeRows = dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError>;
+type ComputeRows = dyn FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + Send;
 
 impl Logits {
     /// Rows of `vocab_size` values each, one after the other.
@@ -131,7 +131,7 @@ impl Logits {
     pub fn with_prompt(
         mut self,
         rows: usize,
-        compute: impl FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + 'static,
+        compute: impl FnMut(Range<usize>) -> Result<Vec<f32>, ModelError> + Send + 'static,
     ) -> Self {
         let compute = Box::new(compute);
         self.prompt = Some(PromptLogits { rows, compute });

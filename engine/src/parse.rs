@@ -3,5 +3,14 @@ mod call;
 mod forced;
 mod parser;
 
-pub use forced::{Function, calls};
+pub use forced::{Function, begun_call, calls};
 pub use parser::{Delta, Parser, Thinking};
+
+/// Opens a thought.
+pub const THINK: &str = "<think>";
+/// Closes it.
+pub const THINK_END: &str = "</think>";
+/// Opens a tool call.
+pub const CALL: &str = "<tool_call>";
+/// Closes it.
+pub const CALL_END: &str = "</tool_call>";

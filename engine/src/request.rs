@@ -257,6 +257,8 @@ pub struct StepStats {
     pub prefix_queries: usize,
     /// Prompt tokens found there.
     pub prefix_hits: usize,
+    /// Of these, tokens whose KV came from host memory.
+    pub host_hits: usize,
     /// Requests preempted in this step.
     pub preemptions: usize,
     /// Seconds from arrival to first token, one for each request that got its first token.

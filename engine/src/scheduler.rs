@@ -38,6 +38,8 @@ pub struct Step {
     pub prefix_queries: usize,
     /// Prompt tokens found there.
     pub prefix_hits: usize,
+    /// Of these, tokens whose KV came from host memory.
+    pub host_hits: usize,
 }
 
 /// Waiting and running sequences and their blocks.
@@ -145,6 +147,7 @@ impl Scheduler {
             prefill_tokens: 0,
             prefix_queries: 0,
             prefix_hits: 0,
+            host_hits: 0,
         };
         let mut budget = self.budget();
         self.plan_decodes(&mut step, &mut budget);
@@ -293,7 +296,7 @@ impl Scheduler {
                 true => sequence.place(&self.pool, block_size, caching, reserve),
                 false => None,
             };
-            let Some(hits) = placed else {
+            let Some((hits, recalled)) = placed else {
                 if !self.can_give_way(priority, needed) {
                     return;
                 }
@@ -314,6 +317,7 @@ impl Scheduler {
                 if caching && !sequence.scores_prompt() {
                     step.prefix_queries += sequence.prompt_len();
                     step.prefix_hits += hits;
+                    step.host_hits += recalled;
                 }
             }
             let priority = sequence.terms.priority;

@@ -106,14 +106,15 @@ impl Sequence {
     }
 
     /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
-    /// Returns the tokens found in the cache, or `None`, holding nothing, when there are too few blocks.
+    /// Returns the tokens found in the cache and how many of them came from host memory, or `None`, holding nothing,
+    /// when there are too few blocks.
     pub(crate) fn place(
         &mut self,
         pool: &BlockPool,
         block_size: usize,
         caching: bool,
         reserve: usize,
-    ) -> Option<usize> {
+    ) -> Option<(usize, usize)> {
         debug_assert!(self.blocks.is_empty());
         if caching {
             BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
@@ -140,9 +141,11 @@ impl Sequence {
             .map(|hash| pool.find(hash))
             .collect();
         // Only now that no device block can lose what is wanted are the others filled from the host.
+        let mut recalled = 0;
         for (block, hash) in found.iter_mut().zip(&self.hashes) {
             if block.is_none() {
                 *block = pool.recall(hash);
+                recalled += usize::from(block.is_some());
             }
         }
         for block in found.into_iter().map_while(|block| block) {
@@ -158,7 +161,7 @@ impl Sequence {
         if self.ticket.is_none() {
             self.prompt_known = self.computed;
         }
-        Some(self.computed)
+        Some((self.computed, recalled * block_size))
     }
 
     /// Makes sure that every token has a block; false when the pool is empty.

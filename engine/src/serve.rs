@@ -1,7 +1,7 @@
 //! The life of a server: listen at once, load behind it, serve, drain, end.
 mod load;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
 use futures::{Stream, StreamExt, stream};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::{
     cli::Fatal,
     config::Config,
-    http::{self, ApiKeys, App, Serving},
+    http::{self, ApiKeys, App, Serving, Surface},
     metrics::Metrics,
     progress::Progress,
     shutdown::ShutdownSignal,
@@ -51,21 +51,20 @@ async fn serve(config: Config) -> Result<(), Fatal> {
     let endpoint = telemetry::endpoint(config.otlp_traces_endpoint.as_deref(), |name| {
         std::env::var(name).ok()
     })?;
+    let (keys, surface) = surface(&config)?;
+    let listener = listen(&config.host, config.port, "--port").await?;
+    let metrics_listener = match config.metrics_port {
+        Some(port) => Some(listen(&config.host, port, "--metrics-port").await?),
+        None => None,
+    };
     let address = format!("{}:{}", config.host, config.port);
-    let listener = TcpListener::bind((config.host.as_str(), config.port))
-        .await
-        .map_err(|error| {
-            Fatal(format!(
-                "cannot listen on {address}: {error}; choose another --host or --port"
-            ))
-        })?;
     let metrics =
         Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
     let metrics = Arc::new(metrics.map_err(|error| Fatal(format!("cannot register the metrics: {error}")))?);
     let progress = Arc::new(Progress::default());
     let app = App::new(
         config.served_names.clone(),
-        ApiKeys::new(&config.api_keys),
+        keys,
         metrics.clone(),
         progress.clone(),
     );
@@ -75,9 +74,14 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .transpose()?;
     let app = app
         .with_request_timeout(config.request_timeout)
+        .with_surface(surface)
         .with_prompt_log(config.prompt_log)
         .with_traces(traces.clone());
     let app = Arc::new(app);
+    if let Some(listener) = metrics_listener {
+        // Ends with the process: the last scrape may come during the drain.
+        tokio::spawn(axum::serve(listener, http::metrics_app(app.clone())).into_future());
+    }
     // Port 0 asks for any free one.
     let address = listener
         .local_addr()
@@ -91,6 +95,38 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         let _ = tokio::task::spawn_blocking(move || traces.finish(LAST_SPANS)).await;
     }
     served
+}
+
+/// API keys and the rest of the HTTP side. Errors: a key file that gives no key.
+fn surface(config: &Config) -> Result<(ApiKeys, Surface), Fatal> {
+    let with = |keys: ApiKeys, flag, path: &Option<PathBuf>| match path {
+        Some(path) => keys
+            .with_file(flag, path)
+            .map_err(|error| Fatal(error.to_string())),
+        None => Ok(keys),
+    };
+    let keys = with(
+        ApiKeys::new(&config.api_keys),
+        "--api-key-file",
+        &config.api_key_file,
+    )?;
+    let token = &config.metrics_token_file;
+    Ok((
+        keys,
+        Surface {
+            metrics_token: with(ApiKeys::default(), "--metrics-token-file", token)?,
+            metrics_here: config.metrics_port.is_none(),
+            document: config.document,
+        },
+    ))
+}
+
+async fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        Fatal(format!(
+            "cannot listen on {host}:{port}: {error}; choose another --host or {flag}"
+        ))
+    })
 }
 
 /// Runs the loader on a thread of its own.

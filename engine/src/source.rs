@@ -1,4 +1,4 @@
-//! Where a model's files come from: a directory, a GGUF file, the hub (`hf://org/name`), or this program itself (`embedded://nano`).
+//! Where a model's files come from: a directory, a GGUF file, a hub (`hf://org/name`, `modelscope://org/name`), or this program itself (`embedded://nano`).
 use std::{
     borrow::Cow,
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::hub::{self, HubError};
+use crate::hub::{self, Hub, HubError, Site};
 use crate::model::{GgufModel, Weights};
 
 /// The files of one model, as text and bytes, or as paths where they are large.
@@ -28,27 +28,35 @@ pub struct ModelFiles {
     pub pooled: bool,
 }
 
-/// How models on the hub are found and where they are kept.
-#[derive(Debug, Clone)]
+/// How models on a hub are found and where they are kept.
+#[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// Branch, tag or commit.
-    pub revision: String,
+    /// Branch, tag or commit; `None` means the hub's usual branch.
+    pub revision: Option<String>,
     /// Where downloads are kept; `None` means qwen-engine in the user's cache directory.
     pub download_dir: Option<PathBuf>,
-    /// Base URL of the hub; `None` means the public one.
+    /// The Hugging Face hub.
+    pub hugging_face: Access,
+    /// ModelScope.
+    pub model_scope: Access,
+    /// Whether only what is downloaded already may be served.
+    pub offline: bool,
+}
+
+/// How a hub is reached.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Base URL; `None` means the public one.
     pub endpoint: Option<String>,
     /// Token for gated or private models.
     pub token: Option<String>,
 }
 
-impl Default for SourceOptions {
-    fn default() -> Self {
-        Self {
-            revision: "main".into(),
-            download_dir: None,
-            endpoint: None,
-            token: None,
-        }
+// Not derived: a token is not for logs.
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Access");
+        shown.field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -56,7 +64,9 @@ impl Default for SourceOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No such scheme, directory or embedded model.
-    #[error("model {0:?} is not a directory, a .gguf file, hf://org/name or embedded://nano; check the name")]
+    #[error(
+        "model {0:?} is not a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano; check the name"
+    )]
     Unknown(String),
     /// A file that every model needs is not there or cannot be read.
     #[error(
@@ -110,17 +120,21 @@ pub async fn resolve(
 ) -> Result<ModelFiles, SourceError> {
     match spec.split_once("://") {
         Some(("embedded", "nano")) => Ok(embedded_nano()),
-        Some(("hf", repo)) if is_repo(repo) => download(repo, options, progress).await,
+        Some(("hf", repo)) if is_repo(repo) => download(Site::HuggingFace, repo, options, progress).await,
+        Some(("modelscope", repo)) if is_repo(repo) => {
+            download(Site::ModelScope, repo, options, progress).await
+        }
         Some(_) => Err(SourceError::Unknown(spec.into())),
         None if spec.ends_with(".gguf") && Path::new(spec).is_file() => gguf(Path::new(spec)),
         None if Path::new(spec).is_dir() => directory(Path::new(spec)),
         // A bare org/name is a model on the hub, as in vLLM's command line.
-        None if is_repo(spec) => download(spec, options, progress).await,
+        None if is_repo(spec) => download(Site::HuggingFace, spec, options, progress).await,
         None => Err(SourceError::Unknown(spec.into())),
     }
 }
 
 async fn download(
+    site: Site,
     repo: &str,
     options: &SourceOptions,
     progress: impl Fn(u64, u64) + Sync,
@@ -130,8 +144,16 @@ async fn download(
         .clone()
         .or_else(default_download_dir)
         .ok_or(SourceError::NoDownloadDir)?;
-    let hub = hub::Hub::new(options.endpoint.as_deref(), options.token.clone())?;
-    directory(&hub.download(repo, &options.revision, &kept, progress).await?)
+    let revision = options.revision.as_deref().unwrap_or(site.default_revision());
+    if options.offline {
+        return directory(&hub::offline(site, repo, revision, &kept)?);
+    }
+    let access = match site {
+        Site::HuggingFace => &options.hugging_face,
+        Site::ModelScope => &options.model_scope,
+    };
+    let hub = Hub::new(site, access.endpoint.as_deref(), access.token.clone())?;
+    directory(&hub.download(repo, revision, &kept, progress).await?)
 }
 
 /// Whether `text` is `org/name` in the hub's alphabet; so it is also safe as a part of a path.
@@ -232,23 +254,29 @@ fn weights(dir: &Path) -> Result<Vec<Weights>, SourceError> {
         path: path.clone(),
         reason,
     };
-    let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    let map = index["weight_map"]
-        .as_object()
-        .ok_or_else(|| bad("it has no weight_map".into()))?;
-    let names = map
-        .values()
-        .map(|name| name.as_str().filter(|name| !name.contains('/')));
-    let names: BTreeSet<&str> = names
-        .collect::<Option<_>>()
-        .ok_or_else(|| bad("its weight_map holds something that is not a file name".into()))?;
-    if names.is_empty() {
-        return Err(bad("its weight_map is empty".into()));
-    }
+    let names = shards(&text).map_err(bad)?;
     names
         .into_iter()
         .map(|name| existing(dir.join(name)).map(Weights::File))
         .collect()
+}
+
+/// The files that an index of safetensors names. Errors say what is wrong with it.
+pub fn shards(index: &str) -> Result<BTreeSet<String>, String> {
+    let index: serde_json::Value = serde_json::from_str(index).map_err(|error| error.to_string())?;
+    let map = index["weight_map"].as_object().ok_or("it has no weight_map")?;
+    let names = map.values().map(|name| {
+        name.as_str()
+            .filter(|name| !name.contains('/'))
+            .map(str::to_owned)
+    });
+    let names: BTreeSet<String> = names
+        .collect::<Option<_>>()
+        .ok_or("its weight_map holds something that is not a file name")?;
+    if names.is_empty() {
+        return Err("its weight_map is empty".into());
+    }
+    Ok(names)
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, SourceError> {
@@ -376,6 +404,7 @@ mod tests {
             "embedded://mega",
             "hf://only-a-name",
             "hf://../..",
+            "modelscope://a/b/c",
             "no/such/dir",
             "",
         ] {

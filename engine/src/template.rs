@@ -10,11 +10,14 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::{Map, ser};
 
-use crate::wire::Message;
+use crate::wire::{Ending, Message};
 
 const NAME: &str = "chat";
-/// Enough for conversations of the model's full length; ends a template that loops without end.
-const FUEL: u64 = 50_000_000;
+/// Marks where a message is left open, as transformers does; its last space tells whether the template trims.
+const OPEN: &str = "<the message goes on here> ";
+/// Many times what conversations of the model's full length take; ends a template that loops without end. An
+/// instruction costs one, and so do 64 bytes that it makes, which bounds the memory to 640 MB.
+const FUEL: u64 = 10_000_000;
 
 /// Why a template cannot be used or refused a conversation.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +62,57 @@ impl ChatTemplate {
     pub fn render(
         &self,
         messages: &[Message],
+        tools: &[serde_json::Value],
         variables: &Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        self.render_with(messages, tools, variables, Ending::Reply)
+    }
+
+    /// The same with another ending.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        variables: &Map<String, serde_json::Value>,
+        ending: Ending,
     ) -> Result<String, TemplateError> {
         let refused = |error: Error| {
             TemplateError::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned))
         };
         let template = self.0.get_template(NAME).map_err(refused)?;
+        let mut messages = std::borrow::Cow::Borrowed(messages);
+        if ending == Ending::Open
+            && let Some(serde_json::Value::String(content)) = messages
+                .to_mut()
+                .last_mut()
+                .and_then(|message| message.get_mut("content"))
+        {
+            content.push_str(OPEN);
+        }
+        // Python's None, which is what templates of transformers get.
+        let tools = (!tools.is_empty()).then_some(Serde(tools));
         // Names before `..` win: a request cannot replace its own messages.
-        let context =
-            context! { messages => Serde(messages), add_generation_prompt => true, ..Serde(variables) };
-        template.render(context).map_err(refused)
+        let context = context! { messages => Serde(&*messages), tools, add_generation_prompt => ending == Ending::Reply, ..Serde(variables) };
+        let text = template.render(context).map_err(refused)?;
+        match ending {
+            Ending::Reply | Ending::Closed => Ok(text),
+            Ending::Open => cut(text),
+        }
     }
+}
+
+/// Cuts the text off where the last message is open.
+fn cut(mut text: String) -> Result<String, TemplateError> {
+    let Some(at) = text.rfind(OPEN.trim_end()) else {
+        let reason = "it leaves the last message out, which continue_final_message is to continue";
+        return Err(TemplateError::Refused(reason.to_owned()));
+    };
+    let trimmed = !text[at..].starts_with(OPEN);
+    text.truncate(at);
+    if trimmed {
+        text.truncate(text.trim_end().len());
+    }
+    Ok(text)
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
@@ -174,15 +217,22 @@ mod tests {
 {%- endif %}"#;
 
     fn render(messages: serde_json::Value, variables: serde_json::Value) -> Result<String, TemplateError> {
+        render_with(messages, &[], variables)
+    }
+
+    fn render_with(
+        messages: serde_json::Value,
+        tools: &[serde_json::Value],
+        variables: serde_json::Value,
+    ) -> Result<String, TemplateError> {
         let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
-        ChatTemplate::new(LIKE_QWEN3)
-            .unwrap()
-            .render(&messages, variables.as_object().unwrap())
+        let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
+        template.render(&messages, tools, variables.as_object().unwrap())
     }
 
     #[test]
     fn a_conversation_with_thoughts_and_tools() {
-        let text = render(
+        let text = render_with(
             json!([
                 {"role": "system", "content": "Be kind."},
                 {"role": "user", "content": "How warm?"},
@@ -190,7 +240,8 @@ mod tests {
                 {"role": "tool", "content": "20"},
                 {"role": "tool", "content": "<21>"},
             ]),
-            json!({"tools": [{"a": "<b>", "c": [1, 2]}]}),
+            &[json!({"a": "<b>", "c": [1, 2]})],
+            json!({"tools": [1]}),
         )
         .unwrap();
         let expected = "<|im_start|>system\n{\"a\": \"<b>\", \"c\": [1, 2]}<|im_end|>\n\
@@ -217,6 +268,39 @@ mod tests {
     }
 
     #[test]
+    fn the_last_message_can_be_left_open_or_closed() {
+        let messages = |content: &str| -> Vec<Message> {
+            let messages =
+                json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]);
+            serde_json::from_value(messages).unwrap()
+        };
+        let template = ChatTemplate::new(LIKE_QWEN3).unwrap();
+        let render =
+            |content: &str, ending| template.render_with(&messages(content), &[], &Map::new(), ending);
+        let begin = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+        for (content, ending, rest) in [
+            ("Hello wor", Ending::Open, "Hello wor"),
+            ("Hello ", Ending::Open, "Hello "),
+            ("Hello", Ending::Closed, "Hello<|im_end|>\n"),
+            ("Hello", Ending::Reply, "Hello<|im_end|>\n<|im_start|>assistant\n"),
+        ] {
+            assert_eq!(render(content, ending).unwrap(), format!("{begin}{rest}"));
+        }
+        let trims =
+            ChatTemplate::new("{% for message in messages %}[{{ message.content | trim }}]{% endfor %}");
+        let text = trims
+            .unwrap()
+            .render_with(&messages("Hello "), &[], &Map::new(), Ending::Open);
+        assert_eq!(text.unwrap(), "[Hi][Hello");
+        let first = ChatTemplate::new("{{ messages[0].content }}").unwrap();
+        assert!(
+            first
+                .render_with(&messages("Hello"), &[], &Map::new(), Ending::Open)
+                .is_err()
+        );
+    }
+
+    #[test]
     fn what_the_template_raises_reaches_the_client() {
         let error = render(json!([{"role": "judge", "content": "Hi"}]), json!({})).unwrap_err();
         assert_eq!(
@@ -234,7 +318,7 @@ mod tests {
         let render = |source: &str| {
             ChatTemplate::new(source)
                 .unwrap()
-                .render(&[], &Map::new())
+                .render(&[], &[], &Map::new())
                 .unwrap()
         };
         assert_eq!(

@@ -100,6 +100,21 @@ impl Tokenizer {
         self.0.tokenizer.token_to_id(token)
     }
 
+    /// How the vocabulary writes a token: its bytes in byte-level BPE's characters.
+    pub fn token(&self, token: u32) -> Option<String> {
+        self.0.tokenizer.id_to_token(token)
+    }
+
+    /// The text of tokens, special ones included; bytes that are no characters become U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| self.bytes(*token))
+            .copied()
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Numbers up to this one (excluded) may be tokens.
     pub fn size(&self) -> usize {
         self.0.ends.len()

@@ -16,7 +16,21 @@ mod embeddings;
 mod health;
 #[path = "http/life.rs"]
 mod life;
+#[path = "http/messages.rs"]
+mod messages;
+#[path = "http/parameters.rs"]
+mod parameters;
+#[path = "http/reasoning.rs"]
+mod reasoning;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/surface.rs"]
+mod surface;
+#[path = "http/tokenize.rs"]
+mod tokenize;
+#[path = "http/tools.rs"]
+mod tools;
 #[path = "http/traces.rs"]
 mod traces;
+#[path = "http/traffic.rs"]
+mod traffic;

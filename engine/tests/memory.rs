@@ -54,7 +54,7 @@ fn a_quantized_model_takes_what_is_planned_and_loads_without_a_second_copy() {
         peak = peak.max(resident().saturating_sub(start));
     })
     .unwrap();
-    // candle makes its copies at first use, that of the head when several sequences are sampled.
+    // candle has made its copies; a step of several sequences must not make any more.
     let chunks = [0, 1].map(|sequence| Chunk {
         sequence,
         tokens: (0..20).collect(),

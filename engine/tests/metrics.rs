@@ -3,18 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use qwen_engine::{
-    metrics::{CacheInfo, Metrics, families},
-    progress::Progress,
+    metrics::{CacheInfo, Metrics, document, families},
+    openapi,
+    progress::{Phase, Progress},
     request::{FinishReason, FinishedRequest, Observer, StepStats},
 };
 
 /// From vLLM 0.32.0, served by the name qwen3 with 2,048 tokens; without python_*, process_* and *_created.
 const VLLM: &str = include_str!("metrics/vllm-0.32.txt");
-const EXPECTED: &str = include_str!("metrics/expected.txt");
 
 /// One request of 20 prompt tokens, 4 of them cached, and 3 tokens of output; one that left in the queue; one rejected.
 fn known_traffic() -> String {
@@ -23,16 +24,19 @@ fn known_traffic() -> String {
         .model_known(
             2048,
             &CacheInfo {
-                num_host_blocks: 0,
+                num_host_blocks: 8,
                 block_size: 16,
-                num_blocks: 100,
+                num_blocks: 192,
                 prefix_caching: true,
                 gpu_memory_utilization: 0.9,
+                dtype: "auto",
+                num_blocks_asked: Some(192),
+                plan: vec![("kv_cache", 3 << 20), ("swap_space", 1 << 29)],
             },
         )
         .unwrap();
     let progress = Progress::default();
-    progress.set(1000, 1000);
+    progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);
     let prefill = StepStats {
         max_num_seqs: 256,
@@ -44,6 +48,7 @@ fn known_traffic() -> String {
         generated_tokens: 1,
         prefix_queries: 20,
         prefix_hits: 4,
+        host_hits: 1,
         preemptions: 1,
         first_token_latencies: vec![0.03],
         inter_token_latencies: vec![],
@@ -90,25 +95,50 @@ fn known_traffic() -> String {
     };
     metrics.finished(&left);
     metrics.rejected("max_num_queued_reqs");
-    metrics.http("/v1/chat/completions", "POST", 200, Duration::from_millis(250));
-    metrics.http("/v1/chat/completions", "POST", 429, Duration::from_millis(1));
+    let http = |status, millis, sizes| {
+        let took = Duration::from_millis(millis);
+        metrics.http("/v1/chat/completions", "POST", status, took, sizes);
+    };
+    http(200, 250, [100, 2000]);
+    http(429, 1, [50, 0]);
     metrics.render(Instant::now()).unwrap()
 }
 
 #[test]
 fn the_exposition_is_as_committed() {
-    let text = known_traffic();
+    committed("engine/tests/metrics/expected.txt", &known_traffic());
+}
+
+/// A generated file; `make generate` sets the variable.
+fn committed(path: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
-        std::fs::write(
-            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metrics/expected.txt"),
-            &text,
-        )
-        .unwrap();
+        std::fs::write(file, text).unwrap();
         return;
     }
+    let there = std::fs::read_to_string(file).unwrap_or_default();
     assert!(
-        text == EXPECTED,
-        "/metrics changed; run the test with UPDATE_EXPECT=1 and look at the difference:\n{text}"
+        text == there,
+        "{path} is not what the code says; run make generate and look at the difference"
+    );
+}
+
+#[test]
+fn the_api_document_is_as_committed() {
+    committed("docs/openapi.json", openapi::text());
+}
+
+#[test]
+fn the_documents_tables_are_those_of_the_code() {
+    const PATH: &str = "docs/metrics.md";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PATH);
+    let text = std::fs::read_to_string(file).unwrap();
+    let (begin, end) = ("<!-- begin: made by make generate -->\n", "<!-- end -->\n");
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    committed(
+        PATH,
+        &format!("{before}{begin}\n{}\n{end}{after}", document::tables()),
     );
 }
 
@@ -151,7 +181,7 @@ fn families_of(text: &str) -> BTreeMap<String, Family> {
 
 #[test]
 fn families_that_vllm_has_are_equal_to_its() {
-    let (ours, theirs) = (families_of(EXPECTED), families_of(VLLM));
+    let (ours, theirs) = (families_of(&known_traffic()), families_of(VLLM));
     let mut shared = 0;
     for (name, ours) in &ours {
         let Some(theirs) = theirs.get(name) else {
@@ -178,15 +208,15 @@ fn families_that_vllm_has_are_equal_to_its() {
             assert_eq!(ours, theirs, "{name}");
         }
     }
-    assert_eq!(shared, 33);
+    assert_eq!(shared, 36);
+    let left_out: BTreeSet<&str> = families::LEFT_OUT.iter().map(|(name, _)| *name).collect();
+    let missing = theirs.keys().filter(|name| !ours.contains_key(*name));
+    assert_eq!(left_out, missing.map(String::as_str).collect());
 }
 
 #[test]
 fn the_table_is_what_is_served() {
-    let served: BTreeSet<String> = families_of(EXPECTED).into_keys().collect();
-    let table: BTreeSet<String> = families::ALL
-        .iter()
-        .map(|family| family.name.to_owned())
-        .collect();
+    let served: BTreeSet<String> = families_of(&known_traffic()).into_keys().collect();
+    let table: BTreeSet<String> = families::all().map(|family| family.name.to_owned()).collect();
     assert_eq!(served, table);
 }

@@ -99,13 +99,15 @@ pub fn judge(valid: &Valid, plan: &Plan, observed: &Observed) -> Verdict {
                 .map(|problem| format!("no Prometheus selects the {}: {problem}", kind.name()))
         })
         .collect();
-    if problems.is_empty() {
+    if !problems.is_empty() {
+        Verdict::no(reasons::NOT_SELECTED, problems.join("; "))
+    } else if valid.spec.monitoring.alerts.enabled && !valid.unusable_rules.is_empty() {
+        Verdict::no(reasons::INVALID_RULE, valid.unusable_rules.join("; "))
+    } else {
         Verdict::yes(
             reasons::SELECTED,
             "a Prometheus scrapes this service and evaluates its alerts",
         )
-    } else {
-        Verdict::no(reasons::NOT_SELECTED, problems.join("; "))
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
+use crate::api::monitoring::ExtraRule;
 use crate::api::{GROUP, QwenService, QwenServiceSpec};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -32,8 +33,21 @@ pub struct Valid {
     pub replicas: Replicas,
     /// GPUs of each replica.
     pub gpus: i32,
+    /// The user's own rules that Prometheus can evaluate.
+    pub extra_rules: Vec<ExtraRule>,
+    /// What is wrong with the others: a sentence for each.
+    pub unusable_rules: Vec<String>,
     /// All that is passed on as it is.
     pub spec: QwenServiceSpec,
+}
+
+/// Which hub a model is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// `hf://`
+    HuggingFace,
+    /// `modelscope://`
+    ModelScope,
 }
 
 /// Where the model is, taken apart.
@@ -41,8 +55,8 @@ pub struct Valid {
 pub enum Source {
     /// Inside the engine.
     Embedded(String),
-    /// On the hub.
-    Hub(String),
+    /// On a hub, `ORGANISATION/NAME`.
+    Hub(Site, String),
     /// In a PersistentVolumeClaim.
     Claim {
         /// Name of the claim.
@@ -69,7 +83,7 @@ pub enum Invalid {
     Incomplete(&'static str),
     /// The source has another form.
     #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
     )]
     Source(String),
     /// No image is known.
@@ -101,6 +115,7 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
+    let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
     Ok(Valid {
         name: service.name_any(),
         namespace: service.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -119,8 +134,26 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
+        extra_rules,
+        unusable_rules,
         spec: spec.clone(),
     })
+}
+
+/// Rules that can be evaluated, and what is wrong with the others. One broken expression would make Prometheus
+/// refuse all alerts of the service.
+fn usable(rules: &[ExtraRule]) -> (Vec<ExtraRule>, Vec<String>) {
+    let mut unusable = Vec::new();
+    let kept = rules.iter().enumerate().filter(|(at, rule)| {
+        let parsed = promql_parser::parser::parse(&rule.expr);
+        unusable.extend(parsed.as_ref().err().map(|error| {
+            let error = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("spec.monitoring.alerts.extraRules[{at}].expr is no PromQL ({error}); correct it, the rule is left out until then")
+        }));
+        parsed.is_ok()
+    });
+    let kept = kept.map(|(_, rule)| rule.clone()).collect();
+    (kept, unusable)
 }
 
 // === impl Valid ===
@@ -161,10 +194,15 @@ impl Source {
         let (scheme, rest) = text.split_once("://").ok_or_else(refused)?;
         match scheme {
             "embedded" if rest == "nano" => Ok(Self::Embedded(text.to_owned())),
-            "hf" if rest.split('/').filter(|part| !part.is_empty()).count() == 2
-                && rest.matches('/').count() == 1 =>
+            "hf" | "modelscope"
+                if rest.split('/').filter(|part| !part.is_empty()).count() == 2
+                    && rest.matches('/').count() == 1 =>
             {
-                Ok(Self::Hub(rest.to_owned()))
+                let site = match scheme {
+                    "hf" => Site::HuggingFace,
+                    _ => Site::ModelScope,
+                };
+                Ok(Self::Hub(site, rest.to_owned()))
             }
             "pvc"
                 if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
@@ -182,7 +220,7 @@ impl Source {
     fn default_name(&self) -> String {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
-            Self::Hub(repository) => repository.clone(),
+            Self::Hub(_, repository) => repository.clone(),
             Self::Claim { claim, path } => path
                 .rsplit('/')
                 .next()
@@ -234,7 +272,12 @@ mod tests {
             ),
             (
                 "hf://Qwen/Qwen3-0.6B",
-                Source::Hub("Qwen/Qwen3-0.6B".into()),
+                Source::Hub(Site::HuggingFace, "Qwen/Qwen3-0.6B".into()),
+                "Qwen/Qwen3-0.6B",
+            ),
+            (
+                "modelscope://Qwen/Qwen3-0.6B",
+                Source::Hub(Site::ModelScope, "Qwen/Qwen3-0.6B".into()),
                 "Qwen/Qwen3-0.6B",
             ),
             ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
@@ -254,6 +297,7 @@ mod tests {
             "embedded://big",
             "hf://Qwen",
             "hf://a/b/c",
+            "modelscope://a",
             "pvc://",
             "pvc:///x",
             "pvc://a/../b",

@@ -309,6 +309,36 @@ async fn a_prometheus_without_selectors_selects_nothing() {
     );
 }
 
+#[tokio::test]
+async fn a_broken_rule_is_left_out_and_named_and_all_others_are_in_force() {
+    let world = World::new(&MONITORING);
+    world.put("Prometheus", "main", prometheus(json!({
+        "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {}, "ruleSelector": {}, "ruleNamespaceSelector": {},
+    })));
+    let mut spec = fixed(1);
+    spec["monitoring"] = json!({ "alerts": { "extraRules": [
+        { "alert": "Fine", "expr": "vllm:num_requests_waiting > 1" },
+        { "alert": "Broken", "expr": "sum(vllm:num_requests_waiting > 1" },
+    ] } });
+    reconciled(&world, spec).await;
+    let condition = world.condition("chat", "MonitoringReady");
+    assert!(
+        condition.starts_with("False InvalidRule: spec.monitoring.alerts.extraRules[1].expr is no PromQL ("),
+        "{condition}"
+    );
+    let rules = &world.get("PrometheusRule", "chat")["spec"]["groups"][0]["rules"];
+    let names: Vec<_> = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["alert"].as_str().unwrap())
+        .collect();
+    assert!(
+        names.contains(&"Fine") && names.contains(&"RequestQueueBuildup") && !names.contains(&"Broken"),
+        "{names:?}"
+    );
+}
+
 // === failures ===
 
 #[tokio::test]

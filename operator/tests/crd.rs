@@ -164,6 +164,19 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn a_model_on_either_hub_may_have_what_a_hub_has() {
+    for scheme in ["hf", "modelscope"] {
+        let model = json!({
+            "source": format!("{scheme}://Qwen/Qwen3-0.6B"),
+            "revision": "v1",
+            "endpoint": "https://mirror.example",
+            "tokenSecretRef": { "name": "n", "key": "k" },
+        });
+        assert_eq!(refusals(with(json!({ "model": model }))), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_name_that_cannot_name_a_service_is_refused() {
     let named = |name: &str| {
         refusals_of(

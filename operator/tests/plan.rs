@@ -15,6 +15,28 @@ fn examples_become_these_objects() {
     });
 }
 
+/// The check of the user's rules must accept what Prometheus accepts: all of ours, which a real one loads in the tests on the cluster.
+#[test]
+fn every_alert_of_the_examples_is_promql() {
+    let mut checked = 0;
+    insta::glob!("../../examples", "*.yaml", |path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        for plan in render::plans(&text, "qwen-engine:test").unwrap() {
+            for object in &plan.objects {
+                for rule in object.body["spec"]["groups"][0]["rules"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                {
+                    promql_parser::parser::parse(rule["expr"].as_str().unwrap()).unwrap();
+                    checked += 1;
+                }
+            }
+        }
+    });
+    assert!(checked > 40, "{checked}");
+}
+
 #[test]
 fn a_document_that_is_no_service_is_named() {
     let error = render::plans("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n", "image").unwrap_err();

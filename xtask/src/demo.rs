@@ -1,5 +1,4 @@
 //! `make demo`: the whole path of a user, from an empty machine to an alert that fires and resolves.
-pub mod http;
 pub mod load;
 pub mod monitoring;
 pub mod steps;
@@ -165,7 +164,10 @@ pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
 }
 
 /// The Python of a virtual environment that holds the pinned clients.
-fn python(paths: &Paths) -> Result<std::path::PathBuf> {
+///
+/// # Errors
+/// When Python has no venv, or the packages cannot be installed.
+pub fn python(paths: &Paths) -> Result<std::path::PathBuf> {
     let venv = paths.root.join("target/clients");
     let (python, pinned) = (
         venv.join("bin/python"),

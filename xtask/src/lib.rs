@@ -1,8 +1,10 @@
 //! The project's chores as a library: the local test cluster, container images, and the small helpers they share.
 
+pub mod bench;
 pub mod certs;
 pub mod cluster;
 pub mod demo;
+pub mod http;
 pub mod image;
 pub mod images;
 pub mod kube;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::paths::Paths;
-use xtask::{cluster, demo, images};
+use xtask::{bench, cluster, demo, images};
 
 /// The project's chores.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Chore {
     Cluster(Cluster),
     /// Builds the container images of operator and engine into target/images, without a docker engine.
     Images(images::Options),
+    /// Measures the engine on this machine's CPU and writes the report into docs/benchmarks.
+    BenchEngine(bench::Options),
     /// The whole path of a user: cluster, operator, model, metrics, autoscaling, alert.
     Demo(demo::Options),
     /// Removes everything that the demo started.
@@ -58,6 +60,7 @@ fn run(cli: Cli) -> Result<()> {
         Chore::Cluster(Cluster::Status) => cluster::status(&paths),
         Chore::Cluster(Cluster::Programs) => xtask::programs::install(&paths),
         Chore::Images(options) => images::run(&paths, &options),
+        Chore::BenchEngine(options) => bench::run(&paths, &options),
         Chore::Demo(options) => demo::up(&paths, &options),
         Chore::DemoDown(options) => demo::down(&paths, &options),
     }

@@ -18,9 +18,16 @@ enum Rule {
     Refuse,
     /// Only this value describes what happens here anyway.
     Only(&'static str),
+    /// It switches on what is always on here; these are the values that mean it.
+    On(&'static [&'static str]),
 }
 
-use Rule::{Only, Refuse, Warn};
+use Rule::{On, Only, Refuse, Warn};
+
+/// Parsers of `<think>`; both read what Qwen3 writes alike.
+const REASONING: &[&str] = &["qwen3", "deepseek_r1"];
+/// Parsers of Qwen3's calls in JSON. Those of its coders' calls in XML (qwen3_coder, qwen3_xml) read another form.
+const CALLS: &[&str] = &["hermes", "qwen3"];
 
 #[rustfmt::skip]
 const KNOWN: &[(&str, Values, Rule)] = &[
@@ -40,7 +47,9 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--enable-log-outputs", Values::None, Warn), ("--no-enable-log-outputs", Values::None, Warn),
     ("--enable-log-deltas", Values::None, Warn), ("--no-enable-log-deltas", Values::None, Warn),
     ("--collect-detailed-traces", Values::Many, Warn), ("--disable-uvicorn-access-log", Values::None, Warn),
-    ("--disable-fastapi-docs", Values::None, Warn), ("--enable-request-id-headers", Values::None, Warn),
+    ("--enable-request-id-headers", Values::None, Warn),
+    ("--allowed-origins", Values::One, Only("[]")), ("--allow-credentials", Values::None, Refuse),
+    ("--allowed-methods", Values::One, Warn), ("--allowed-headers", Values::One, Warn),
     ("--disable-frontend-multiprocessing", Values::None, Warn),
     ("--trust-remote-code", Values::None, Warn), ("--no-trust-remote-code", Values::None, Warn),
     ("--cpu-offload-gb", Values::One, Only("0")),
@@ -48,8 +57,9 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--seed-per-rank", Values::None, Warn), ("--prefix-caching-hash-algo", Values::One, Warn),
     ("--max-seq-len-to-capture", Values::One, Warn), ("--disable-cascade-attn", Values::None, Warn),
     ("--limit-mm-per-prompt", Values::One, Warn), ("--guided-decoding-backend", Values::One, Warn),
-    ("--enable-auto-tool-choice", Values::None, Refuse), ("--tool-call-parser", Values::One, Refuse),
-    ("--reasoning-parser", Values::One, Refuse), ("--enable-lora", Values::None, Refuse),
+    ("--enable-auto-tool-choice", Values::None, On(&[""])), ("--tool-call-parser", Values::One, On(CALLS)),
+    ("--enable-reasoning", Values::None, On(&[""])), ("--reasoning-parser", Values::One, On(REASONING)),
+    ("--enable-lora", Values::None, Refuse),
     ("--lora-modules", Values::Many, Refuse), ("--tokenizer", Values::One, Refuse),
     ("--chat-template", Values::One, Refuse), ("--rope-scaling", Values::One, Refuse),
     ("--rope-theta", Values::One, Refuse),
@@ -86,7 +96,10 @@ pub(super) fn filter(args: Vec<String>) -> Result<(Vec<String>, Vec<String>), Fa
             given.push(value);
         }
         judge(name, &given.join(" "), *rule)?;
-        let warning = format!("{name} has no meaning in this engine and is ignored");
+        let warning = match rule {
+            On(_) => format!("{name} is not needed: this engine always reads reasoning and tool calls"),
+            _ => format!("{name} has no meaning in this engine and is ignored"),
+        };
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
@@ -100,6 +113,11 @@ fn judge(name: &str, value: &str, rule: Rule) -> Result<(), Fatal> {
         Only(only) if value == only => Ok(()),
         Only(only) => Err(Fatal(format!(
             "{name} {value} is not supported; leave {name} out or set it to {only}"
+        ))),
+        On(values) if values.contains(&value) => Ok(()),
+        On(values) => Err(Fatal(format!(
+            "{name} {value} is not supported; leave {name} out or set it to {}",
+            values.join(" or ")
         ))),
         Refuse => Err(Fatal(format!(
             "{name} would change what is served and is not supported; leave it out"

@@ -76,7 +76,7 @@ impl Worker {
         model.set_heartbeat(shared.heartbeat().clone());
         let scheduler = Scheduler::new(config.clone());
         let (live, outbox) = (HashMap::new(), Vec::new());
-        Self {
+        let mut worker = Self {
             model,
             config,
             scheduler,
@@ -86,7 +86,10 @@ impl Worker {
             shared,
             outbox,
             panics: 0,
-        }
+        };
+        // The bound in force is known before the first request.
+        worker.report(StepStats::default());
+        worker
     }
 
     /// Runs until every handle and stream is gone. A panic that is no request's own ends all requests with an error and leaves the engine
@@ -196,6 +199,7 @@ impl Worker {
             prefill_tokens: step.prefill_tokens,
             prefix_queries: step.prefix_queries,
             prefix_hits: step.prefix_hits,
+            host_hits: step.host_hits,
             preemptions: step.preempted.len(),
             ..StepStats::default()
         };

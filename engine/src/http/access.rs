@@ -2,9 +2,9 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_LENGTH},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,12 +13,10 @@ use http_body_util::BodyExt;
 use std::time::Instant;
 use tracing::debug;
 
-use super::{App, record::Record};
+use super::{App, ROUTES, record::Record};
 use crate::wire::ApiError;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Probes and scrapes: neither counted, as in vLLM, nor logged at info, nor traced.
-const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
 
 /// The id of a request: the caller's, or one of ours. Found in the request's extensions.
 #[derive(Clone)]
@@ -30,7 +28,7 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let header = HeaderValue::from_str(&id);
-    let mut response = match QUIET.contains(&route) {
+    let mut response = match ROUTES.iter().any(|known| known.quiet && known.path == route) {
         true => {
             let started = Instant::now();
             let response = caught(next.run(request)).await;
@@ -47,8 +45,11 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
         false => {
             let (method, path) = (request.method().clone(), request.uri().path());
             let traces = app.traces.clone();
+            // As vLLM: what the header says.
+            let length = request.headers().get(CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
             let record = Arc::new(Record::new(id, method, [route, path], request.headers(), traces));
-            recorded(app, record, next.run(request)).await
+            recorded(app, record, length.unwrap_or(0), next.run(request)).await
         }
     };
     if let Ok(value) = header {
@@ -57,14 +58,22 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
     response
 }
 
-async fn recorded(app: Arc<App>, record: Arc<Record>, answer: impl Future<Output = Response>) -> Response {
+async fn recorded(
+    app: Arc<App>,
+    record: Arc<Record>,
+    request_bytes: u64,
+    answer: impl Future<Output = Response>,
+) -> Response {
     // Made first, so that it is dropped, and the exchange counted, even if the client leaves before an answer.
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         app,
         record: record.clone(),
+        bytes: [request_bytes, 0],
     };
     let response = record.clone().scope(caught(answer)).await;
     record.note_status(response.status());
+    // Its header follows when the answer is written.
+    exchange.bytes[1] = response.body().size_hint().exact().unwrap_or(0);
     // The closure owns the exchange, so it is dropped with the body: at the end of a stream, or when the client leaves.
     response.map(|body| {
         Body::new(body.map_err(move |error| {
@@ -96,6 +105,8 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
 struct Exchange {
     app: Arc<App>,
     record: Arc<Record>,
+    /// Of request and answer, 0 where it is not told.
+    bytes: [u64; 2],
 }
 
 impl Drop for Exchange {
@@ -104,7 +115,9 @@ impl Drop for Exchange {
         self.record.note_sent(now);
         let (status, took) = (self.record.status(), now - self.record.started);
         let (route, method) = (&self.record.route, self.record.method.as_str());
-        self.app.metrics.http(route, method, status.as_u16(), took);
+        self.app
+            .metrics
+            .http(route, method, status.as_u16(), took, self.bytes);
     }
 }
 

@@ -8,13 +8,14 @@ use std::sync::{
 use futures::{FutureExt, Stream, StreamExt, stream};
 use serde_json::Value;
 
-use super::until::Until;
+use super::{reader::Reader, until::Until};
 use crate::{
     engine::TokenStream,
     metrics::Metrics,
+    parse::Delta,
     request::{FinishReason, TokenEvent, TokenLogprobs},
     tokenizer::{Detokenizer, Tokenizer},
-    wire::{ApiError, LogprobsWriter, Usage, prompt_logprobs},
+    wire::{ApiError, Endpoint, LogprobsWriter, Usage, prompt_logprobs},
 };
 
 /// Counts the tokens of one HTTP request; when dropped, tells the metrics that it ended, however that came about.
@@ -24,10 +25,12 @@ pub(super) struct Tally {
     prompt_tokens: usize,
     /// Tokens of each choice, prompt after prompt.
     generated: Vec<AtomicUsize>,
+    /// Those of all choices that were reasoning; only chats are read for it.
+    reasoning: Option<AtomicUsize>,
 }
 
 impl Tally {
-    pub(super) fn new(metrics: Arc<Metrics>, prompts: &[Vec<u32>], n: usize) -> Self {
+    pub(super) fn new(metrics: Arc<Metrics>, endpoint: Endpoint, prompts: &[Vec<u32>], n: usize) -> Self {
         let generated = std::iter::repeat_with(AtomicUsize::default)
             .take(prompts.len() * n)
             .collect();
@@ -36,17 +39,17 @@ impl Tally {
             n,
             prompt_tokens: prompts.iter().map(Vec::len).sum(),
             generated,
+            reasoning: (endpoint == Endpoint::Chat).then(AtomicUsize::default),
         }
     }
 
     pub(super) fn usage(&self) -> Usage {
-        Usage::new(
-            self.prompt_tokens,
-            self.generated
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
-                .sum(),
-        )
+        let counts = self.generated.iter().map(|count| count.load(Ordering::Relaxed));
+        let usage = Usage::new(self.prompt_tokens, counts.sum());
+        match &self.reasoning {
+            Some(count) => usage.with_reasoning(count.load(Ordering::Relaxed)),
+            None => usage,
+        }
     }
 }
 
@@ -62,10 +65,10 @@ impl Drop for Tally {
 /// What a choice has to tell.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// More text; empty only where it comes with the prompt's log probabilities.
-    Text(String),
-    /// The last of the text, which may be empty, and why it ends.
-    End(String, FinishReason),
+    /// What the answer gained.
+    More(Vec<Delta>),
+    /// The last of it, if any, and why it ends: the field `finish_reason`.
+    End(Vec<Delta>, &'static str),
     /// It failed, and why.
     Failed(ApiError),
 }
@@ -112,6 +115,7 @@ pub(super) struct Choice {
     pub(super) tokens: TokenStream,
     pub(super) tokenizer: Tokenizer,
     pub(super) text: Detokenizer,
+    pub(super) reader: Reader,
     /// Stop strings count only after this many tokens.
     pub(super) min_tokens: usize,
     pub(super) report: Report,
@@ -161,7 +165,7 @@ impl Choice {
                         self.count();
                     }
                     let rest = self.text.finish();
-                    return (self.part(Piece::End(rest, reason)), None);
+                    return (self.end(&rest, reason), None);
                 }
                 Some(TokenEvent::Failed(message)) => {
                     return (Part::failed(self.index, ApiError::Internal(message)), None);
@@ -176,29 +180,44 @@ impl Choice {
             };
             let emitted = self.text.push(token, self.count() > self.min_tokens);
             if emitted.stopped {
-                let part = self.part(Piece::End(emitted.text, FinishReason::Stop));
+                let part = self.end(&emitted.text, FinishReason::Stop);
                 self.tokens.stop();
                 return (part, None);
             }
-            if !emitted.text.is_empty() {
-                return (self.part(Piece::Text(emitted.text)), Some(self));
+            let deltas = self.read(&emitted.text);
+            if !deltas.is_empty() {
+                return (self.part(Piece::More(deltas)), Some(self));
             }
         }
+    }
+
+    /// Reads a token's text, and counts the token where it is one of a thought. The tags around it are not, as in vLLM.
+    fn read(&mut self, text: &str) -> Vec<Delta> {
+        let before = self.reader.is_reasoning();
+        let deltas = self.reader.push(text);
+        if let Some(count) = &self.tally.reasoning
+            && before
+            && self.reader.is_reasoning()
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        deltas
+    }
+
+    fn end(&mut self, rest: &str, reason: FinishReason) -> Part {
+        let deltas = self.reader.finish(rest);
+        let reason = self.reader.finish_reason(reason);
+        self.part(Piece::End(deltas, reason))
     }
 
     /// What is told of the prompt before the answer begins.
     fn opening(&mut self, prompt: &[TokenLogprobs]) -> Part {
         let echo = self.report.echo.take().unwrap_or_default();
-        let bytes: Vec<u8> = echo
-            .iter()
-            .flat_map(|token| self.tokenizer.bytes(*token))
-            .copied()
-            .collect();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = self.tokenizer.decode(&echo);
         let writer = self.report.writer.as_mut();
         Part {
             index: self.index,
-            piece: Piece::Text(text),
+            piece: Piece::More(vec![Delta::Content(text)]),
             logprobs: writer
                 .zip(echo.first())
                 .map(|(writer, first)| writer.echo(*first, prompt)),

@@ -35,13 +35,17 @@ pub(super) async fn create(
     let request = EmbeddingsRequest::parse(Fields::parse(&body)?, width)?;
     check_name(&app, request.model.as_ref())?;
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
-    let inputs = request.inputs;
+    let (inputs, special) = (request.inputs, request.special);
     let prompts = off_thread(move || {
-        let checked = |input| check(tokens(&tokenizer, input, most, "input")?, most);
+        let checked = |input| check(tokens(&tokenizer, input, special, most, "input")?, most);
         inputs.into_iter().map(checked).collect::<Result<Vec<_>, _>>()
     });
     let prompts = prompts.await?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let terms = Terms {
+        client: client.0,
+        priority: request.priority,
+    };
     let model = request.model.as_deref().unwrap_or(app.name());
     Record::note_asked(Asked {
         operation: "embeddings",
@@ -55,7 +59,7 @@ pub(super) async fn create(
         top_p: None,
     });
     let submit = |(index, prompt)| {
-        let request = embed(format!("{}-{index}", id.0), prompt, client, arrival);
+        let request = embed(format!("{}-{index}", id.0), prompt, terms, arrival);
         serving.engine.submit_then(request, Record::note_end(index))
     };
     // All, or none: those already taken are aborted when a later one is refused.
@@ -90,7 +94,7 @@ fn check(prompt: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
     }
 }
 
-fn embed(id: String, prompt: Vec<u32>, client: Client, arrival: Instant) -> GenerateRequest {
+fn embed(id: String, prompt: Vec<u32>, terms: Terms, arrival: Instant) -> GenerateRequest {
     GenerateRequest {
         id,
         prompt,
@@ -101,10 +105,7 @@ fn embed(id: String, prompt: Vec<u32>, client: Client, arrival: Instant) -> Gene
             stop_token_ids: Vec::new(),
         },
         constraint: None,
-        terms: Terms {
-            client: client.0,
-            priority: 0,
-        },
+        terms,
         arrival,
     }
 }

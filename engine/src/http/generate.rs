@@ -19,7 +19,8 @@ use super::{
     access::RequestId,
     auth::Client,
     choice::{Choice, Part, Piece, Report, Tally},
-    choosing::resolve,
+    choosing::{constrain, resolve},
+    reader::Reader,
     record::{Asked, Record, log_prompts},
     until::Until,
 };
@@ -28,58 +29,11 @@ use crate::{
     request::{GenerateRequest, StopParams, SubmitError, Terms},
     tokenizer::{Detokenizer, Tokenizer},
     wire::{
-        Answer, ApiError, ChatRequest, CompletionRequest, Endpoint, Fields, Head, LogprobsWriter, Params,
-        Prompt, append,
+        Answer, ApiError, CompletionRequest, Endpoint, Fields, Head, LogprobsWriter, Params, Prompt, append,
     },
 };
 
 pub(super) type Body = Result<Bytes, BytesRejection>;
-
-pub(super) async fn chat(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    Extension(client): Extension<Client>,
-    until: Until,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (serving, body) = admit(&app, body, Use::Text)?;
-    let request = ChatRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
-    check_model(&app, &request.params)?;
-    let Some(template) = serving.template.clone() else {
-        return Err(ApiError::invalid(
-            "messages",
-            "This model has no chat template; use /v1/completions.",
-        ));
-    };
-    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
-    let grammars = serving.grammars.clone();
-    let prompt = off_thread(move || {
-        let text = template
-            .render(&request.messages, &request.template_kwargs)
-            .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        // The template brings its own special tokens.
-        let tokens = encode(&tokenizer, &text, false, most, "messages")?;
-        let mut params = request.params;
-        let constraint = resolve(&mut params, &tokenizer, &grammars)?;
-        Ok((tokens, params, constraint))
-    });
-    let (prompt, params, constraint) = prompt.await?;
-    generate(
-        &app,
-        Job {
-            endpoint: Endpoint::Chat,
-            id: id.0,
-            prompts: vec![prompt],
-            params,
-            constraint,
-            client,
-            until,
-            arrival,
-        },
-    )
-    .await
-}
 
 pub(super) async fn completion(
     State(app): State<Arc<App>>,
@@ -95,11 +49,12 @@ pub(super) async fn completion(
     let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
     let grammars = serving.grammars.clone();
     let prompts = off_thread(move || {
-        let tokens = |prompt| tokens(&tokenizer, prompt, most, "prompt");
+        let tokens = |prompt| tokens(&tokenizer, prompt, request.special, most, "prompt");
         let mut params = request.params;
         let prompts = request.prompts.into_iter().map(tokens);
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        let constraint = resolve(&mut params, &tokenizer, &grammars)?;
+        resolve(&mut params, &tokenizer)?;
+        let constraint = constrain(params.structured.as_ref(), &grammars)?;
         Ok((prompts, params, constraint))
     });
     let (prompts, params, constraint) = prompts.await?;
@@ -111,6 +66,7 @@ pub(super) async fn completion(
             prompts,
             params,
             constraint,
+            reader: Reader::default(),
             client,
             until,
             arrival,
@@ -120,15 +76,17 @@ pub(super) async fn completion(
 }
 
 /// A request whose prompts are tokens.
-struct Job {
-    endpoint: Endpoint,
-    id: String,
-    prompts: Vec<Vec<u32>>,
-    params: Params,
-    constraint: Option<Constraint>,
-    client: Client,
-    until: Until,
-    arrival: Instant,
+pub(super) struct Job {
+    pub(super) endpoint: Endpoint,
+    pub(super) id: String,
+    pub(super) prompts: Vec<Vec<u32>>,
+    pub(super) params: Params,
+    pub(super) constraint: Option<Constraint>,
+    /// Reads each choice.
+    pub(super) reader: Reader,
+    pub(super) client: Client,
+    pub(super) until: Until,
+    pub(super) arrival: Instant,
 }
 
 /// What a model is asked for.
@@ -156,14 +114,18 @@ pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Byt
         count_rejection(app, &full);
         return Err(full.into());
     }
-    let body = body.map_err(|error| match error.status() {
+    Ok((serving, whole_body(body)?))
+}
+
+/// The body, if it came whole.
+pub(super) fn whole_body(body: Body) -> Result<Bytes, ApiError> {
+    body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(BODY_LIMIT),
         _ => ApiError::Invalid {
             param: None,
             message: format!("The body could not be read: {error}."),
         },
-    })?;
-    Ok((serving, body))
+    })
 }
 
 pub(super) fn count_rejection(app: &App, error: &SubmitError) {
@@ -172,7 +134,7 @@ pub(super) fn count_rejection(app: &App, error: &SubmitError) {
     }
 }
 
-fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
+pub(super) fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
     check_name(app, params.model.as_ref())
 }
 
@@ -187,11 +149,12 @@ pub(super) fn check_name(app: &App, model: Option<&String>) -> Result<(), ApiErr
 pub(super) fn tokens(
     tokenizer: &Tokenizer,
     prompt: Prompt,
+    special: bool,
     most: usize,
     param: &str,
 ) -> Result<Vec<u32>, ApiError> {
     match prompt {
-        Prompt::Text(text) => encode(tokenizer, &text, true, most, param),
+        Prompt::Text(text) => encode(tokenizer, &text, special, most, param),
         Prompt::Tokens(tokens) => match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
             Some(token) => {
                 let last = tokenizer.size() - 1;
@@ -204,7 +167,7 @@ pub(super) fn tokens(
 }
 
 /// Tokens of a text; one that is too long whatever its tokens are is refused unread.
-fn encode(
+pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
     special: bool,
@@ -244,7 +207,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
     }
 }
 
-async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
+pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
     let serving = app.ready()?;
     let head = Head::new(
         job.endpoint,
@@ -266,7 +229,12 @@ async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
         log_prompts(&job.id, &job.prompts, &job.params, &serving.tokenizer, most);
     }
     Record::note_asked(Asked::new(job.endpoint, &head, &job.params, &job.prompts));
-    let tally = Arc::new(Tally::new(app.metrics.clone(), &job.prompts, job.params.n));
+    let tally = Arc::new(Tally::new(
+        app.metrics.clone(),
+        job.endpoint,
+        &job.prompts,
+        job.params.n,
+    ));
     let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
     Ok(match stream {
         true => streamed(head, choices, tally, include_usage),
@@ -369,6 +337,7 @@ fn submit(
                 tokens,
                 tokenizer: serving.tokenizer.clone(),
                 text,
+                reader: job.reader.clone(),
                 min_tokens: params.min_tokens,
                 report: report(serving, &job, prompt),
                 until: job.until.clone(),
@@ -408,10 +377,10 @@ async fn whole(head: Head, choices: Vec<Choice>, tally: &Tally) -> Result<Respon
     while let Some(part) = parts.next().await {
         let answer = &mut done[part.index];
         match part.piece {
-            Piece::Text(more) => answer.text.push_str(&more),
-            Piece::End(more, why) => {
-                answer.text.push_str(&more);
-                answer.reason = Some(why);
+            Piece::More(deltas) => deltas.into_iter().for_each(|delta| answer.add(delta)),
+            Piece::End(deltas, reason) => {
+                deltas.into_iter().for_each(|delta| answer.add(delta));
+                answer.reason = Some(reason);
             }
             Piece::Failed(error) => return Err(error),
         }
@@ -428,13 +397,17 @@ fn streamed(head: Head, choices: Vec<Choice>, tally: Arc<Tally>, include_usage: 
     let last = head.clone();
     let chunks = merged(choices).flat_map(move |part| {
         let index = part.index;
-        let mut chunks = match part.piece {
-            Piece::Text(text) => vec![head.text(index, &text)],
-            Piece::End(text, reason) if text.is_empty() => vec![head.end(index, reason)],
-            Piece::End(text, reason) => vec![head.text(index, &text), head.end(index, reason)],
-            Piece::Failed(error) => vec![error.body()],
+        let (deltas, end) = match part.piece {
+            Piece::More(deltas) => (deltas, None),
+            Piece::End(deltas, reason) => (deltas, Some(head.end(index, reason))),
+            Piece::Failed(error) => (Vec::new(), Some(error.body())),
         };
-        if let Some(place) = chunks[0].pointer_mut("/choices/0/logprobs") {
+        let mut chunks: Vec<_> = deltas.iter().map(|delta| head.delta(index, delta)).collect();
+        chunks.extend(end);
+        if let Some(place) = chunks
+            .first_mut()
+            .and_then(|chunk| chunk.pointer_mut("/choices/0/logprobs"))
+        {
             *place = part.logprobs.unwrap_or_default();
         }
         stream::iter(chunks)

@@ -14,7 +14,7 @@ use crate::{
     constraint::Grammars,
     engine::{EngineHandle, Health},
     metrics::Metrics,
-    progress::Progress,
+    progress::{Phase, Progress},
     telemetry::Traces,
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -39,6 +39,26 @@ pub struct Serving {
     pub defaults: Defaults,
 }
 
+/// What the command line says about the HTTP side, apart from API keys.
+pub struct Surface {
+    /// Tokens that /metrics asks for, `--metrics-token-file`.
+    pub metrics_token: ApiKeys,
+    /// Whether /metrics is on the API's port: not with `--metrics-port`.
+    pub metrics_here: bool,
+    /// Whether /openapi.json is served: not with `--disable-fastapi-docs`.
+    pub document: bool,
+}
+
+impl Default for Surface {
+    fn default() -> Self {
+        Self {
+            metrics_token: ApiKeys::default(),
+            metrics_here: true,
+            document: true,
+        }
+    }
+}
+
 /// What `--enable-log-requests` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptLog {
@@ -54,6 +74,7 @@ pub struct App {
     pub(super) created: u64,
     /// Cancelled when answers that still run are to end.
     pub(super) cut: CancellationToken,
+    pub(super) surface: Surface,
     pub(super) traces: Option<Arc<Traces>>,
     pub(super) prompt_log: Option<PromptLog>,
     request_timeout: Option<Duration>,
@@ -75,6 +96,7 @@ impl App {
             metrics,
             created,
             cut: CancellationToken::new(),
+            surface: Surface::default(),
             traces: None,
             prompt_log: None,
             request_timeout: None,
@@ -104,6 +126,12 @@ impl App {
 
     pub(super) fn request_timeout(&self) -> Option<Duration> {
         self.request_timeout
+    }
+
+    /// The same with another surface.
+    pub fn with_surface(mut self, surface: Surface) -> Self {
+        self.surface = surface;
+        self
     }
 
     /// The model is loaded: requests are taken from now on. A second call changes nothing.
@@ -171,7 +199,11 @@ impl App {
                 Some(eta) => format!(", about {} s to go", eta.as_secs()),
                 None => String::new(),
             };
-            ApiError::Unavailable(format!("The model is loading: {done} of {total} bytes{eta}."))
+            let phase = match self.progress.phase() {
+                Phase::Downloading => "being downloaded",
+                Phase::Loading => "loading",
+            };
+            ApiError::Unavailable(format!("The model is {phase}: {done} of {total} bytes{eta}."))
         })
     }
 }

@@ -3,14 +3,14 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 
 use super::App;
-use crate::{engine::Health, metrics::TEXT_FORMAT, wire::ApiError};
+use crate::{engine::Health, metrics::TEXT_FORMAT, openapi, progress::Phase, wire::ApiError};
 
 /// Liveness: 503 only if a restart would help, that is if the engine thread is gone or makes no progress.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -39,6 +39,10 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         "ready": false,
         "reason": reason,
         "message": message,
+        "phase": match progress.phase() {
+            Phase::Downloading => "downloading",
+            Phase::Loading => "loading",
+        },
         "bytes_loaded": progress.done(),
         "bytes_total": progress.total(),
         "eta_seconds": progress.eta(Instant::now()).map(|eta| eta.as_secs_f64()),
@@ -56,16 +60,30 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 
+pub(super) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::text()).into_response()
+}
+
 pub(super) async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
 pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let length = app.loaded().map(|serving| serving.max_model_len);
-    let models: Vec<Value> = app
-        .names
-        .iter()
-        .map(|name| json!({"id": name, "object": "model", "created": app.created, "owned_by": "qwen-engine", "root": app.name(), "parent": null, "max_model_len": length}))
-        .collect();
+    let models: Vec<Value> = app.names.iter().map(|name| describe(&app, name)).collect();
     Json(json!({"object": "list", "data": models}))
+}
+
+pub(super) async fn model(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    match app.names.contains(&name) {
+        true => Ok(Json(describe(&app, &name))),
+        false => Err(ApiError::UnknownModel(name)),
+    }
+}
+
+fn describe(app: &App, name: &str) -> Value {
+    let length = app.loaded().map(|serving| serving.max_model_len);
+    json!({"id": name, "object": "model", "created": app.created, "owned_by": "qwen-engine", "root": app.name(), "parent": null, "max_model_len": length})
 }

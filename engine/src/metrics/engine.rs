@@ -28,6 +28,7 @@ pub(super) struct EngineMetrics {
     prompt_tokens: Counter,
     prompt_by_source: CounterVec,
     prompt_cached: Counter,
+    cached_by_source: CounterVec,
     generation_tokens: Counter,
     success: CounterVec,
     iteration_tokens: Histogram,
@@ -60,6 +61,7 @@ impl EngineMetrics {
             prompt_tokens: build.counter(&f::PROMPT_TOKENS)?,
             prompt_by_source: build.counters(&f::PROMPT_BY_SOURCE)?,
             prompt_cached: build.counter(&f::PROMPT_CACHED)?,
+            cached_by_source: build.counters(&f::PROMPT_CACHED_BY_SOURCE)?,
             generation_tokens: build.counter(&f::GENERATION_TOKENS)?,
             success: build.counters(&f::SUCCESS)?,
             iteration_tokens: build.histogram(&f::ITERATION_TOKENS)?,
@@ -80,6 +82,9 @@ impl EngineMetrics {
         }
         for source in ["local_compute", "local_cache_hit", "external_kv_transfer"] {
             metrics.prompt_by_source.with_label_values(&[source]);
+        }
+        for source in ["device", "host", "p2p", "disk", "external_unspecified"] {
+            metrics.cached_by_source.with_label_values(&[source]);
         }
         for reason in ["stop", "length", "abort", "error", "repetition"] {
             metrics.success.with_label_values(&[reason]);
@@ -111,6 +116,12 @@ impl EngineMetrics {
             .with_label_values(&["local_cache_hit"])
             .inc_by(stats.prefix_hits as f64);
         self.prompt_cached.inc_by(stats.prefix_hits as f64);
+        let host = stats.host_hits.min(stats.prefix_hits);
+        for (source, tokens) in [("device", stats.prefix_hits - host), ("host", host)] {
+            self.cached_by_source
+                .with_label_values(&[source])
+                .inc_by(tokens as f64);
+        }
         self.generation_tokens.inc_by(stats.generated_tokens as f64);
         if stats.generated_tokens > 0 {
             self.rate

@@ -1,4 +1,5 @@
 //! Attention of a ragged batch over paged KV: on the CPU straight from the blocks, elsewhere through gathers.
+mod block;
 mod cpu;
 mod gather;
 

@@ -1,5 +1,6 @@
 //! How stored weights become tensors on the device.
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
@@ -30,6 +31,8 @@ pub(super) struct Checkpoint<'a> {
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
+    /// Those that candle packs before their first use.
+    quantized: Vec<Linear>,
 }
 
 /// Matrices of one quantized type that lie one below the other, and their rows.
@@ -50,7 +53,15 @@ impl<'a> Checkpoint<'a> {
             done: 0,
             total,
             progress,
+            quantized: Vec::new(),
         }
+    }
+
+    /// Packs the quantized matrices and the head, all cores at once: else the first request would wait for one core
+    /// to do it.
+    pub(super) fn pack(&self, head: Option<&Linear>) -> Result<(), WeightsError> {
+        let matrices = self.quantized.par_iter().chain(head);
+        Ok(matrices.try_for_each(Linear::pack)?)
     }
 
     /// A vector of `len` numbers.
@@ -87,7 +98,9 @@ impl<'a> Checkpoint<'a> {
         }
         let matrix = |group: &Group<'_>| Ok(QMatMul::from_arc(Arc::new(self.blocks(group, columns)?))?);
         let matrices = groups.iter().map(matrix).collect::<Result<_, WeightsError>>()?;
-        Ok(Linear::Quantized(matrices))
+        let linear = Linear::Quantized(matrices);
+        self.quantized.push(linear.clone());
+        Ok(linear)
     }
 
     /// The rows of tokens.
@@ -115,14 +128,16 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// The parts one below the other in a tensor of the type that `narrow` makes.
+    #[allow(unsafe_code)]
     fn filled<T: WithDType>(
         &mut self,
         parts: &[(&str, Vec<usize>)],
         shape: &[usize],
         narrow: impl Fn(f32) -> T + Sync,
     ) -> Result<Tensor, WeightsError> {
-        let mut all = vec![T::zero(); shape.iter().product()];
-        let mut rest = all.as_mut_slice();
+        // Zeroing it first would touch all of it on one core.
+        let mut all = Box::new_uninit_slice(shape.iter().product());
+        let mut rest = &mut all[..];
         for (name, shape) in parts {
             let stored = &self.stored;
             stored.find(name, shape)?;
@@ -130,19 +145,27 @@ impl<'a> Checkpoint<'a> {
             rest = behind;
             let columns = shape.iter().skip(1).product::<usize>();
             let rows = (PIECE / columns).max(1);
-            let fill = |(index, piece): (usize, &mut [T])| {
+            let fill = |(index, piece): (usize, &mut [MaybeUninit<T>])| {
                 let mut values = vec![0.0; piece.len()];
                 let first = index * rows;
                 stored.rows(name, shape, first..first + piece.len() / columns, &mut values)?;
                 let numbers = piece.iter_mut().zip(values);
-                numbers.for_each(|(number, value)| *number = narrow(value));
+                numbers.for_each(|(number, value)| {
+                    number.write(narrow(value));
+                });
                 Ok::<_, WeightsError>(())
             };
             let pieces = part.par_chunks_mut(rows * columns).enumerate();
             pieces.try_for_each(fill)?;
             self.advance(name);
         }
-        Ok(Tensor::from_vec(all, shape, &Device::Cpu)?)
+        if !rest.is_empty() {
+            let text = format!("the parts of a weight do not fill its shape {shape:?}");
+            return Err(candle_core::Error::Msg(text).into());
+        }
+        // SAFETY: the parts fill it, and each was written whole, or an error has left the function.
+        let all = unsafe { all.assume_init() };
+        Ok(Tensor::from_vec(all.into_vec(), shape, &Device::Cpu)?)
     }
 
     /// Quantized matrices one below the other, their blocks as they are.
@@ -162,6 +185,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn advance(&mut self, name: &str) {
+        self.stored.release(name);
         self.done += self.stored.bytes_of(name);
         (self.progress)(self.done, self.total);
     }

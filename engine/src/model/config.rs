@@ -110,11 +110,14 @@ impl Qwen3Config {
             num_heads,
             num_kv_heads: size(&json, "num_key_value_heads")?,
             head_dim: if json["head_dim"].is_null() {
-                hidden_size / num_heads
+                no_more("hidden_size", hidden_size / num_heads, 1 << 12)?
             } else {
                 size(&json, "head_dim")?
             },
-            max_positions: yarn.as_ref().map_or(max_positions, Yarn::max_positions),
+            max_positions: match &yarn {
+                Some(yarn) => no_more("rope_parameters.factor", yarn.max_positions(), MOST_POSITIONS)?,
+                None => max_positions,
+            },
             rms_norm_eps: number(&json["rms_norm_eps"], "rms_norm_eps")?,
             // transformers 5 writes it into rope_parameters; checkpoints from before have it on top.
             rope_theta: match &json["rope_parameters"]["rope_theta"] {
@@ -243,12 +246,35 @@ fn check_supported(json: &Value) -> Result<(), ConfigError> {
     }
 }
 
+/// Positions beyond any model.
+const MOST_POSITIONS: usize = 1 << 30;
+
 fn size(json: &Value, name: &'static str) -> Result<usize, ConfigError> {
     let value = json[name].as_u64().and_then(|value| usize::try_from(value).ok());
-    value.filter(|value| *value > 0).ok_or(ConfigError::Missing {
+    let value = value.filter(|value| *value > 0).ok_or(ConfigError::Missing {
         name,
         kind: "positive whole number",
-    })
+    })?;
+    // Far beyond any published model; within them the list of weights fits into memory and their sizes into 64 bits.
+    let most = match name {
+        "num_hidden_layers" | "num_experts" | "num_local_experts" => 512,
+        "head_dim" => 1 << 12,
+        "vocab_size" => 1 << 24,
+        "max_position_embeddings" => MOST_POSITIONS,
+        _ => 1 << 18,
+    };
+    no_more(name, value, most)
+}
+
+fn no_more(name: &'static str, value: usize, most: usize) -> Result<usize, ConfigError> {
+    if value > most {
+        return Err(ConfigError::Unsupported {
+            name,
+            value: value.to_string(),
+            hint: "no model is that large, so use the file that came with the model",
+        });
+    }
+    Ok(value)
 }
 
 pub(super) fn number(value: &Value, name: &'static str) -> Result<f64, ConfigError> {
@@ -290,6 +316,10 @@ mod tests {
             ),
             (changed("hidden_size", Value::Null), "hidden_size"),
             (changed("num_attention_heads", 3.into()), "no multiple"),
+            (
+                changed("num_hidden_layers", u64::MAX.into()),
+                "num_hidden_layers to 18446744073709551615",
+            ),
             (changed("head_dim", 15.into()), "head_dim 15"),
             (
                 changed(

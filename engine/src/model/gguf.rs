@@ -16,6 +16,8 @@ pub(super) const MAGIC: &[u8] = b"GGUF";
 /// GGUF aligns the data of every tensor.
 pub(super) const ALIGNMENT: u64 = 32;
 const VERSION: u32 = 3;
+/// Within so many bytes lie the short metadata; the tokenizer and the weights are what is long.
+const LONGEST_HEADER: usize = 64 << 20;
 
 /// What a GGUF file says beside its weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,8 +36,15 @@ impl GgufModel {
     /// # Errors
     /// In words: it cannot be read, or is not the GGUF file of a Qwen3 model.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let bytes = map(path).map_err(|error| error.to_string())?;
-        let content = content(&bytes)?;
+        Self::parse(&map(path).map_err(|error| error.to_string())?)
+    }
+
+    /// Reads the metadata of a file's bytes.
+    ///
+    /// # Errors
+    /// As of [`GgufModel::read`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let content = content(bytes)?;
         let text = |name: &str| {
             content
                 .metadata
@@ -58,7 +67,7 @@ impl GgufModel {
         let vocabulary = content
             .tensor_infos
             .get("token_embd.weight")
-            .map(|info| info.shape.dims()[0]);
+            .and_then(|info| info.shape.dims().first().copied());
         let scaling = get("rope.scaling.type").and_then(|value| value.to_string().ok());
         let config = json!({
             "architectures": [named],
@@ -95,7 +104,33 @@ impl GgufModel {
 }
 
 fn content(bytes: &[u8]) -> Result<Content, String> {
+    if alignment_is_zero(bytes) {
+        return Err("its general.alignment is 0".into());
+    }
     Content::read(&mut Cursor::new(bytes)).map_err(|error| error.to_string())
+}
+
+/// Whether the metadata asks for an alignment of 0, by which candle's reader would divide.
+fn alignment_is_zero(bytes: &[u8]) -> bool {
+    const KEY: &[u8] = b"general.alignment";
+    let header = &bytes[..bytes.len().min(LONGEST_HEADER)];
+    let keys = header
+        .windows(KEY.len())
+        .enumerate()
+        .filter(|(_, key)| *key == KEY);
+    let mut values = keys.filter_map(|(at, _)| bytes[at + KEY.len()..].split_first_chunk::<4>());
+    values.any(|(kind, value)| {
+        // GGUF's numbers of U8, I8, U16, I16, U32, I32.
+        let width = match u32::from_le_bytes(*kind) {
+            0 | 1 => 1,
+            2 | 3 => 2,
+            4 | 5 => 4,
+            _ => return false,
+        };
+        value
+            .get(..width)
+            .is_some_and(|value| value.iter().all(|byte| *byte == 0))
+    })
 }
 
 fn whole(value: &Value) -> Option<u64> {
@@ -125,15 +160,24 @@ pub(super) fn weights(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String>
     let mut all = Vec::new();
     for (name, info) in &content.tensor_infos {
         let (shape, dtype) = (info.shape.dims().to_vec(), info.ggml_dtype);
-        let size = info.shape.elem_count() / dtype.block_size() * dtype.type_size();
-        let start = content.tensor_data_offset.checked_add(info.offset);
-        let range = start.and_then(|start| {
+        let range = || {
+            let count = shape
+                .iter()
+                .try_fold(1_usize, |count, size| count.checked_mul(*size))?;
+            let size = (count / dtype.block_size()).checked_mul(dtype.type_size())?;
+            let start = content.tensor_data_offset.checked_add(info.offset)?;
             let start = usize::try_from(start).ok()?;
             Some(start..start.checked_add(size)?)
-        });
-        let data = range
+        };
+        let data = range()
             .and_then(|range| bytes.get(range))
             .ok_or_else(|| format!("{name} ends behind the file"))?;
+        if shape.last().is_some_and(|row| row % dtype.block_size() != 0) {
+            return Err(format!(
+                "the rows of {name} are not whole blocks of {}",
+                dtype.block_size()
+            ));
+        }
         let stored = Stored {
             data,
             shape,

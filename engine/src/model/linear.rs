@@ -29,6 +29,23 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// Has candle make its packed copy of quantized matrices now, which it would make when they are first used.
+    pub(super) fn pack(&self) -> Result<()> {
+        let Self::Quantized(parts) = self else {
+            return Ok(());
+        };
+        for part in parts {
+            if let QMatMul::QTensor(matrix) = part {
+                // For some types a single row does without the copy.
+                let x = Tensor::zeros((2, matrix.shape().dims2()?.1), DType::F32, &matrix.device())?;
+                part.forward(&x)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The rows of tokens.
 #[derive(Debug)]
 pub(super) enum Embedding {

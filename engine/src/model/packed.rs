@@ -1,6 +1,6 @@
 //! The second copy of quantized weights that candle makes on the CPU, in the order of vector registers.
 //!
-//! It is made at a weight's first use and kept, so the memory plan must count it. Sizes are those of candle 0.11's
+//! It is made as weights are loaded and kept, so the memory plan must count it. Sizes are those of candle 0.11's
 //! `quantized/repack_x86.rs`; tests/memory.rs measures what they come to.
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;

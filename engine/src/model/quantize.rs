@@ -126,6 +126,7 @@ pub(super) fn write(
             write_weight(stored, weight, dtype, &mut |bytes| {
                 out.write_all(bytes).map_err(failed)
             })?;
+            stored.release(&weight.name);
             done += stored.bytes_of(&weight.name);
             progress(done);
         }

@@ -88,8 +88,12 @@ impl Qwen3 {
             (false, true) => Some(embedding.as_head()?),
             (false, false) => Some(weights.linear(&[("lm_head.weight", vocabulary)], hidden)?),
         };
+        let norm = Norm::new(config, weights, "model.norm.weight", hidden)?;
+        if build.device.is_cpu() {
+            weights.pack(head.as_ref())?;
+        }
         Ok(Self {
-            norm: Norm::new(config, weights, "model.norm.weight", hidden)?,
+            norm,
             rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
             embedding,
             layers,

@@ -39,7 +39,7 @@ impl Stored<'_> {
 /// All weights of a checkpoint by name.
 pub(super) struct StoredWeights<'a> {
     stored: HashMap<String, Stored<'a>>,
-    files: String,
+    files: &'a [Opened],
     /// Rows and columns that share a scale in FP8 weights.
     fp8_block: Option<[usize; 2]>,
 }
@@ -57,10 +57,9 @@ impl<'a> StoredWeights<'a> {
                 .map(|(name, one)| (format!("model.{name}"), one))
                 .collect();
         }
-        let files: Vec<_> = files.iter().map(Opened::name).collect();
         Ok(Self {
             stored,
-            files: files.join(", "),
+            files,
             fp8_block,
         })
     }
@@ -75,6 +74,13 @@ impl<'a> StoredWeights<'a> {
         let scale = self.stored.get(&scale_of(name));
         let read = self.stored.get(name).into_iter().chain(scale);
         read.map(|one| one.data.len() as u64).sum()
+    }
+
+    /// Lets go of a weight's pages once it was read.
+    pub(super) fn release(&self, name: &str) {
+        if let Some(one) = self.stored.get(name) {
+            self.files.iter().for_each(|file| file.release(one.data));
+        }
     }
 
     /// Whether a matrix comes in quantized blocks.
@@ -131,7 +137,7 @@ impl<'a> StoredWeights<'a> {
     pub(super) fn find(&self, name: &str, expected: &[usize]) -> Result<&Stored<'a>, WeightsError> {
         let missing = || WeightsError::Missing {
             name: name.into(),
-            files: self.files.clone(),
+            files: self.files.iter().map(Opened::name).collect::<Vec<_>>().join(", "),
         };
         let stored = self.stored.get(name).ok_or_else(missing)?;
         if stored.shape != expected {

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::SafeTensors;
 
 use super::gguf;
@@ -138,26 +138,50 @@ impl Opened {
         &self.name
     }
 
+    /// Gives the pages of a part that was read back to the page cache, as long as they are mapped they count as this
+    /// process's memory.
+    #[allow(unsafe_code)]
+    pub(super) fn release(&self, part: &[u8]) {
+        let Bytes::Mapped(map) = &self.bytes else { return };
+        let all = map.as_ptr_range();
+        let range = part.as_ptr_range();
+        if all.start <= range.start && range.end <= all.end {
+            let offset = range.start as usize - all.start as usize;
+            // SAFETY: nobody writes to this mapping, so what is read again is what was there. If the system refuses,
+            // the pages only stay.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
+        }
+    }
+
     /// Its weights under the names of the hub's safetensors.
     pub(super) fn weights(&self) -> Result<Vec<(String, Stored<'_>)>, WeightsError> {
-        let broken = |reason: String| WeightsError::Format {
+        stored(&self.bytes).map_err(|reason| WeightsError::Format {
             file: self.name.clone(),
             reason,
-        };
-        if self.bytes.starts_with(gguf::MAGIC) {
-            return gguf::weights(&self.bytes).map_err(broken);
-        }
-        let parsed = SafeTensors::deserialize(&self.bytes).map_err(|reason| broken(reason.to_string()))?;
-        let stored = parsed.tensors().into_iter().map(|(name, view)| {
-            let one = Stored {
-                data: view.data(),
-                shape: view.shape().to_vec(),
-                kind: kind(view.dtype()),
-            };
-            (name, one)
-        });
-        Ok(stored.collect())
+        })
     }
+}
+
+/// Names and shapes of the weights in a file's bytes. Errors: in words.
+pub fn shapes(bytes: &[u8]) -> Result<Vec<(String, Vec<usize>)>, String> {
+    let stored = stored(bytes)?.into_iter();
+    Ok(stored.map(|(name, one)| (name, one.shape)).collect())
+}
+
+fn stored(bytes: &[u8]) -> Result<Vec<(String, Stored<'_>)>, String> {
+    if bytes.starts_with(gguf::MAGIC) {
+        return gguf::weights(bytes);
+    }
+    let parsed = SafeTensors::deserialize(bytes).map_err(|reason| reason.to_string())?;
+    let stored = parsed.tensors().into_iter().map(|(name, view)| {
+        let one = Stored {
+            data: view.data(),
+            shape: view.shape().to_vec(),
+            kind: kind(view.dtype()),
+        };
+        (name, one)
+    });
+    Ok(stored.collect())
 }
 
 fn kind(dtype: safetensors::Dtype) -> Kind {

@@ -1,6 +1,7 @@
-//! The grammar of an answer that must be tool calls.
+//! The grammars of tool calls: of an answer that must be calls, and of a call that the model has begun by itself.
 use serde_json::{Value, json};
 
+use super::{CALL, CALL_END};
 use crate::constraint::Grammar;
 
 /// A function that may be called.
@@ -10,39 +11,44 @@ pub struct Function {
     pub name: String,
     /// JSON schema of its arguments, an object; `None` means that it takes none.
     pub parameters: Option<Value>,
+    /// Whether a schema that cannot be followed to the letter is refused; otherwise it is followed as far as it goes.
+    pub strict: bool,
 }
 
 /// The grammar of one call, or where `parallel` of one or more, in the form that the parser of this module reads and
-/// Qwen3 was trained on. With `or_json` the answer may also be a JSON value of this schema.
-pub fn calls(functions: &[&Function], parallel: bool, or_json: Option<&Value>) -> Grammar {
-    let mut lark = match or_json {
-        Some(_) => "start: gap (calls | json)\n".to_owned(),
-        None => "start: gap calls\n".to_owned(),
+/// Qwen3 was trained on. With `or` the answer may also be a text of that grammar.
+pub fn calls(functions: &[&Function], parallel: bool, or: Option<Grammar>) -> Grammar {
+    let start = match or {
+        Some(_) => "start: calls | @text",
+        None => "start: calls",
     };
-    // A thought ends with two newlines.
-    lark.push_str("gap: \"\\n\\n\"?\n");
-    lark.push_str(if parallel {
-        "calls: call (\"\\n\" call)*\n"
-    } else {
-        "calls: call\n"
-    });
-    if let Some(schema) = or_json {
-        lark.push_str(&format!("json: %json {schema}\n"));
+    let calls = match parallel {
+        true => "calls: call (\"\\n\" call)*",
+        false => "calls: call",
+    };
+    let bodies = bodies(functions);
+    let lark = format!("{start}\n{calls}\ncall: {} body\n{bodies}", json!(CALL));
+    match or {
+        Some(text) => Grammar::With(lark, Box::new(text)),
+        None => Grammar::Lark(lark),
     }
-    let names: Vec<String> = (0..functions.len()).map(|at| format!("call_{at}")).collect();
-    lark.push_str(&format!("call: {}\n", names.join(" | ")));
-    for (at, function) in functions.iter().enumerate() {
-        let open = format!(
-            "<tool_call>\n{{\"name\": {}, \"arguments\": ",
-            json!(function.name)
-        );
-        let (open, close) = (json!(open), json!("}\n</tool_call>"));
-        lark.push_str(&format!(
-            "call_{at}: {open} %json {} {close}\n",
-            arguments(function)
-        ));
+}
+
+/// The grammar of what follows a `<tool_call>` that the model has written.
+pub fn begun_call(functions: &[&Function]) -> Grammar {
+    Grammar::Lark(format!("start: body\n{}", bodies(functions)))
+}
+
+/// The rule `body`: a call without its opening tag.
+fn bodies(functions: &[&Function]) -> String {
+    let names: Vec<String> = (0..functions.len()).map(|at| format!("body_{at}")).collect();
+    let mut lark = format!("body: {}\n", names.join(" | "));
+    for (name, function) in names.iter().zip(functions) {
+        let open = format!("\n{{\"name\": {}, \"arguments\": ", json!(function.name));
+        let (open, close) = (json!(open), json!(format!("}}\n{CALL_END}")));
+        lark.push_str(&format!("{name}: {open} %json {} {close}\n", arguments(function)));
     }
-    Grammar::Lark(lark)
+    lark
 }
 
 /// The schema of a function's arguments, written as `json.dumps` does: free white space could go on for ever.
@@ -55,7 +61,7 @@ fn arguments(function: &Function) -> Value {
         schema.entry("type").or_insert(json!("object"));
         schema.insert(
             "x-guidance".to_owned(),
-            json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", "}),
+            json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", ", "lenient": !function.strict}),
         );
     }
     schema
@@ -96,17 +102,19 @@ mod tests {
         let weather = Function {
             name: "weather".to_owned(),
             parameters: Some(schema),
+            strict: true,
         };
         let time = Function {
             name: "ti\"me".to_owned(),
             parameters: None,
+            strict: false,
         };
         let both = [&weather, &time];
         let sunny = call("weather", r#"{"city": "Köln"}"#);
         let noon = call("ti\\\"me", "{}");
         let two = format!("{sunny}\n{noon}");
         let many = calls(&both, true, None);
-        for text in [&sunny, &noon, &two, &format!("\n\n{sunny}")] {
+        for text in [&sunny, &noon, &two] {
             assert!(takes(&many, text), "{text}");
         }
         for text in [
@@ -123,7 +131,49 @@ mod tests {
         assert!(takes(&one, &noon) && !takes(&one, &two));
         let named = calls(&[&weather], false, None);
         assert!(takes(&named, &sunny) && !takes(&named, &noon));
-        let or_json = calls(&both, false, Some(&json!({"type": "integer"})));
-        assert!(takes(&or_json, &noon) && takes(&or_json, "12") && !takes(&or_json, "true"));
+        let begun = begun_call(&both);
+        assert!(takes(&begun, noon.strip_prefix(CALL).unwrap()) && !takes(&begun, &noon));
+    }
+
+    #[test]
+    fn a_text_of_any_grammar_may_stand_beside_the_calls() {
+        let time = Function {
+            name: "time".to_owned(),
+            parameters: None,
+            strict: false,
+        };
+        for (grammar, text, other) in [
+            (Grammar::JsonSchema(json!({"type": "integer"})), "12", "true"),
+            (Grammar::Regex("[a-c]/.".to_owned()), "b/x", "bx"),
+            (
+                Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]),
+                "no",
+                "noo",
+            ),
+            (
+                Grammar::Lark("start: call call\ncall: \"x\"".to_owned()),
+                "xx",
+                "x",
+            ),
+        ] {
+            let or = calls(&[&time], true, Some(grammar.clone()));
+            assert!(takes(&or, &call("time", "{}")), "{grammar:?}");
+            assert!(takes(&or, text) && !takes(&or, other), "{grammar:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_schema_asks_beyond_the_grammar_is_refused_where_it_is_strict() {
+        let grammars = Grammars::new(Tokenizer::of_bytes().unwrap(), vec![END]);
+        for strict in [false, true] {
+            let schema = json!({"properties": {"n": {"type": "array", "uniqueItems": true}}});
+            let function = Function {
+                name: "f".to_owned(),
+                parameters: Some(schema),
+                strict,
+            };
+            let compiled = grammars.compile(calls(&[&function], false, None));
+            assert_eq!(compiled.is_err(), strict);
+        }
     }
 }

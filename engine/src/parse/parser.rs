@@ -1,10 +1,6 @@
 //! The state machine: pieces of text in, deltas out; how the text was cut never shows.
 use super::call::{ObjectScan, Step, footer, header, whole};
-
-const THINK: &str = "<think>";
-const THINK_END: &str = "</think>";
-const CALL: &str = "<tool_call>";
-const CALL_END: &str = "</tool_call>";
+use super::{CALL, CALL_END, THINK, THINK_END};
 
 /// What an answer gained.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,10 @@ use crate::{
     constraint::Grammars,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
+    memory,
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
-    progress::Progress,
+    progress::{Phase, Progress},
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -35,11 +36,12 @@ pub(super) fn load(
     let options = SourceOptions {
         revision: config.revision.clone(),
         download_dir: config.download_dir.clone(),
-        endpoint: config.hf_endpoint.clone(),
-        token: config.hf_token.clone(),
+        hugging_face: config.hugging_face.clone(),
+        model_scope: config.model_scope.clone(),
+        offline: config.offline,
     };
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
-        progress.set(done, total);
+        progress.set(Phase::Downloading, done, total);
     }));
     let mut files = files.map_err(fatal)?;
     if !config.hf_overrides.is_empty() {
@@ -47,7 +49,6 @@ pub(super) fn load(
         merge(&mut model, &config.hf_overrides);
         files.config = model.to_string().into();
     }
-    let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(fatal)?;
     let template = files
         .chat_template
         .as_deref()
@@ -61,8 +62,15 @@ pub(super) fn load(
         .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
     let most = Qwen3Config::parse(&files.config).map_err(fatal)?.max_positions;
     let max_model_len = length(config.max_model_len, most)?;
+    // A large vocabulary takes as long to read as small weights.
+    let (tokenizer, engine) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::from_bytes(&files.tokenizer).map_err(fatal));
+        let engine = start(config, &files, max_model_len, progress, metrics)?;
+        let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
+        Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
+    })?;
+    memory::trim();
     let eos = end_tokens(&generation, &model_config, &tokenizer);
-    let engine = start(config, &files, max_model_len, progress, metrics)?;
     Ok(Serving {
         engine,
         grammars: Grammars::new(tokenizer.clone(), eos.clone()),
@@ -127,7 +135,10 @@ fn end_tokens(generation: &Value, model: &Value, tokenizer: &Tokenizer) -> Vec<u
 
 /// As vLLM: what generation_config.json recommends is the default of requests that say nothing.
 fn defaults(config: &Config, generation: &Value) -> Defaults {
-    let mut defaults = Defaults::default();
+    let mut defaults = Defaults {
+        template_kwargs: config.chat_template_kwargs.clone(),
+        ..Defaults::default()
+    };
     let sampling = &mut defaults.sampling;
     sampling.seed = config.seed;
     if config.model_sampling_defaults {
@@ -170,7 +181,7 @@ fn start(
         memory_limit: None,
     };
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
-        progress.set(done, total);
+        progress.set(Phase::Loading, done, total);
     });
     let loaded = loaded.map_err(fatal)?;
     info!("{}", loaded.plan);
@@ -195,6 +206,9 @@ fn start(
         num_host_blocks: loaded.plan.num_host_blocks,
         prefix_caching: config.prefix_caching,
         gpu_memory_utilization: config.gpu_memory_utilization,
+        dtype: config.kv_dtype.name(),
+        num_blocks_asked: config.num_blocks,
+        plan: loaded.plan.parts().to_vec(),
     };
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
     Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)

@@ -1,8 +1,10 @@
 //! The body of /v1/chat/completions.
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Defaults, Fields, Params, params};
+use super::{ApiError, Defaults, Ending, Fields, Message, Params, Tools, messages, params};
+
+/// vLLM's values of `reasoning_effort`.
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// A checked chat request.
 #[derive(Debug)]
@@ -11,50 +13,72 @@ pub struct ChatRequest {
     pub messages: Vec<Message>,
     /// Variables of the template, such as `enable_thinking`.
     pub template_kwargs: Map<String, Value>,
+    /// How the prompt ends.
+    pub ending: Ending,
+    /// Whether the tokenizer adds its own special tokens, beside the template's.
+    pub special: bool,
+    /// What the answer may call.
+    pub tools: Tools,
+    /// Whether the answer tells the model's reasoning.
+    pub include_reasoning: bool,
     /// Sampling and the rest.
     pub params: Params,
-}
-
-/// One message as the template sees it: role, content and, where given, tool_calls and others.
-pub type Message = Map<String, Value>;
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Value>),
 }
 
 impl ChatRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
-        let messages: Vec<Value> = fields.require("messages")?;
-        if messages.is_empty() {
-            return Err(ApiError::invalid(
-                "messages",
-                "`messages` must hold at least one message.",
-            ));
-        }
-        let messages = messages
-            .into_iter()
-            .enumerate()
-            .map(|(at, message)| read_message(at, message))
-            .collect::<Result<_, _>>()?;
-        let template_kwargs = fields.take("chat_template_kwargs")?.unwrap_or_default();
+        let messages = messages::take(&mut fields)?;
+        let template_kwargs = template_kwargs(&mut fields, defaults)?;
+        let ending = Ending::take(&mut fields)?;
+        let special = fields.flag("add_special_tokens", false)?;
+        let tools = Tools::take(&mut fields)?;
+        let include_reasoning = fields.flag("include_reasoning", true)?;
         let mut params = Params::take(&mut fields, defaults, 1)?;
         params.sampling.logprobs = logprobs(&mut fields)?;
         fields.finish()?;
         Ok(Self {
             messages,
             template_kwargs,
+            ending,
+            special,
+            tools,
+            include_reasoning,
             params,
         })
     }
 }
 
+/// The template's variables. OpenAI's `reasoning_effort` is one of them, and as vLLM has it, "none" switches thinking
+/// off; what `chat_template_kwargs` says itself wins.
+pub(super) fn template_kwargs(
+    fields: &mut Fields,
+    defaults: &Defaults,
+) -> Result<Map<String, Value>, ApiError> {
+    let kwargs = fields.number("chat_template_kwargs", |_| true, "an object")?;
+    let mut kwargs: Map<String, Value> = kwargs.unwrap_or_default();
+    if let Some(effort) = fields.take::<Value>("reasoning_effort")? {
+        if !effort.as_str().is_some_and(|effort| EFFORTS.contains(&effort)) {
+            let text = format!(
+                "`reasoning_effort` is {effort} and must be one of {}.",
+                EFFORTS.join(", ")
+            );
+            return Err(ApiError::invalid("reasoning_effort", text));
+        }
+        if effort == "none" {
+            kwargs.entry("enable_thinking").or_insert(json!(false));
+        }
+        kwargs.entry("reasoning_effort").or_insert(effort);
+    }
+    for (name, value) in &defaults.template_kwargs {
+        kwargs.entry(name).or_insert_with(|| value.clone());
+    }
+    Ok(kwargs)
+}
+
 /// How many of the likeliest tokens to report; `None` where `logprobs` is not set.
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let wanted = fields.take("logprobs")?.unwrap_or(false);
+    let wanted = fields.flag("logprobs", false)?;
     match params::top(fields, "top_logprobs")?.unwrap_or(0) {
         count if wanted => Ok(Some(count)),
         0 => Ok(None),
@@ -63,96 +87,4 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
             "`top_logprobs` needs `logprobs`: true.",
         )),
     }
-}
-
-fn read_message(at: usize, message: Value) -> Result<Message, ApiError> {
-    let place = format!("messages[{at}]");
-    let mut fields = Fields::from_value(message)
-        .ok_or_else(|| ApiError::invalid(&place, format!("`{place}` must be an object.")))?;
-    let role: String = fields
-        .require("role")
-        .map_err(|error| ApiError::invalid(&place, format!("{place}: {error}")))?;
-    // OpenAI renamed the system message; the templates of Qwen3 know the first name only.
-    let role = match role.as_str() {
-        "developer" => "system",
-        "system" | "user" | "assistant" | "tool" => &role,
-        other => {
-            return Err(ApiError::invalid(
-                &place,
-                format!("`{place}.role` is {other:?}; use system, user, assistant or tool."),
-            ));
-        }
-    };
-    let content = match fields.take("content")? {
-        None if role == "assistant" => String::new(),
-        None => {
-            return Err(ApiError::invalid(
-                &place,
-                format!("`{place}.content` is required."),
-            ));
-        }
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => parts
-            .into_iter()
-            .map(|part| text_part(&place, part))
-            .collect::<Result<Vec<_>, _>>()?
-            .join("\n"),
-    };
-    let mut message = Map::from_iter([
-        ("role".to_owned(), json!(role)),
-        ("content".to_owned(), json!(content)),
-    ]);
-    if let Some(calls) = fields.take::<Vec<Value>>("tool_calls")? {
-        message.insert(
-            "tool_calls".to_owned(),
-            calls.into_iter().map(parsed_arguments).collect(),
-        );
-    }
-    for name in ["reasoning_content", "tool_call_id", "name"] {
-        if let Some(text) = fields.take::<String>(name)? {
-            message.insert(name.to_owned(), json!(text));
-        }
-    }
-    // What OpenAI's own answers carry may be sent back as it came, empty.
-    for (name, empty) in [
-        ("refusal", json!("")),
-        ("annotations", json!([])),
-        ("audio", json!({})),
-    ] {
-        if fields.take::<Value>(name)?.is_some_and(|value| value != empty) {
-            return Err(ApiError::invalid(
-                &place,
-                format!("`{place}.{name}` is not supported; remove it."),
-            ));
-        }
-    }
-    fields
-        .finish()
-        .map_err(|error| ApiError::invalid(&place, format!("{place}: {error}")))?;
-    Ok(message)
-}
-
-fn text_part(place: &str, part: Value) -> Result<String, ApiError> {
-    match (part["type"].as_str(), part["text"].as_str()) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (kind, _) => Err(ApiError::invalid(
-            place,
-            format!(
-                "`{place}.content` has a part of type {:?}; this model reads text only.",
-                kind.unwrap_or("?")
-            ),
-        )),
-    }
-}
-
-/// Clients send a call's arguments as JSON in a string; templates expect the object.
-fn parsed_arguments(mut call: Value) -> Value {
-    if let Some(arguments) = call.pointer_mut("/function/arguments")
-        && let Some(parsed) = arguments
-            .as_str()
-            .and_then(|text| serde_json::from_str(text).ok())
-    {
-        *arguments = parsed;
-    }
-    call
 }

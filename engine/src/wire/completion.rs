@@ -55,6 +55,8 @@ impl Prompt {
 pub struct CompletionRequest {
     /// At least one prompt.
     pub prompts: Vec<Prompt>,
+    /// Whether the tokenizer adds its own special tokens.
+    pub special: bool,
     /// Sampling and the rest.
     pub params: Params,
 }
@@ -63,13 +65,18 @@ impl CompletionRequest {
     /// Reads and checks a body. Errors name the field.
     pub fn parse(mut fields: Fields, defaults: &Defaults) -> Result<Self, ApiError> {
         let prompts = Prompt::take(&mut fields, "prompt", MOST_PROMPTS)?;
-        let echo = fields.take("echo")?.unwrap_or(false);
+        let special = fields.flag("add_special_tokens", true)?;
+        let echo = fields.flag("echo", false)?;
         // Without an answer only the prompt itself can be told.
         let mut params = Params::take(&mut fields, defaults, usize::from(!echo))?;
         params.echo = echo;
         params.sampling.logprobs = params::top(&mut fields, "logprobs")?;
         params.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         fields.finish()?;
-        Ok(Self { prompts, params })
+        Ok(Self {
+            prompts,
+            special,
+            params,
+        })
     }
 }

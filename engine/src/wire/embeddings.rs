@@ -2,7 +2,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::{ApiError, Fields, Prompt};
+use super::{ApiError, Fields, Prompt, params};
 
 /// OpenAI's limit.
 const MOST_INPUTS: usize = 2048;
@@ -25,10 +25,14 @@ pub struct EmbeddingsRequest {
     pub model: Option<String>,
     /// At least one text.
     pub inputs: Vec<Prompt>,
+    /// Whether the tokenizer adds its own special tokens.
+    pub special: bool,
     /// Form of the numbers.
     pub form: EmbeddingForm,
     /// Numbers wanted, 1 to the model's.
     pub dimensions: usize,
+    /// Lower comes earlier, as in vLLM.
+    pub priority: i64,
 }
 
 impl EmbeddingsRequest {
@@ -37,10 +41,14 @@ impl EmbeddingsRequest {
         let range = format!("1 to {width}");
         let dimensions = fields.number("dimensions", |count: &usize| (1..=width).contains(count), &range)?;
         let request = Self {
-            model: fields.take("model")?,
+            model: fields.text("model")?,
             inputs: Prompt::take(&mut fields, "input", MOST_INPUTS)?,
-            form: fields.take("encoding_format")?.unwrap_or_default(),
+            special: fields.flag("add_special_tokens", true)?,
+            form: fields
+                .number("encoding_format", |_| true, "\"float\" or \"base64\"")?
+                .unwrap_or_default(),
             dimensions: dimensions.unwrap_or(width),
+            priority: params::priority(&mut fields)?,
         };
         fields.finish()?;
         Ok(request)

@@ -24,9 +24,9 @@ pub enum ApiError {
     /// No such model here.
     #[error("The model `{0}` does not exist; GET /v1/models lists what is served.")]
     UnknownModel(String),
-    /// The bearer token is missing or wrong.
-    #[error("The API key is missing or wrong; send one that --api-key lists as `Authorization: Bearer KEY`.")]
-    Unauthorized,
+    /// The bearer token is missing or wrong; names the flags that list the right ones.
+    #[error("The key is missing or wrong; send one that {0} lists as `Authorization: Bearer KEY`.")]
+    Unauthorized(&'static str),
     /// No such path.
     #[error("There is nothing at {0}.")]
     NoRoute(String),
@@ -70,7 +70,7 @@ impl ApiError {
             Self::TimedOut(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownModel(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Submit(SubmitError::QueueFull { .. } | SubmitError::TokensFull { .. }) => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -86,7 +86,7 @@ impl ApiError {
     pub fn body(&self) -> Value {
         let (kind, code) = match self {
             Self::UnknownModel(_) => ("invalid_request_error", Some("model_not_found")),
-            Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
+            Self::Unauthorized(_) => ("invalid_request_error", Some("invalid_api_key")),
             Self::Submit(SubmitError::QueueFull { .. } | SubmitError::TokensFull { .. }) => {
                 ("rate_limit_error", Some("queue_full"))
             }
@@ -125,7 +125,7 @@ impl IntoResponse for ApiError {
             Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::Unauthorized => {
+            Self::Unauthorized(_) => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             _ => {}

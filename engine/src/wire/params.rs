@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{ApiError, Fields, Structured};
 use crate::request::SamplingParams;
@@ -14,11 +15,13 @@ const MOST_STOPS: usize = 64;
 /// vLLM's default of --max-logprobs, and OpenAI's limit for chats.
 const MOST_LOGPROBS: usize = 20;
 
-/// Sampling values for requests that leave them out.
+/// Values for requests that leave them out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Defaults {
     /// Temperature, top_p, top_k and so on.
     pub sampling: SamplingParams,
+    /// Variables of the chat template.
+    pub template_kwargs: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +73,7 @@ pub struct Params {
 impl Params {
     /// Takes the shared fields; `fewest` is the least that `max_tokens` may be. Errors name the field and its range.
     pub fn take(fields: &mut Fields, defaults: &Defaults, fewest: usize) -> Result<Self, ApiError> {
-        let stream = fields.take("stream")?.unwrap_or(false);
+        let stream = fields.flag("stream", false)?;
         let stop = match fields.take("stop") {
             Ok(None) => Vec::new(),
             Ok(Some(OneOrMany::One(stop))) => vec![stop],
@@ -105,7 +108,7 @@ impl Params {
             ));
         }
         Ok(Self {
-            model: fields.take("model")?,
+            model: fields.text("model")?,
             stream,
             include_usage: include_usage(fields, stream)?,
             n: fields
@@ -124,12 +127,18 @@ impl Params {
             structured: Structured::take(fields)?,
             prompt_logprobs: prompt_logprobs(fields, stream)?,
             echo: false,
-            ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
-            include_stop: fields.take("include_stop_str_in_output")?.unwrap_or(false),
-            skip_special: fields.take("skip_special_tokens")?.unwrap_or(true),
-            priority: fields.take("priority")?.unwrap_or(0),
+            ignore_eos: fields.flag("ignore_eos", false)?,
+            include_stop: fields.flag("include_stop_str_in_output", false)?,
+            skip_special: fields.flag("skip_special_tokens", true)?,
+            priority: priority(fields)?,
         })
     }
+}
+
+/// Takes `priority` out.
+pub(super) fn priority(fields: &mut Fields) -> Result<i64, ApiError> {
+    let priority = fields.number("priority", |_| true, "a whole number of 64 bits")?;
+    Ok(priority.unwrap_or(0))
 }
 
 fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {

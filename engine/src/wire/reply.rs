@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::parse::Delta;
 use crate::request::FinishReason;
 
 /// Which of the two endpoints answers.
@@ -24,6 +25,16 @@ pub struct Usage {
     pub total_tokens: usize,
     /// Tokens of all choices.
     pub completion_tokens: usize,
+    /// What of these; chats tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionTokens>,
+}
+
+/// Kinds of completion tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct CompletionTokens {
+    /// Tokens of the model's reasoning.
+    pub reasoning_tokens: usize,
 }
 
 impl Usage {
@@ -33,21 +44,82 @@ impl Usage {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
+            completion_tokens_details: None,
         }
+    }
+
+    /// The same with so many tokens of reasoning.
+    pub fn with_reasoning(mut self, reasoning_tokens: usize) -> Self {
+        self.completion_tokens_details = Some(CompletionTokens { reasoning_tokens });
+        self
     }
 }
 
 /// One choice of a whole answer.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
+    /// The model's reasoning.
+    pub reasoning: String,
     /// Its text.
     pub text: String,
-    /// How it ended.
-    pub reason: Option<FinishReason>,
+    /// The field `tool_calls`.
+    pub calls: Vec<Value>,
+    /// How it ended: the field `finish_reason`.
+    pub reason: Option<&'static str>,
     /// The field `logprobs`; null where it was not asked for.
     pub logprobs: Value,
     /// The field `prompt_logprobs`, where it was asked for.
     pub prompt_logprobs: Option<Value>,
+}
+
+impl Answer {
+    /// Adds what the answer gained.
+    pub fn add(&mut self, delta: Delta) {
+        match delta {
+            Delta::Reasoning(more) => self.reasoning.push_str(&more),
+            Delta::Content(more) => self.text.push_str(&more),
+            Delta::Call { name, .. } => self.calls.push(call(&name)),
+            Delta::Arguments { text: more, .. } => {
+                if let Some(Value::String(text)) = self
+                    .calls
+                    .last_mut()
+                    .and_then(|call| call.pointer_mut("/function/arguments"))
+                {
+                    text.push_str(&more);
+                }
+            }
+        }
+    }
+
+    /// The message of a chat.
+    fn message(self) -> Value {
+        // As OpenAI: an answer of calls alone has no content, which is not the same as an empty one.
+        let content = match self.text.is_empty() && !(self.calls.is_empty() && self.reasoning.is_empty()) {
+            true => Value::Null,
+            false => json!(self.text),
+        };
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !self.reasoning.is_empty() {
+            tell_reasoning(&mut message, &self.reasoning);
+        }
+        if !self.calls.is_empty() {
+            message["tool_calls"] = json!(self.calls);
+        }
+        message
+    }
+}
+
+/// vLLM tells reasoning as `reasoning` since its version 0.16, and told it as `reasoning_content` before, as others
+/// still do: clients that know one of them find it.
+fn tell_reasoning(message: &mut Value, text: &str) {
+    message["reasoning"] = json!(text);
+    message["reasoning_content"] = json!(text);
+}
+
+/// A call at its beginning, with an id of its own.
+fn call(name: &str) -> Value {
+    let id = format!("call_{:024x}", rand::random::<u128>() >> 32);
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": ""}})
 }
 
 /// What every chunk of one answer repeats.
@@ -93,13 +165,14 @@ impl Head {
         let choices: Vec<Value> = choices
             .into_iter()
             .enumerate()
-            .map(|(index, answer)| {
-                let (text, reason) = (answer.text, answer.reason.map(name));
+            .map(|(index, mut answer)| {
+                let (reason, logprobs) = (answer.reason, answer.logprobs.take());
+                let found = answer.prompt_logprobs.take();
                 let mut choice = match self.endpoint {
-                    Endpoint::Chat => json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}, "logprobs": answer.logprobs, "finish_reason": reason}),
-                    Endpoint::Completion => json!({"index": index, "text": text, "logprobs": answer.logprobs, "finish_reason": reason}),
+                    Endpoint::Chat => json!({"index": index, "message": answer.message(), "logprobs": logprobs, "finish_reason": reason}),
+                    Endpoint::Completion => json!({"index": index, "text": answer.text, "logprobs": logprobs, "finish_reason": reason}),
                 };
-                match (self.endpoint, answer.prompt_logprobs) {
+                match (self.endpoint, found) {
                     (_, None) => {}
                     (Endpoint::Chat, found) => prompt_logprobs = found,
                     (Endpoint::Completion, Some(found)) => choice["prompt_logprobs"] = found,
@@ -125,16 +198,32 @@ impl Head {
             .then(|| self.chunk(index, json!({"role": "assistant", "content": ""}), None))
     }
 
-    /// A chunk with text.
-    pub fn text(&self, index: usize, text: &str) -> Value {
-        match self.endpoint {
-            Endpoint::Chat => self.chunk(index, json!({"content": text}), None),
-            Endpoint::Completion => self.chunk(index, json!(text), None),
-        }
+    /// A chunk with what a choice gained.
+    pub fn delta(&self, index: usize, delta: &Delta) -> Value {
+        let content = match (self.endpoint, delta) {
+            (Endpoint::Completion, Delta::Content(text)) => json!(text),
+            // Only chats are read for more than text.
+            (Endpoint::Completion, _) => json!(""),
+            (Endpoint::Chat, Delta::Content(text)) => json!({"content": text}),
+            (Endpoint::Chat, Delta::Reasoning(text)) => {
+                let mut message = json!({});
+                tell_reasoning(&mut message, text);
+                message
+            }
+            (Endpoint::Chat, Delta::Call { index, name }) => {
+                let mut begun = call(name);
+                begun["index"] = json!(index);
+                json!({"tool_calls": [begun]})
+            }
+            (Endpoint::Chat, Delta::Arguments { index, text }) => {
+                json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
+            }
+        };
+        self.chunk(index, content, None)
     }
 
-    /// The last chunk of a choice.
-    pub fn end(&self, index: usize, reason: FinishReason) -> Value {
+    /// The last chunk of a choice, with its `finish_reason`.
+    pub fn end(&self, index: usize, reason: &'static str) -> Value {
         match self.endpoint {
             Endpoint::Chat => self.chunk(index, json!({}), Some(reason)),
             Endpoint::Completion => self.chunk(index, json!(""), Some(reason)),
@@ -146,12 +235,15 @@ impl Head {
         self.chunk_of(json!([]), Some(usage))
     }
 
-    fn chunk(&self, index: usize, content: Value, reason: Option<FinishReason>) -> Value {
+    fn chunk(&self, index: usize, content: Value, reason: Option<&'static str>) -> Value {
         let content_name = match self.endpoint {
             Endpoint::Chat => "delta",
             Endpoint::Completion => "text",
         };
-        self.chunk_of(json!([{"index": index, content_name: content, "logprobs": null, "finish_reason": reason.map(name)}]), None)
+        self.chunk_of(
+            json!([{"index": index, content_name: content, "logprobs": null, "finish_reason": reason}]),
+            None,
+        )
     }
 
     fn chunk_of(&self, choices: Value, usage: Option<Usage>) -> Value {
@@ -168,7 +260,7 @@ impl Head {
 }
 
 /// OpenAI's word for how a choice ended. Abort and error never reach a client as a reason.
-fn name(reason: FinishReason) -> &'static str {
+pub fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",

@@ -27,7 +27,7 @@ async fn a_chat_is_answered_whole() {
     // "u:Hi\n" is 5 bytes; the answer is 14 bytes and its end token.
     assert_eq!(
         body["usage"],
-        json!({"prompt_tokens": 5, "total_tokens": 20, "completion_tokens": 15})
+        json!({"prompt_tokens": 5, "total_tokens": 20, "completion_tokens": 15, "completion_tokens_details": {"reasoning_tokens": 0}})
     );
     assert!(body["id"].as_str().unwrap().starts_with("chatcmpl-"));
 }
@@ -77,7 +77,7 @@ async fn a_chat_is_streamed_with_usage_and_whole_characters() {
     assert_eq!(last["choices"], json!([]));
     assert_eq!(
         last["usage"],
-        json!({"prompt_tokens": 5, "total_tokens": 14, "completion_tokens": 9})
+        json!({"prompt_tokens": 5, "total_tokens": 14, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 0}})
     );
     assert!(
         chunks
@@ -234,6 +234,7 @@ async fn an_alias_is_answered_under_its_name_and_both_are_listed() {
     assert_eq!(models["data"][0]["id"], "qwen3");
     assert_eq!(models["data"][1]["id"], "alias");
     assert_eq!(models["data"][0]["max_model_len"], 256);
+    assert_eq!(server.get("/v1/models/alias").await.json(), models["data"][1]);
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ impl Model for Pooling {
     }
 }
 
-fn server() -> Server {
+pub fn server() -> Server {
     serving(Pooling, 2, 64)
 }
 

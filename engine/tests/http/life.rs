@@ -4,7 +4,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
-use qwen_engine::{request::FinishReason, serve::serve_until};
+use qwen_engine::{progress::Phase, request::FinishReason, serve::serve_until};
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -19,15 +19,25 @@ use crate::support::{self, Server, gated, get, loading, post, sample, send};
 async fn while_loading_only_generation_is_refused() {
     let (app, _, progress) = loading(&[]);
     let router = qwen_engine::http::app(app);
-    progress.set(40, 100);
+    progress.set(Phase::Downloading, 40, 100);
     let reply = send(&router, get("/ready")).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     let body = reply.json();
     assert_eq!(
-        (&body["reason"], &body["bytes_loaded"], &body["bytes_total"]),
-        (&json!("loading"), &json!(40), &json!(100))
+        (
+            &body["reason"],
+            &body["phase"],
+            &body["bytes_loaded"],
+            &body["bytes_total"]
+        ),
+        (&json!("loading"), &json!("downloading"), &json!(40), &json!(100))
     );
+    // All that is there was there before: no pace, so no guess.
+    assert!(body["eta_seconds"].is_null());
+    progress.set(Phase::Downloading, 45, 100);
+    let body = send(&router, get("/ready")).await.json();
     assert!(body["eta_seconds"].as_f64().unwrap() >= 0.0);
+    progress.set(Phase::Loading, 40, 100);
     assert_eq!(send(&router, get("/health")).await.json()["status"], "loading");
     let text = send(&router, get("/metrics")).await.body;
     let labels = r#"{engine="0",model_name="qwen3"}"#;

@@ -23,8 +23,10 @@ async fn a_field_that_cannot_be_honoured_is_named() {
     let server = answering("a");
     let user = json!([{"role": "user", "content": "Hi"}]);
     for (more, param) in [
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
         (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"reasoning_effort": "hard"}), "reasoning_effort"),
         (json!({"logprobs": 3}), "logprobs"),
         (json!({"top_logprobs": 3}), "top_logprobs"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
@@ -71,6 +73,10 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             "messages[0]",
         ),
         (json!({"messages": [{"role": "user"}]}), "messages[0]"),
+        (
+            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            "messages[0]",
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
             "messages[0]",
@@ -133,6 +139,12 @@ async fn what_is_not_there_is_404_405_or_413() {
         (StatusCode::NOT_FOUND, &json!("model_not_found"))
     );
     assert_eq!(server.get("/nothing").await.status, StatusCode::NOT_FOUND);
+    let reply = server.get("/v1/models/org/gpt").await;
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+    assert!(reply.body.contains("`org/gpt`"), "{}", reply.body);
     assert!(
         server.get("/nothing").await.json()["error"]["message"]
             .as_str()

@@ -29,9 +29,14 @@ use tower::ServiceExt;
 /// Tokens of `Tokenizer::of_bytes`, of which the last ends a text.
 pub const VOCABULARY: usize = 258;
 pub const END: u32 = 257;
+const END_TOKEN: &str = "<|im_end|>";
 pub const LENGTH: usize = 256;
 
-const TEMPLATE: &str = "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}\n{% endfor %}{% if enable_thinking is defined and not enable_thinking %}!{% endif %}";
+/// Tokens around reasoning and calls, as Qwen3 has them.
+const MARKS: [&str; 5] = ["<think>", "</think>", "<tool_call>", "</tool_call>", "\n\n"];
+
+/// `thought` stands for what templates of Qwen3 write themselves: an open thought, or an empty one.
+const TEMPLATE: &str = "{% for tool in tools or [] %}t:{{ tool.function.name }}\n{% endfor %}{% for message in messages %}{{ message.role[0] }}:{{ message.content }}\n{% endfor %}{% if enable_thinking is defined and not enable_thinking %}!{% endif %}{{ thought or '' }}";
 
 pub struct Server {
     pub app: Arc<App>,
@@ -98,6 +103,58 @@ pub fn answering(text: &str) -> Server {
     serving(FakeModel::new(VOCABULARY).with_reply(reply), 8, 64)
 }
 
+/// As `answering`, with Qwen3's tokens around reasoning and calls.
+pub fn marked(text: &str) -> Server {
+    let tokenizer = tokenizer(&MARKS, &[]);
+    let reply = tokenizer.encode(text, false).unwrap();
+    speaking(tokenizer, reply)
+}
+
+/// As `answering`, with each piece of the text in one token.
+pub fn cut(pieces: &[&[u8]]) -> Server {
+    let tokenizer = tokenizer(&[], pieces);
+    let tokens = 0..tokenizer.size() as u32;
+    let of = |piece: &&[u8]| {
+        tokens
+            .clone()
+            .find(|token| tokenizer.bytes(*token) == *piece)
+            .unwrap()
+    };
+    let reply = pieces.iter().map(of).collect();
+    speaking(tokenizer, reply)
+}
+
+/// Bytes and the words, then end tokens and the marks: the library numbers added tokens after all others.
+fn tokenizer(marks: &[&str], words: &[&[u8]]) -> Tokenizer {
+    let mut json: Value = serde_json::from_str(&Tokenizer::of_bytes_json()).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    let chars: Vec<String> = vocabulary.keys().cloned().collect();
+    for word in words.iter().filter(|word| word.len() > 1) {
+        let word = word.iter().map(|byte| chars[*byte as usize].as_str()).collect();
+        let id = vocabulary.len();
+        vocabulary.entry::<String>(word).or_insert(id.into());
+    }
+    let first = vocabulary.len();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    for mark in marks {
+        let mut token = added[0].clone();
+        token["content"] = (*mark).into();
+        token["special"] = false.into();
+        added.push(token);
+    }
+    for (id, token) in (first..).zip(added) {
+        token["id"] = id.into();
+    }
+    Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap()
+}
+
+fn speaking(tokenizer: Tokenizer, mut reply: Vec<u32>) -> Server {
+    reply.extend(tokenizer.token_id(END_TOKEN));
+    let model = FakeModel::new(tokenizer.size()).with_reply(reply);
+    let (app, metrics, _) = loading(&[]);
+    served(app, load_speaking(model, config(8, 64), metrics, tokenizer))
+}
+
 /// As `answering`, but every step waits for the gate; `seqs` run at once and `queue` may wait.
 pub fn gated(text: &str, seqs: usize, queue: usize) -> (Server, StepGate) {
     let reply = text.bytes().map(u32::from).chain([END]).collect();
@@ -133,7 +190,16 @@ pub fn serving(model: impl Model + 'static, seqs: usize, queue: usize) -> Server
 
 pub fn serving_with(model: impl Model + 'static, config: EngineConfig) -> Server {
     let (app, metrics, _) = loading(&[]);
-    let (serving, finished, counts) = load_with(model, config, metrics);
+    served(app, load_with(model, config, metrics))
+}
+
+type Loaded = (
+    Serving,
+    UnboundedReceiver<FinishReason>,
+    UnboundedReceiver<(usize, usize)>,
+);
+
+fn served(app: Arc<App>, (serving, finished, counts): Loaded) -> Server {
     app.start_serving(serving);
     Server {
         router: qwen_engine::http::app(app.clone()),
@@ -156,38 +222,31 @@ pub fn config(seqs: usize, queue: usize) -> EngineConfig {
     }
 }
 
-pub fn load(
-    model: impl Model + 'static,
-    seqs: usize,
-    queue: usize,
-    metrics: Arc<Metrics>,
-) -> (
-    Serving,
-    UnboundedReceiver<FinishReason>,
-    UnboundedReceiver<(usize, usize)>,
-) {
+pub fn load(model: impl Model + 'static, seqs: usize, queue: usize, metrics: Arc<Metrics>) -> Loaded {
     load_with(model, config(seqs, queue), metrics)
 }
 
-pub fn load_with(
+pub fn load_with(model: impl Model + 'static, config: EngineConfig, metrics: Arc<Metrics>) -> Loaded {
+    load_speaking(model, config, metrics, Tokenizer::of_bytes().unwrap())
+}
+
+fn load_speaking(
     model: impl Model + 'static,
     config: EngineConfig,
     metrics: Arc<Metrics>,
-) -> (
-    Serving,
-    UnboundedReceiver<FinishReason>,
-    UnboundedReceiver<(usize, usize)>,
-) {
+    tokenizer: Tokenizer,
+) -> Loaded {
     let cache = CacheInfo {
-        num_host_blocks: 0,
         block_size: 16,
         num_blocks: 1024,
         prefix_caching: true,
         gpu_memory_utilization: 0.9,
+        plan: vec![("kv_cache", 1 << 20)],
+        ..CacheInfo::default()
     };
     metrics.model_known(LENGTH, &cache).unwrap();
     let (finished, finished_receiver) = unbounded_channel();
-    let (counts, counts_receiver) = unbounded_channel();
+    let (counts, mut counts_receiver) = unbounded_channel();
     let engine = Engine::start(
         Box::new(model),
         config,
@@ -198,13 +257,16 @@ pub fn load_with(
         }),
     )
     .unwrap();
+    // What an engine reports before it has work; who waits for zero means afterwards.
+    assert_eq!(counts_receiver.try_recv(), Ok((0, 0)));
+    let eos: Vec<u32> = tokenizer.token_id(END_TOKEN).into_iter().collect();
     let serving = Serving {
         engine,
-        tokenizer: Tokenizer::of_bytes().unwrap(),
-        grammars: Grammars::new(Tokenizer::of_bytes().unwrap(), vec![END]),
+        grammars: Grammars::new(tokenizer.clone(), eos.clone()),
+        tokenizer,
         template: Some(ChatTemplate::new(TEMPLATE).unwrap()),
         max_model_len: LENGTH,
-        eos: vec![END],
+        eos,
         defaults: Defaults::default(),
     };
     (serving, finished_receiver, counts_receiver)

@@ -49,6 +49,8 @@ pub mod reasons {
     pub const SELECTED: &str = "Selected";
     /// No Prometheus selects it.
     pub const NOT_SELECTED: &str = "NotSelected";
+    /// A rule of the spec cannot be evaluated and is left out.
+    pub const INVALID_RULE: &str = "InvalidRule";
     /// The cluster has no Prometheus resource.
     pub const NO_PROMETHEUS: &str = "NoPrometheus";
     /// The Prometheus operator's resource definitions are not installed.

@@ -80,7 +80,7 @@ pub struct EngineSpec {
     /// More flags of the engine, after those that the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
-        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|download[-_]dir)(=.*)?$'))",
+        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|download[-_]dir)(=.*)?$'))",
         "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; host, port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,

@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "!has(self.revision) || self.source.startsWith('hf://')"
-).message("revision only means something for an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+    "!has(self.revision) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
+).message("revision only means something for a model on a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
 #[x_kube(validation = Rule::new(
-    "!has(self.endpoint) || self.source.startsWith('hf://')"
-).message("endpoint is the address of a hub mirror and only used for an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+    "!has(self.endpoint) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
+).message("endpoint is the address of a hub mirror and only used for a model on a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
 #[x_kube(validation = Rule::new(
-    "!has(self.tokenSecretRef) || self.source.startsWith('hf://')"
-).message("tokenSecretRef is only used to download an hf:// source: remove it, or name the model as hf://ORGANISATION/NAME"))]
+    "!has(self.tokenSecretRef) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
+).message("tokenSecretRef is only used to download from a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
 pub struct ModelSpec {
     /// Where the weights are: `hf://ORGANISATION/NAME` downloads from the Hugging Face hub,
+    /// `modelscope://ORGANISATION/NAME` from ModelScope,
     /// `pvc://CLAIM/PATH` mounts a PersistentVolumeClaim of the same namespace read-only,
     /// `embedded://nano` is the small demo model inside the engine.
     #[x_kube(validation = Rule::new(
-        "self == 'embedded://nano' || self.matches('^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$')"
-    ).message("source must be hf://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"))]
+        "self == 'embedded://nano' || self.matches('^(hf|modelscope)://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$')"
+    ).message("source must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"))]
     #[x_kube(validation = Rule::new(
         "!self.contains('/../') && !self.endsWith('/..')"
     ).message("source must not contain '..': name the directory inside the claim directly"))]
@@ -42,7 +43,7 @@ pub struct ModelSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeySelector>,
 
-    /// Base address of a mirror of the hub, as `HF_ENDPOINT` takes it.
+    /// Base address of a mirror of the hub, as `HF_ENDPOINT` or `MODELSCOPE_ENDPOINT` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(
         "self.startsWith('http://') || self.startsWith('https://')"

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::meta;
 use crate::api::engine::{Device, Dtype};
 use crate::api::{CONTAINER, ENGINE_PORT, PORT_NAME};
-use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Source, Valid};
+use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Site, Source, Valid};
 
 /// Where a claim is mounted.
 const MODELS: &str = "/models";
@@ -109,7 +109,7 @@ fn args(valid: &Valid) -> Vec<String> {
     let engine = &valid.spec.engine;
     let model = match &valid.source {
         Source::Embedded(source) => source.clone(),
-        Source::Hub(repository) => format!("hf://{repository}"),
+        Source::Hub(site, repository) => format!("{}://{repository}", scheme(*site)),
         Source::Claim { path, .. } => format!("{MODELS}/{path}"),
     };
     let mut args = vec!["serve".to_owned(), model];
@@ -147,9 +147,12 @@ fn args(valid: &Valid) -> Vec<String> {
         engine.gpu_memory_utilization.map(|share| share.to_string()),
     );
     flag("drain-timeout", Some(valid.drain_seconds.to_string()));
-    if let Source::Hub(_) = valid.source {
+    if let Source::Hub(site, _) = valid.source {
         flag("revision", valid.spec.model.revision.clone());
-        flag("hf-endpoint", valid.spec.model.endpoint.clone());
+        flag(
+            &format!("{}-endpoint", scheme(site)),
+            valid.spec.model.endpoint.clone(),
+        );
         flag("download-dir", Some(CACHE.to_owned()));
     }
     args.push(
@@ -164,6 +167,14 @@ fn args(valid: &Valid) -> Vec<String> {
     args
 }
 
+/// How the engine calls a hub, in the model's name and in the names of its flags.
+const fn scheme(site: Site) -> &'static str {
+    match site {
+        Site::HuggingFace => "hf",
+        Site::ModelScope => "modelscope",
+    }
+}
+
 const fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Auto => "auto",
@@ -174,12 +185,16 @@ const fn dtype_name(dtype: Dtype) -> &'static str {
 }
 
 fn env(valid: &Valid) -> Option<Vec<Value>> {
+    let name = match valid.source {
+        Source::Hub(Site::ModelScope, _) => "MODELSCOPE_API_TOKEN",
+        _ => "HF_TOKEN",
+    };
     let token = valid
         .spec
         .model
         .token_secret_ref
         .as_ref()
-        .map(|secret| json!({ "name": "HF_TOKEN", "valueFrom": { "secretKeyRef": secret } }));
+        .map(|secret| json!({ "name": name, "valueFrom": { "secretKeyRef": secret } }));
     let env: Vec<Value> = token
         .into_iter()
         .chain(valid.spec.engine.env.iter().map(|var| json!(var)))
@@ -221,7 +236,7 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
     let mut volumes = vec![scratch("tmp", "/tmp")];
     match &valid.source {
         Source::Embedded(_) => {}
-        Source::Hub(_) => volumes.push(scratch("cache", CACHE)),
+        Source::Hub(..) => volumes.push(scratch("cache", CACHE)),
         Source::Claim { claim, .. } => volumes.push(Volume {
             declared: json!({ "name": "models", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
             mounted: json!({ "name": "models", "mountPath": MODELS, "readOnly": true }),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::http::{self, Streamed};
+use crate::http::{self, Streamed};
 
 /// Closed-loop load: each client asks again as soon as it has its answer.
 pub struct Load {

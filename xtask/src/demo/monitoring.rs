@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::http;
+use crate::http;
 use crate::proxy::Proxy;
 
 /// URLs of the three servers.

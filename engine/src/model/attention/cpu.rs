@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Heads;
+use super::block::{Running, products};
 use crate::kv::BlockCopy;
 use crate::model::{Chunk, StepPlan};
 
@@ -15,7 +16,8 @@ const TILE: usize = 8;
 /// Below this many multiplications threads cost more than they give.
 const WORTH_THREADS: usize = 1 << 17;
 
-/// Keys and values of one layer; each block holds head after head, each head position after position.
+/// Keys and values of one layer; each block holds head after head. Values lie position after position, keys number after
+/// number: scores of several positions are then computed at once.
 #[derive(Debug)]
 pub(crate) struct CpuCache {
     heads: Heads,
@@ -43,12 +45,6 @@ struct Task<'a> {
     kv_heads: Range<usize>,
     /// Tokens × the query heads of `kv_heads` × dim.
     output: &'a mut [f32],
-}
-
-/// Softmax over what was seen so far, for one query.
-struct Running {
-    highest: f32,
-    total: f32,
 }
 
 impl CpuCache {
@@ -92,18 +88,21 @@ impl CpuCache {
     }
 
     fn store(&mut self, part: Part, new: &[f32], plan: &StepPlan) {
-        let dim = self.heads.dim;
+        let Self {
+            block_size,
+            heads: Heads { dim, .. },
+            ..
+        } = *self;
         let mut rows = new.chunks_exact(dim);
         for chunk in &plan.chunks {
             for position in chunk.start..chunk.start + chunk.tokens.len() {
-                let block = chunk.blocks[position / self.block_size];
+                let (block, within) = (chunk.blocks[position / block_size], position % block_size);
                 for (head, row) in rows.by_ref().take(self.heads.kv).enumerate() {
-                    let at = self.head_start(block, head) + position % self.block_size * dim;
-                    let cache = match part {
-                        Part::Keys => &mut self.keys,
-                        Part::Values => &mut self.values,
-                    };
-                    cache.write(at, row);
+                    let start = self.head_start(block, head);
+                    match part {
+                        Part::Keys => self.keys.write_column(start + within, block_size, row),
+                        Part::Values => self.values.write(start + within * dim, row),
+                    }
                 }
             }
         }
@@ -165,55 +164,77 @@ impl CpuCache {
         tasks
     }
 
+    /// Fills the task's output, with the widest vector registers that the CPU has.
+    #[allow(unsafe_code)]
     fn run(&self, task: Task<'_>, q: &[f32]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f")]
+            fn with_avx512(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
+                cache.run_inlined::<true>(task, q);
+            }
+            #[target_feature(enable = "avx2,fma")]
+            fn with_avx2(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
+                cache.run_inlined::<true>(task, q);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the CPU has what the function is compiled for.
+                return unsafe { with_avx512(self, task, q) };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: as above.
+                return unsafe { with_avx2(self, task, q) };
+            }
+        }
+        // Every 64-bit ARM multiplies and adds at once.
+        self.run_inlined::<{ cfg!(target_arch = "aarch64") }>(task, q);
+    }
+
+    #[inline(always)]
+    fn run_inlined<const FUSED: bool>(&self, task: Task<'_>, q: &[f32]) {
         let Heads { query, dim, .. } = self.heads;
         let group = self.heads.group();
         let width = task.kv_heads.len() * group * dim;
         let tokens = task.output.len() / width;
         let start = task.chunk.start + task.in_chunk;
         let scale = self.heads.scale() as f32;
-        let mut scores = vec![0.0; self.block_size];
+        let mut scores = vec![0.0; tokens * group * self.block_size];
         let mut wide = [Vec::new(), Vec::new()];
         for (column, head) in task.kv_heads.clone().enumerate() {
-            let mut running: Vec<_> = (0..tokens * group)
-                .map(|_| Running {
-                    highest: f32::NEG_INFINITY,
-                    total: 0.0,
-                })
+            let place = |row: usize| {
+                let to = row / group * width + (column * group + row % group) * dim;
+                to..to + dim
+            };
+            // The queries of all tokens and of all heads that share these keys, one after the other.
+            let queries: Vec<f32> = (0..tokens)
+                .flat_map(|token| &q[((task.in_batch + token) * query + head * group) * dim..][..group * dim])
+                .map(|number| number * scale)
                 .collect();
+            let mut running: Vec<_> = (0..tokens * group).map(|_| Running::new()).collect();
             for (index, &block) in task.chunk.blocks.iter().enumerate() {
                 let first = index * self.block_size;
                 if first >= start + tokens {
                     break;
                 }
                 let at = self.head_start(block, head);
-                // Positions that no query of this task may see are not read.
-                let at = at..at + self.block_size.min(start + tokens - first) * dim;
                 let [wide_keys, wide_values] = &mut wide;
-                let keys = self.keys.read(at.clone(), wide_keys);
-                let values = self.values.read(at, wide_values);
-                for (row, state) in running.iter_mut().enumerate() {
-                    let (token, member) = (row / group, row % group);
-                    let seen = (start + token + 1).saturating_sub(first).min(self.block_size);
-                    let from = ((task.in_batch + token) * query + head * group + member) * dim;
-                    let to = token * width + (column * group + member) * dim;
-                    let out = &mut task.output[to..to + dim];
-                    state.add_block(
-                        &q[from..from + dim],
-                        &keys[..seen * dim],
-                        &values[..seen * dim],
-                        scale,
-                        &mut scores,
-                        out,
-                    );
+                let keys = self.keys.read(at..at + self.block_size * dim, wide_keys);
+                // Positions that no query of this task may see are not read.
+                let values = at..at + self.block_size.min(start + tokens - first) * dim;
+                let values = self.values.read(values, wide_values);
+                products(&queries, dim, keys, &mut scores);
+                let rows = scores.chunks_exact_mut(self.block_size).zip(&mut running);
+                for (row, (scores, state)) in rows.enumerate() {
+                    let seen = (start + row / group + 1)
+                        .saturating_sub(first)
+                        .min(self.block_size);
+                    if seen > 0 {
+                        state.add::<FUSED>(&mut scores[..seen], values, &mut task.output[place(row)]);
+                    }
                 }
             }
             for (row, state) in running.iter().enumerate() {
-                let to = row / group * width + (column * group + row % group) * dim;
-                let inverse = state.total.recip();
-                task.output[to..to + dim]
-                    .iter_mut()
-                    .for_each(|value| *value *= inverse);
+                state.finish(&mut task.output[place(row)]);
             }
         }
     }
@@ -236,6 +257,21 @@ impl Numbers {
             Self::F32(all) => all[to].copy_from_slice(row),
             Self::Bf16(all) => all[to].convert_from_f32_slice(row),
             Self::F16(all) => all[to].convert_from_f32_slice(row),
+        }
+    }
+
+    /// Writes the numbers `step` apart.
+    fn write_column(&mut self, at: usize, step: usize, column: &[f32]) {
+        fn each<T>(all: &mut [T], step: usize, column: &[f32], narrow: impl Fn(f32) -> T) {
+            let places = all.iter_mut().step_by(step);
+            places
+                .zip(column)
+                .for_each(|(place, number)| *place = narrow(*number));
+        }
+        match self {
+            Self::F32(all) => each(&mut all[at..], step, column, |number| number),
+            Self::Bf16(all) => each(&mut all[at..], step, column, bf16::from_f32),
+            Self::F16(all) => each(&mut all[at..], step, column, f16::from_f32),
         }
     }
 
@@ -263,60 +299,6 @@ impl Numbers {
 enum Part {
     Keys,
     Values,
-}
-
-impl Running {
-    /// Adds the values of a block's positions to `output`, weighted by exp(score − highest score so far).
-    fn add_block(
-        &mut self,
-        query: &[f32],
-        keys: &[f32],
-        values: &[f32],
-        scale: f32,
-        scores: &mut [f32],
-        output: &mut [f32],
-    ) {
-        let dim = query.len();
-        let mut highest = self.highest;
-        let mut count = 0;
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(dim)) {
-            *score = dot(query, key) * scale;
-            highest = highest.max(*score);
-            count += 1;
-        }
-        if count == 0 {
-            return;
-        }
-        if highest > self.highest {
-            let shrink = (self.highest - highest).exp();
-            self.total *= shrink;
-            output.iter_mut().for_each(|value| *value *= shrink);
-            self.highest = highest;
-        }
-        for (score, value) in scores.iter().zip(values.chunks_exact(dim)) {
-            let weight = (score - highest).exp();
-            self.total += weight;
-            output
-                .iter_mut()
-                .zip(value)
-                .for_each(|(sum, value)| *sum += weight * value);
-        }
-    }
-}
-
-/// Sums in eight lanes: the compiler may not reorder a plain sum, so it could not use vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 /// Reads a contiguous F32 tensor of the CPU in place.

@@ -29,6 +29,12 @@ pub fn get_json(url: &str, query: &[(&str, &str)]) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("GET {url} answered no JSON: {text:.200}"))
 }
 
+/// Whether a GET is answered with success, soon.
+pub fn is_ok(url: &str) -> bool {
+    let answer = agent(Duration::from_secs(1)).get(url).call();
+    answer.is_ok_and(|response| response.status().is_success())
+}
+
 /// POST of a JSON document; the status and the body as text.
 pub fn post_json(url: &str, body: &Value, timeout: Duration) -> Result<(u16, String)> {
     let mut response = agent(timeout)
@@ -43,6 +49,8 @@ pub fn post_json(url: &str, body: &Value, timeout: Duration) -> Result<(u16, Str
 pub struct Streamed {
     /// Chunks that carried text.
     pub chunks: usize,
+    /// Tokens generated, as the chunk of usage says.
+    pub tokens: Option<u64>,
     /// OpenAI's `finish_reason`, if the stream had one.
     pub finish_reason: Option<String>,
     /// Whether `data: [DONE]` came.
@@ -88,6 +96,7 @@ fn read_events(reader: impl BufRead, streamed: &mut Streamed, mut on_chunk: impl
             return Ok(());
         }
         let event: Value = serde_json::from_str(data).with_context(|| format!("bad event: {data}"))?;
+        streamed.tokens = event["usage"]["completion_tokens"].as_u64().or(streamed.tokens);
         let choice = &event["choices"][0];
         if let Some(reason) = choice["finish_reason"].as_str() {
             streamed.finish_reason = Some(reason.to_owned());
@@ -111,14 +120,15 @@ mod tests {
     #[test]
     fn a_stream_is_whole_only_with_its_last_line() {
         let events = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\
-                      data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+                      data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\n\
+                      data: {\"choices\":[],\"usage\":{\"completion_tokens\":7}}\n\ndata: [DONE]\n\n";
         let (mut seen, mut whole) = (0, Streamed::default());
         read_events(events.as_bytes(), &mut whole, || seen += 1).unwrap();
         assert_eq!(
             (whole.chunks, whole.done, whole.finish_reason.as_deref()),
             (1, true, Some("length"))
         );
-        assert_eq!(seen, 1);
+        assert_eq!((seen, whole.tokens), (1, Some(7)));
         let mut cut = Streamed::default();
         assert!(read_events(&events.as_bytes()[..events.len() - 16], &mut cut, || ()).is_err());
         assert!(!cut.done);
