@@ -1,14 +1,14 @@
 //! Attention on the CPU: reads keys and values where they lie, block by block, with a running softmax.
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::Heads;
 use super::block::{Running, products};
 use crate::kv::BlockCopy;
+use crate::model::cpu::{run_all, with_slice};
 use crate::model::{Chunk, StepPlan};
 
 /// Tokens of a chunk that pass over the keys together: each block is then read from memory once for all of them.
@@ -124,7 +124,7 @@ impl CpuCache {
         if work < WORTH_THREADS {
             tasks.into_iter().for_each(|task| self.run(task, q));
         } else {
-            tasks.into_par_iter().for_each(|task| self.run(task, q));
+            run_all(tasks, |task| self.run(task, q));
         }
         output
     }
@@ -299,17 +299,4 @@ impl Numbers {
 enum Part {
     Keys,
     Values,
-}
-
-/// Reads a contiguous F32 tensor of the CPU in place.
-fn with_slice<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        candle_core::bail!("a tensor of the CPU path is on another device")
-    };
-    let start = layout.start_offset();
-    Ok(read(
-        &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()],
-    ))
 }
