@@ -5,6 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // SAFETY: nothing has run yet, so this is the only thread.
     unsafe { qwen_engine::threads::limit() };
+    qwen_engine::memory::keep_freed();
     match qwen_engine::cli::run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
