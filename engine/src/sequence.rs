@@ -117,7 +117,7 @@ impl Sequence {
     ) -> Option<(usize, usize)> {
         debug_assert!(self.blocks.is_empty());
         if caching {
-            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
+            BlockHash::extend(&mut self.hashes, self.terms.salt, &self.tokens, block_size);
         }
         // The last token is always computed: its logits choose the next one.
         let reusable = match self.scores_prompt() {
@@ -219,7 +219,7 @@ impl Sequence {
         self.prompt_known += self.new_prompt_tokens(count);
         self.computed += count;
         if caching {
-            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
+            BlockHash::extend(&mut self.hashes, self.terms.salt, &self.tokens, block_size);
             let full = self.computed / block_size;
             for index in self.published..full {
                 if let (Some(block), Some(hash)) = (self.blocks.get(index), self.hashes.get(index)) {

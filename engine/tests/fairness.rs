@@ -49,8 +49,11 @@ impl Harness {
         let id = self.next;
         self.next += 1;
         let sequence = Sequence::new(id, vec![1; prompt]);
-        self.scheduler
-            .enqueue(sequence.with_terms(Terms { client, priority }));
+        self.scheduler.enqueue(sequence.with_terms(Terms {
+            client,
+            priority,
+            ..Terms::default()
+        }));
         self.live.insert(id, (client, OUTPUT));
         self.prompts.insert(id, prompt);
         id

@@ -34,7 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// One block of a made-up token: its name.
 fn hash(content: usize) -> BlockHash {
     let mut names = Vec::new();
-    BlockHash::extend(&mut names, &[content as u32], 1);
+    BlockHash::extend(&mut names, None, &[content as u32], 1);
     names[0]
 }
 
