@@ -190,7 +190,8 @@ impl Harness {
         } = self.model;
         assert_eq!(self.pool.available(), device - self.model.blocks_in_use());
         assert_eq!(
-            self.pool.host_usage(),
+            self.pool
+                .host_share((0..CONTENTS).map(hash).collect::<Vec<_>>().iter()),
             self.model.host.len() as f64 / host_size.max(1) as f64
         );
         for content in 0..CONTENTS {

@@ -109,12 +109,6 @@ impl BlockPool {
         held.len() as f64 / blocks.host.total() as f64
     }
 
-    /// Share of the host blocks that hold a content; 0 without any.
-    pub fn host_usage(&self) -> f64 {
-        let blocks = self.lock();
-        blocks.host.used() as f64 / blocks.host.total().max(1) as f64
-    }
-
     /// Forgets all contents, in host memory too: none is found any more.
     pub fn forget(&self) {
         let mut blocks = self.lock();
