@@ -105,17 +105,15 @@ impl Sequence {
         &self.hashes
     }
 
-    /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
-    /// Returns the tokens found in the cache and how many of them came from host memory, or `None`, holding nothing,
-    /// when there are too few blocks.
-    pub(crate) fn place(
+    /// How many of its first blocks can be found, and how many free ones it needs; with the pool's uses as they are, or
+    /// as they might be.
+    pub(crate) fn look_up(
         &mut self,
         pool: &BlockPool,
         block_size: usize,
         caching: bool,
-        reserve: usize,
-    ) -> Option<(usize, usize)> {
-        debug_assert!(self.blocks.is_empty());
+        uses: Option<&[u32]>,
+    ) -> (usize, usize) {
         if caching {
             BlockHash::extend(&mut self.hashes, self.terms.salt, &self.tokens, block_size);
         }
@@ -128,18 +126,29 @@ impl Sequence {
             .hashes
             .iter()
             .take(reusable)
-            .map_while(|hash| pool.in_use(hash))
+            .map_while(|hash| pool.in_use(hash, uses))
             .collect();
         // A block that another sequence uses is shared; every other one, found or new, is one less that is free.
         let shared = known.iter().filter(|in_use| **in_use).count();
-        let missing = self.tokens.len().div_ceil(block_size) - shared;
+        (known.len(), self.tokens.len().div_ceil(block_size) - shared)
+    }
+
+    /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
+    /// Returns the tokens found in the cache and how many of them came from host memory, or `None`, holding nothing,
+    /// when there are too few blocks.
+    pub(crate) fn place(
+        &mut self,
+        pool: &BlockPool,
+        block_size: usize,
+        caching: bool,
+        reserve: usize,
+    ) -> Option<(usize, usize)> {
+        debug_assert!(self.blocks.is_empty());
+        let (known, missing) = self.look_up(pool, block_size, caching, None);
         if pool.available() < missing + reserve {
             return None;
         }
-        let mut found: Vec<_> = self.hashes[..known.len()]
-            .iter()
-            .map(|hash| pool.find(hash))
-            .collect();
+        let mut found: Vec<_> = self.hashes[..known].iter().map(|hash| pool.find(hash)).collect();
         // Only now that no device block can lose what is wanted are the others filled from the host.
         let mut recalled = 0;
         for (block, hash) in found.iter_mut().zip(&self.hashes) {

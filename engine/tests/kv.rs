@@ -198,7 +198,7 @@ impl Harness {
             let used = self.model.used.iter().any(|(_, known)| *known == Some(content));
             let known = self.model.on_device(content) || self.model.host.contains(&content);
             assert_eq!(
-                self.pool.in_use(&hash(content)),
+                self.pool.in_use(&hash(content), None),
                 known.then_some(used),
                 "content {content}"
             );

@@ -66,11 +66,19 @@ impl BlockPool {
         })
     }
 
-    /// Whether a content can be found, and if so, whether in a block that is in use: that one costs no free block.
-    pub fn in_use(&self, hash: &BlockHash) -> Option<bool> {
+    /// The uses that each block would still have without these.
+    pub fn uses_without(&self, ended: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut uses = self.lock().uses.clone();
+        ended.for_each(|id| uses[id as usize] -= 1);
+        uses
+    }
+
+    /// Whether a content can be found, and if so, whether in a block that is in use, now or after a change of `uses`:
+    /// that one costs no free block.
+    pub fn in_use(&self, hash: &BlockHash, uses: Option<&[u32]>) -> Option<bool> {
         let blocks = self.lock();
         match blocks.by_content.get(hash) {
-            Some(&id) => Some(blocks.uses[id as usize] > 0),
+            Some(&id) => Some(uses.unwrap_or(&blocks.uses)[id as usize] > 0),
             None => blocks.host.holds(hash).then_some(false),
         }
     }
