@@ -64,8 +64,8 @@ pub(super) fn load(
     let max_model_len = length(config.max_model_len, most)?;
     let vocabulary = std::mem::take(&mut files.tokenizer);
     let defaults = defaults(&config, &generation);
-    // A large vocabulary takes as long to read as small weights, so both are read at once; one that is broken ends the
-    // program before large ones are there.
+    // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
+    // program before large weights are there.
     let engine = std::thread::Builder::new()
         .name("weights".to_owned())
         .spawn(move || start(&config, &files, max_model_len, &progress, &metrics))
