@@ -88,7 +88,7 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .map_or(address, |address| address.to_string());
     info!(model = config.model, address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
-    let loaded = in_background(move || load::load(&config, &runtime, &progress, &metrics))?;
+    let loaded = in_background(move || load::load(config, &runtime, progress, metrics))?;
     let served = serve_until(listener, app, loaded, signals, drain_timeout).await;
     if let Some(traces) = traces {
         // What panics there has nothing more to lose.

@@ -20,11 +20,15 @@ struct Running {
 }
 
 fn command(flags: &[&str]) -> Command {
+    command_of("embedded://nano", flags)
+}
+
+fn command_of(model: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-engine"));
     command
         .args([
             "serve",
-            "embedded://nano",
+            model,
             "--served-model-name",
             "nano",
             "--log-format",
@@ -320,7 +324,11 @@ fn the_memory_plan_is_printed_and_exported() {
 }
 
 fn refused(flags: &[&str], variables: &[(&str, &str)]) -> String {
-    let Output { status, stderr, .. } = command(flags).envs(variables.iter().copied()).output().unwrap();
+    refusal(command(flags).envs(variables.iter().copied()))
+}
+
+fn refusal(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{stderr}");
     stderr.lines().last().unwrap().to_owned()
@@ -347,4 +355,46 @@ fn what_cannot_work_ends_with_2_and_one_sentence() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     let line = refused(&[], &[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
     assert!(line.contains("set it to http/protobuf"), "{line}");
+}
+
+/// Large weights take minutes to load; what is wrong beside them is told before. These are none at all, and would be
+/// refused first if they were looked at first.
+#[test]
+fn what_is_wrong_beside_the_weights_is_told_before_they_are_loaded() {
+    let nano = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/nano/model");
+    for (name, broken, words) in [
+        ("config.json", "{", "config.json is not JSON"),
+        (
+            "config.json",
+            r#"{"architectures": ["GPT2"]}"#,
+            "of architecture GPT2",
+        ),
+        (
+            "generation_config.json",
+            "{",
+            "generation_config.json is not JSON",
+        ),
+        ("tokenizer.json", "{", "cannot read tokenizer.json"),
+        (
+            "tokenizer_config.json",
+            "{",
+            "tokenizer_config.json: it is not JSON",
+        ),
+        (
+            "chat_template.jinja",
+            "{% if %}",
+            "the chat template has an error",
+        ),
+        ("model.safetensors", "", "model.safetensors"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(nano).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        std::fs::write(dir.path().join("model.safetensors"), "").unwrap();
+        std::fs::write(dir.path().join(name), broken).unwrap();
+        let line = refusal(&mut command_of(dir.path().to_str().unwrap(), &[]));
+        assert!(line.contains(words), "{words} in {line}");
+    }
 }

@@ -365,10 +365,12 @@ impl Worker {
                 Some(last) => stats.inter_token_latencies.push((now - last).as_secs_f64()),
             }
             let end = live.take(token, now, self.config.max_model_len);
-            if end != Some(FinishReason::Stop) {
-                let event = logprobs.map_or(TokenEvent::Token(token), TokenEvent::Scored);
-                self.outbox.push((live.events.clone(), event));
-            }
+            let event = match (end, logprobs) {
+                (Some(FinishReason::Stop), _) => TokenEvent::Stop(token),
+                (_, Some(scored)) => TokenEvent::Scored(scored),
+                (_, None) => TokenEvent::Token(token),
+            };
+            self.outbox.push((live.events.clone(), event));
             ended.extend(end.map(|reason| (id, reason)));
         }
         self.scheduler.complete(plan, &sampled);

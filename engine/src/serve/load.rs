@@ -28,10 +28,10 @@ const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
 /// Finds, reads and starts the model. Blocks; `runtime` does the downloads. Errors: one sentence on what is wrong with which file or flag.
 pub(super) fn load(
-    config: &Config,
+    config: Config,
     runtime: &Handle,
-    progress: &Progress,
-    metrics: &Arc<Metrics>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
     let options = SourceOptions {
         revision: config.revision.clone(),
@@ -62,13 +62,18 @@ pub(super) fn load(
         .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
     let most = Qwen3Config::parse(&files.config).map_err(fatal)?.max_positions;
     let max_model_len = length(config.max_model_len, most)?;
-    // A large vocabulary takes as long to read as small weights.
-    let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::from_bytes(&files.tokenizer).map_err(fatal));
-        let engine = start(config, &files, max_model_len, progress, metrics)?;
-        let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
-        Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
-    })?;
+    let vocabulary = std::mem::take(&mut files.tokenizer);
+    let defaults = defaults(&config, &generation);
+    // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
+    // program before large weights are there.
+    let engine = std::thread::Builder::new()
+        .name("weights".to_owned())
+        .spawn(move || start(&config, &files, max_model_len, &progress, &metrics))
+        .map_err(|error| Fatal(format!("cannot start the thread that reads the weights: {error}")))?;
+    let tokenizer = Tokenizer::from_bytes(&vocabulary).map_err(fatal)?;
+    drop(vocabulary);
+    let failed = |_| Fatal("the thread that reads the weights failed; see the log above".to_owned());
+    let engine = engine.join().map_err(failed)??;
     memory::trim();
     let eos = end_tokens(&generation, &model_config, &tokenizer);
     Ok(Serving {
@@ -78,7 +83,7 @@ pub(super) fn load(
         template,
         max_model_len,
         eos,
-        defaults: defaults(config, &generation),
+        defaults,
     })
 }
 
