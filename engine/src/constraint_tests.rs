@@ -205,7 +205,7 @@ fn the_widest_object_and_the_longest_chain_can_be_followed() {
         let next = json!({"$ref": format!("#/$defs/{}", key + 1)});
         (
             key.to_string(),
-            if key % 2 == 0 {
+            if key.is_multiple_of(2) {
                 next
             } else {
                 json!({"properties": {"x": next}})
