@@ -244,6 +244,16 @@ fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
     for path in ["/health", "/ready", "/metrics"] {
         assert!(running.get(path).starts_with("HTTP/1.1 200"), "{path}");
     }
+    let refused = json!({"prompt": [PROMPT, 1]});
+    for body in [json!({"prompt": PROMPT, "foo": 1}), refused] {
+        rest(BufReader::new(running.complete("", &body)));
+    }
+    let [foo, quoted] = [running.line("request"), running.line("request")];
+    assert_eq!(
+        (&foo["param"], &quoted["param"]),
+        (&json!("foo"), &json!("prompt"))
+    );
+    assert!(foo["reason"].as_str().unwrap().contains("not a field"), "{foo}");
     running.get("/nothing");
     let text = answer["choices"][0]["text"].as_str().unwrap();
     running.signal();
@@ -252,9 +262,9 @@ fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
     assert_eq!(requests.len(), 1, "probes are not logged: {lines:?}");
     assert_eq!(
         (&requests[0]["path"], &requests[0]["status"]),
-        (&json!("none"), &json!(404))
+        (&json!("/nothing"), &json!(404))
     );
-    let told = Value::from(lines).to_string() + &line.to_string();
+    let told = Value::from(lines).to_string() + &line.to_string() + &quoted.to_string();
     assert!(!told.contains("secret") && !told.contains(text), "{told}");
 }
 
