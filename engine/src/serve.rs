@@ -1,5 +1,6 @@
 //! The life of a server: listen at once, load behind it, serve, drain, end.
 mod connections;
+mod generation;
 mod load;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -38,8 +39,8 @@ pub fn run(config: Config, warnings: &[String]) -> Result<(), Fatal> {
         .build()
         .map_err(|error| Fatal(format!("cannot start the HTTP threads: {error}")))?;
     let result = runtime.block_on(serve(config));
-    // A loader may still be at work; nothing waits for its result.
-    runtime.shutdown_background();
+    // A loader that is still at work would panic without the runtime; both go with the process, which ends now.
+    std::mem::forget(runtime);
     result
 }
 
@@ -175,7 +176,10 @@ pub async fn serve_until(
             Err(_) => return Err(Fatal("the loader ended without a result; see the log above".to_owned())),
         },
         // Nothing runs yet, so there is nothing to drain.
-        _ = stops.next() => return Ok(()),
+        _ = stops.next() => {
+            info!("stopped");
+            return Ok(());
+        }
     }
     info!("ready");
     stops.next().await;

@@ -45,14 +45,22 @@ fn command_of(model: &str, flags: &[&str]) -> Command {
         .args(flags)
         .stderr(Stdio::piped());
     let variables = std::env::vars().map(|(name, _)| name);
-    for name in variables.filter(|name| name.starts_with("OTEL_")) {
+    for name in variables.filter(|name| name.starts_with("OTEL_") || name.starts_with("HF_")) {
         command.env_remove(name);
     }
     command
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        let mut running = Self::spawn(command);
+        let listening = running.line("listening");
+        running.address = listening["address"].as_str().unwrap().parse().unwrap();
+        running.line("ready");
+        running
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = channel();
@@ -64,15 +72,11 @@ impl Running {
                 }
             }
         });
-        let mut running = Self {
+        Self {
             child,
             address: ([127, 0, 0, 1], 0).into(),
             lines,
-        };
-        let listening = running.line("listening");
-        running.address = listening["address"].as_str().unwrap().parse().unwrap();
-        running.line("ready");
-        running
+        }
     }
 
     /// The next line whose message begins so.
@@ -208,6 +212,23 @@ fn a_second_signal_or_the_end_of_the_drain_cuts_with_an_error_event() {
             reasons.iter().any(|reasons| reasons.contains("abort")),
             "{lines:#?}"
         );
+    }
+}
+
+#[test]
+fn a_signal_while_the_hub_is_waited_for_ends_it_quietly() {
+    let kept = tempfile::tempdir().unwrap();
+    let kept = kept.path().to_str().unwrap();
+    let flags = ["--hf-endpoint", "http://127.0.0.1:1", "--download-dir", kept];
+    // What goes wrong here is a race, so one try would not see it.
+    for _ in 0..6 {
+        let running = Running::spawn(command_of("hf://org/none", &flags));
+        running.line("the download goes on after a wait");
+        running.signal();
+        let (lines, status) = running.end();
+        assert!(status.success());
+        assert_eq!(lines.last().unwrap()["message"], "stopped", "{lines:?}");
+        assert!(lines.iter().all(|line| line["level"] != "ERROR"), "{lines:?}");
     }
 }
 
@@ -407,4 +428,20 @@ fn what_is_wrong_beside_the_weights_is_told_before_they_are_loaded() {
         let line = refusal(&mut command_of(dir.path().to_str().unwrap(), &[]));
         assert!(line.contains(words), "{words} in {line}");
     }
+}
+
+#[test]
+fn an_error_has_no_backtrace_whatever_the_environment_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    std::fs::write(&path, "{}").unwrap();
+    let line = refusal(command_of(path.to_str().unwrap(), &[]).env("RUST_BACKTRACE", "1"));
+    assert!(line.starts_with("qwen-engine: cannot serve "), "{line}");
+    assert!(
+        line.ends_with("use the GGUF file of a Qwen3 model") && !line.contains("candle_core::"),
+        "{line}"
+    );
+    let variables = [("HF_ENDPOINT", "foo"), ("RUST_BACKTRACE", "1")];
+    let line = refusal(command_of("hf://org/none", &[]).envs(variables));
+    assert!(line.contains("\"foo\" is not the URL of a model hub"), "{line}");
 }

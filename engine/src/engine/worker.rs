@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::admission::Shared;
+use super::admission::{NAN, Shared};
 use super::{Command, OnEnd};
 use crate::model::{Logits, Model, ModelError, StepPlan};
 use crate::request::{
@@ -332,6 +332,14 @@ impl Worker {
                 continue;
             };
             self.shared.heartbeat().beat();
+            // The first number ends the search, so a good row costs nothing.
+            if !self
+                .shared
+                .note_computed(row.iter().any(|logit| logit.is_finite()))
+            {
+                failed.push((id, NAN.to_owned()));
+                continue;
+            }
             if let Some(prompt) = live.prompt_logprobs.take() {
                 self.outbox
                     .push((live.events.clone(), TokenEvent::Prompt(prompt)));
@@ -388,6 +396,13 @@ impl Worker {
         self.scheduler.complete(plan, &HashMap::new());
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         for (chunk, row) in wanted.zip(rows.rows()) {
+            if !self
+                .shared
+                .note_computed(row.iter().all(|number| number.is_finite()))
+            {
+                self.fail(&[chunk.sequence], NAN);
+                continue;
+            }
             if let Some(live) = self.live.get_mut(&chunk.sequence) {
                 let latency = (now - live.request.arrival).as_secs_f64();
                 stats.first_token_latencies.push(latency);

@@ -254,7 +254,8 @@ fn prompt_logprobs(fields: &mut Fields, stream: bool) -> Result<Option<usize>, A
     }
 }
 
-fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
+/// Takes the fields that say how tokens are chosen. Errors name the field and its range.
+pub fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
     let penalty = |value: &f32| (-2.0..=2.0).contains(value);
     let top_k = fields.number(
         "top_k",
