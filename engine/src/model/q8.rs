@@ -239,17 +239,12 @@ mod tests {
                 let x = random(tokens);
                 let exact = x.matmul(&plain.t().unwrap()).unwrap();
                 let found = ours.forward(&x).unwrap();
-                let norm = |x: &Tensor| {
-                    x.sqr()
-                        .unwrap()
-                        .sum_all()
-                        .unwrap()
-                        .to_scalar::<f32>()
-                        .unwrap()
-                        .sqrt()
-                };
-                let error = norm(&(found - &exact).unwrap()) / norm(&exact);
-                assert!(error < 0.01, "{rows} × {columns}, {tokens} tokens: {error}");
+                let error = (found - &exact).unwrap().abs().unwrap();
+                // Rounding 32 numbers of a normal distribution to 8 bits is wrong by 0.007 of their deviation each.
+                let lengths = plain.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+                let error = error.broadcast_div(&lengths).unwrap().max_all().unwrap();
+                let error = error.to_scalar::<f32>().unwrap();
+                assert!(error < 0.08, "{rows} × {columns}, {tokens} tokens: {error}");
             }
         }
     }

@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Heads;
-use super::block::{Running, add_product};
+use super::block::{LANES, Running, add_product};
 use crate::kv::BlockCopy;
 use crate::model::cpu::{run_all, with_slice};
 use crate::model::{Chunk, StepPlan};
@@ -219,9 +219,14 @@ impl CpuCache {
             let rows = scores.chunks_exact_mut(width).zip(sums.chunks_exact_mut(dim));
             for (row, ((scores, sums), running)) in rows.zip(&mut running).enumerate() {
                 let seen = (start + row / group + 1).saturating_sub(first).min(width);
-                let (seen, hidden) = scores.split_at_mut(seen);
-                hidden.fill(0.0);
-                let shrink = running.weigh(seen);
+                if seen == 0 {
+                    scores.fill(0.0);
+                    continue;
+                }
+                // Hidden positions fill the last register, for what is left over is computed one by one.
+                scores[seen..].fill(f32::NEG_INFINITY);
+                let shrink = running.weigh(&mut scores[..seen.next_multiple_of(LANES).min(width)]);
+                scores[seen..].fill(0.0);
                 if shrink != 1.0 {
                     sums.iter_mut().for_each(|sum| *sum *= shrink);
                 }
