@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         qwen_engine::threads::limit();
         qwen_engine::cli::plain_errors();
     }
+    qwen_engine::memory::keep_freed();
     match qwen_engine::cli::run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),

@@ -8,6 +8,23 @@ pub use limit::{MemoryLimit, system_limit};
 /// What the process takes beside tensors: code, tokenizer, HTTP buffers, stacks.
 const PROCESS: u64 = 48 << 20;
 
+/// Has the allocator keep what a step frees for the next one: given back, each large tensor would be taken from the
+/// system page by page again, which was half of a long prompt's system calls and page faults. The memory plan counts
+/// what is kept. One arena: those of threads give their memory back whatever they are told.
+#[allow(unsafe_code)]
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (option, value) in [
+        (libc::M_ARENA_MAX, 1),
+        // The most there is; above it, as the KV cache, memory comes from the system zeroed and untouched.
+        (libc::M_MMAP_THRESHOLD, 32 << 20),
+        (libc::M_TRIM_THRESHOLD, 256 << 20),
+    ] {
+        // SAFETY: it may be called at any time; if it refuses, only speed is lost.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
 /// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
 #[allow(unsafe_code)]
 pub fn trim() {

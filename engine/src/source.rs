@@ -212,7 +212,7 @@ fn embedded_nano() -> ModelFiles {
         generation_config: Some(include_str!("../../examples/nano/model/generation_config.json").into()),
         tokenizer: Cow::Borrowed(include_bytes!("../../examples/nano/model/tokenizer.json")),
         tokenizer_config: Some(tokenizer_config.into()),
-        chat_template: template_of(tokenizer_config),
+        chat_template: template_of(tokenizer_config).unwrap_or_default(),
         weights: vec![Weights::Embedded(include_bytes!(
             "../../examples/nano/model/model.safetensors"
         ))],
@@ -227,11 +227,7 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
             file,
         });
     }
-    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
-    let chat_template = match optional(dir, "chat_template.jinja")? {
-        Some(text) => Some(text),
-        None => tokenizer_config.as_deref().and_then(template_of),
-    };
+    let (tokenizer_config, chat_template) = templates(dir)?;
     let tokenizer = dir.join("tokenizer.json");
     Ok(ModelFiles {
         config: required(dir, "config.json")?.into(),
@@ -262,8 +258,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         reason,
     })?;
     let dir = path.parent().unwrap_or(Path::new("."));
-    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
-    let beside = optional(dir, "chat_template.jinja")?;
+    let (tokenizer_config, chat_template) = templates(dir)?;
     let tokenizer = fs::read(dir.join("tokenizer.json")).map_err(|error| SourceError::NoTokenizer {
         path: path.into(),
         reason: error.to_string(),
@@ -272,9 +267,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         config: model.config.into(),
         generation_config: optional(dir, "generation_config.json")?.map(Cow::from),
         tokenizer: tokenizer.into(),
-        chat_template: beside
-            .or_else(|| tokenizer_config.as_deref().and_then(template_of))
-            .or(model.chat_template),
+        chat_template: chat_template.or(model.chat_template),
         tokenizer_config: tokenizer_config.map(Cow::from),
         weights: vec![Weights::File(path.into())],
         pooled: model.pooled,
@@ -348,12 +341,23 @@ fn unreadable(path: PathBuf, error: std::io::Error) -> SourceError {
     }
 }
 
+/// The text of tokenizer_config.json, and the chat template, which a file of its own may hold.
+fn templates(dir: &Path) -> Result<(Option<String>, Option<String>), SourceError> {
+    let config = optional(dir, "tokenizer_config.json")?;
+    let beside = optional(dir, "chat_template.jinja")?;
+    let inside = template_of(config.as_deref().unwrap_or("{}")).map_err(|error| SourceError::File {
+        path: dir.join("tokenizer_config.json"),
+        reason: format!("it is not JSON: {error}"),
+    })?;
+    Ok((config, beside.or(inside)))
+}
+
 /// The template in tokenizer_config.json: a text, or a list of named ones with one named default.
-fn template_of(tokenizer_config: &str) -> Option<String> {
-    let config: serde_json::Value = serde_json::from_str(tokenizer_config).ok()?;
+fn template_of(tokenizer_config: &str) -> serde_json::Result<Option<String>> {
+    let config: serde_json::Value = serde_json::from_str(tokenizer_config)?;
     let template = &config["chat_template"];
     let named = || template.as_array()?.iter().find(|one| one["name"] == "default")?["template"].as_str();
-    template.as_str().or_else(named).map(str::to_owned)
+    Ok(template.as_str().or_else(named).map(str::to_owned))
 }
 
 #[cfg(test)]

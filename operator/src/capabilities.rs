@@ -71,7 +71,15 @@ impl Capabilities {
 /// # Errors
 /// The request failed for another reason than the group's absence.
 pub async fn probe(client: &Client) -> Result<BTreeSet<String>, kube::Error> {
-    match client.list_api_group_resources(MONITORING).await {
+    kinds(client, MONITORING).await
+}
+
+/// Asks the API server which kinds a version of a group has; none where it does not serve it.
+///
+/// # Errors
+/// The request failed for another reason than the group's absence.
+pub async fn kinds(client: &Client, version: &str) -> Result<BTreeSet<String>, kube::Error> {
+    match client.list_api_group_resources(version).await {
         Ok(list) => Ok(list.resources.into_iter().map(|resource| resource.kind).collect()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(BTreeSet::new()),
         Err(error) => Err(error),

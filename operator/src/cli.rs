@@ -24,6 +24,8 @@ pub enum Command {
     Crds,
     /// Print every object that the operator would make for the QwenServices of a file, without a cluster.
     Render(RenderArgs),
+    /// Say what a cluster lacks for the operator, a line each with what to do; exit code 1 if something needed is missing.
+    Check(CheckArgs),
 }
 
 /// Flags of `run`.
@@ -67,6 +69,20 @@ pub struct RenderArgs {
     /// Engine image of services that name none.
     #[arg(long, env = "ENGINE_IMAGE", default_value = concat!("qwen-engine:", env!("CARGO_PKG_VERSION")))]
     pub engine_image: String,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Namespace of the operator.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "qwen-system")]
+    pub namespace: String,
+    /// Name of the Helm release, which its roles and its Service bear.
+    #[arg(long, default_value = "qwen-operator")]
+    pub release: String,
+    /// User whose rights are looked at, such as system:serviceaccount:qwen-system:qwen-operator; by default your own.
+    #[arg(long = "as", value_name = "USER")]
+    pub as_user: Option<String>,
 }
 
 /// An address of this machine on all interfaces.

@@ -1,10 +1,11 @@
 //! Command line of the operator.
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use qwen_operator::cli::{Cli, Command, RenderArgs, RunArgs};
+use qwen_operator::check::{self, Found};
+use qwen_operator::cli::{CheckArgs, Cli, Command, RenderArgs, RunArgs};
 use qwen_operator::{render, run, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,9 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => start(args),
-        Command::Crds => render::crds().map_err(Failure::from).map(|text| print!("{text}")),
+        Command::Crds => render::crds().map_err(Failure::from).and_then(|text| put(&text)),
         Command::Render(args) => print_plans(&args),
+        Command::Check(args) => print_findings(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +61,39 @@ fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
             .map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
     };
     for plan in render::plans(&text, &args.engine_image)? {
-        print!("{}", render::documents(&plan)?);
+        put(&render::documents(&plan)?)?;
     }
     Ok(())
+}
+
+fn print_findings(args: &CheckArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let findings = runtime.block_on(check::check(args))?;
+    for finding in &findings {
+        put(&format!("{finding}\n"))?;
+    }
+    let missing = findings
+        .iter()
+        .filter(|finding| matches!(finding.found, Found::Missing(_)))
+        .count();
+    match missing {
+        0 => Ok(()),
+        _ => Err(format!(
+            "the operator cannot work here before {missing} of {} are put right",
+            findings.len()
+        )
+        .into()),
+    }
+}
+
+/// Prints; a reader that has seen enough, such as `head`, is no error.
+fn put(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("failed to print: {error}").into())
+        }
+        _ => Ok(()),
+    }
 }

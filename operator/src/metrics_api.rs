@@ -33,7 +33,7 @@ mod registration;
 mod selector;
 mod serve;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod trust;
 pub mod wire;
 

@@ -110,7 +110,7 @@ pub fn plan(valid: &Valid) -> Plan {
 }
 
 /// Drops nulls: a field without a value must not be sent, or we would own it.
-fn sparse(value: Value) -> Value {
+pub(crate) fn sparse(value: Value) -> Value {
     match value {
         Value::Object(map) => map
             .into_iter()

@@ -3,23 +3,16 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::api::QwenService;
+use crate::manifest::{self, ManifestError};
 use crate::plan::{Plan, plan};
 use crate::valid::{Invalid, validate};
 
 /// Why a file cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// It is not YAML.
-    #[error("the file is not YAML: {0}")]
-    Parse(serde_saphyr::Error),
-    /// A document is no QwenService.
-    #[error("document {number} is not a QwenService: {source}")]
-    Read {
-        /// Counted from 1.
-        number: usize,
-        /// Why it cannot be read.
-        source: serde_json::Error,
-    },
+    /// The API server would not take it.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A service cannot work.
     #[error("QwenService {name}: {source}")]
     Invalid {
@@ -44,19 +37,11 @@ pub fn crds() -> Result<String, RenderError> {
 /// Plans every QwenService of a YAML text, in its order.
 ///
 /// # Errors
-/// The first document that cannot be planned.
+/// The first object that the API server would refuse or that cannot be planned.
 pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(RenderError::Parse)?;
-    documents
+    manifest::services(text)?
         .into_iter()
-        .enumerate()
-        .filter(|(_, document)| !document.is_null())
-        .map(|(index, document)| {
-            let mut service: QwenService =
-                serde_json::from_value(document).map_err(|source| RenderError::Read {
-                    number: index + 1,
-                    source,
-                })?;
+        .map(|mut service| {
             // What the API server would fill in.
             service
                 .metadata

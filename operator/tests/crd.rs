@@ -147,6 +147,10 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "drainTimeout must be",
         ),
         (
+            with(json!({ "rollout": { "drainTimeout": "-60s" } })),
+            "drainTimeout must be",
+        ),
+        (
             with(json!({ "monitoring": { "serviceMonitor": { "interval": "5s", "scrapeTimeout": "10s" } } })),
             "scrapeTimeout must not be longer",
         ),

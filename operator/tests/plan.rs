@@ -36,12 +36,3 @@ fn every_alert_of_the_examples_is_promql() {
     });
     assert!(checked > 40, "{checked}");
 }
-
-#[test]
-fn a_document_that_is_no_service_is_named() {
-    let error = render::plans("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n", "image").unwrap_err();
-    assert!(
-        error.to_string().starts_with("document 1 is not a QwenService: "),
-        "{error}"
-    );
-}

@@ -333,10 +333,8 @@ impl Worker {
             };
             self.shared.heartbeat().beat();
             // The first number ends the search, so a good row costs nothing.
-            if !self
-                .shared
-                .note_computed(row.iter().any(|logit| logit.is_finite()))
-            {
+            let numbers = row.iter().any(|logit| logit.is_finite());
+            if !self.shared.note_computed(numbers) {
                 failed.push((id, NAN.to_owned()));
                 continue;
             }
@@ -373,10 +371,12 @@ impl Worker {
                 Some(last) => stats.inter_token_latencies.push((now - last).as_secs_f64()),
             }
             let end = live.take(token, now, self.config.max_model_len);
-            if end != Some(FinishReason::Stop) {
-                let event = logprobs.map_or(TokenEvent::Token(token), TokenEvent::Scored);
-                self.outbox.push((live.events.clone(), event));
-            }
+            let event = match (end, logprobs) {
+                (Some(FinishReason::Stop), _) => TokenEvent::Stop(token),
+                (_, Some(scored)) => TokenEvent::Scored(scored),
+                (_, None) => TokenEvent::Token(token),
+            };
+            self.outbox.push((live.events.clone(), event));
             ended.extend(end.map(|reason| (id, reason)));
         }
         self.scheduler.complete(plan, &sampled);
@@ -394,10 +394,8 @@ impl Worker {
         self.scheduler.complete(plan, &HashMap::new());
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         for (chunk, row) in wanted.zip(rows.rows()) {
-            if !self
-                .shared
-                .note_computed(row.iter().all(|number| number.is_finite()))
-            {
+            let numbers = row.iter().all(|number| number.is_finite());
+            if !self.shared.note_computed(numbers) {
                 self.fail(&[chunk.sequence], NAN);
                 continue;
             }

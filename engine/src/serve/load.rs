@@ -27,10 +27,10 @@ const USUAL_LENGTH: usize = 32_768;
 
 /// Finds, reads and starts the model. Blocks; `runtime` does the downloads. Errors: one sentence on what is wrong with which file or flag.
 pub(super) fn load(
-    config: &Config,
+    config: Config,
     runtime: &Handle,
-    progress: &Progress,
-    metrics: &Arc<Metrics>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
     let options = SourceOptions {
         revision: config.revision.clone(),
@@ -65,15 +65,19 @@ pub(super) fn load(
         ..
     } = Qwen3Config::parse(&files.config).map_err(fatal)?;
     let most = length(config.max_model_len, max_positions)?;
-    let defaults = generation::defaults(config, &generation)?;
+    let defaults = generation::defaults(&config, &generation)?;
     let mut eos = generation::end_tokens(&generation, &model_config, vocab_size)?;
-    // A large vocabulary takes as long to read as small weights.
-    let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::from_bytes(&files.tokenizer).map_err(fatal));
-        let engine = start(config, &files, most, progress, metrics)?;
-        let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
-        Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
-    })?;
+    let vocabulary = std::mem::take(&mut files.tokenizer);
+    // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
+    // program before large weights are there.
+    let engine = std::thread::Builder::new()
+        .name("weights".to_owned())
+        .spawn(move || start(&config, &files, most, &progress, &metrics))
+        .map_err(|error| Fatal(format!("cannot start the thread that reads the weights: {error}")))?;
+    let tokenizer = Tokenizer::from_bytes(&vocabulary).map_err(fatal)?;
+    drop(vocabulary);
+    let failed = |_| Fatal("the thread that reads the weights failed; see the log above".to_owned());
+    let engine = engine.join().map_err(failed)??;
     memory::trim();
     if eos.is_empty() {
         eos = generation::usual_end_tokens(&tokenizer);

@@ -94,6 +94,21 @@ async fn every_form_of_input_is_embedded_in_its_order() {
 }
 
 #[tokio::test]
+async fn a_longer_input_loses_its_end_unless_its_begin_was_named() {
+    let server = server();
+    for (more, last) in [(json!({}), 98.0), (json!({"truncation_side": "left"}), 100.0)] {
+        let mut body = json!({"input": ["abcd", "bd"], "truncate_prompt_tokens": 2});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let body = server.post("/v1/embeddings", body).await.json();
+        assert_close(&body["data"][0]["embedding"], &unit(&[last, 2.0, 0.0, 1.0]));
+        assert_close(&body["data"][1]["embedding"], &unit(&[100.0, 2.0, 0.0, 1.0]));
+        assert_eq!(body["usage"]["prompt_tokens"], 4);
+    }
+}
+
+#[tokio::test]
 async fn dimensions_cut_and_base64_is_little_endian_f32() {
     let server = server();
     let reply = server

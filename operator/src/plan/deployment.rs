@@ -10,7 +10,7 @@ use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Site, Source, Valid};
 
 /// Where a claim is mounted.
 const MODELS: &str = "/models";
-/// Where downloads go.
+/// Where the engine writes: downloads, and weights that `--quantization` makes.
 const CACHE: &str = "/cache";
 /// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
 const STARTUP_SECONDS: u32 = 3600;
@@ -153,8 +153,8 @@ fn args(valid: &Valid) -> Vec<String> {
             &format!("{}-endpoint", scheme(site)),
             valid.spec.model.endpoint.clone(),
         );
-        flag("download-dir", Some(CACHE.to_owned()));
     }
+    flag("download-dir", Some(CACHE.to_owned()));
     args.push(
         if engine.prefix_caching {
             "--enable-prefix-caching"
@@ -233,14 +233,14 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
         declared: json!({ "name": name, "emptyDir": {} }),
         mounted: json!({ "name": name, "mountPath": path }),
     };
-    let mut volumes = vec![scratch("tmp", "/tmp")];
-    match &valid.source {
-        Source::Embedded(_) => {}
-        Source::Hub(..) => volumes.push(scratch("cache", CACHE)),
-        Source::Claim { claim, .. } => volumes.push(Volume {
+    // Without a size: only the engine learns how large weights are, and a guess would evict pods. What a pod may
+    // write is bounded by `ephemeral-storage` in spec.resources.
+    let mut volumes = vec![scratch("tmp", "/tmp"), scratch("cache", CACHE)];
+    if let Source::Claim { claim, .. } = &valid.source {
+        volumes.push(Volume {
             declared: json!({ "name": "models", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
             mounted: json!({ "name": "models", "mountPath": MODELS, "readOnly": true }),
-        }),
+        });
     }
     volumes
 }

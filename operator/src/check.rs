@@ -1,0 +1,323 @@
+//! What a cluster lacks for the operator and its services, a line each with what to do.
+pub mod rights;
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::api::ListParams;
+use kube::core::crd::CustomResourceExt;
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::api::QwenService;
+use crate::capabilities::{self, kinds};
+use crate::cli::CheckArgs;
+use crate::plan::Kind;
+use crate::words::server_words;
+
+/// The oldest minor version of Kubernetes 1 that the chart takes.
+const OLDEST_MINOR: u32 = 33;
+/// Who answers the autoscaler.
+const METRICS: &str = "v1beta2.custom.metrics.k8s.io";
+/// Resources that a node's device plugin offers, by their beginning.
+const GPUS: &str = "nvidia.com/";
+
+/// Why nothing can be said of a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// No cluster is configured.
+    #[error("no cluster is configured: run in a pod, or set KUBECONFIG: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The client cannot be made.
+    #[error("the cluster's configuration cannot be used: {0}")]
+    Client(kube::Error),
+    /// The API server does not answer.
+    #[error("the API server does not answer: {}", server_words(.0))]
+    Silent(kube::Error),
+}
+
+/// What was found of one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// As it should be.
+    Fine(String),
+    /// Works without it, but not everything does.
+    Optional(String),
+    /// Does not work without it.
+    Missing(String),
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found of it, and what to do.
+    pub found: Found,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mark, words) = match &self.found {
+            Found::Fine(words) => ("ok", words),
+            Found::Optional(words) => ("optional", words),
+            Found::Missing(words) => ("MISSING", words),
+        };
+        write!(f, "{mark:<9}{}: {words}", self.what)
+    }
+}
+
+/// Looks at the cluster of the kubeconfig or of this pod.
+///
+/// # Errors
+/// It does not answer.
+pub async fn check(args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
+    let mut config = Config::infer().await?;
+    let cluster = Client::try_from(config.clone()).map_err(CheckError::Client)?;
+    if args.as_user.is_some() {
+        config.auth_info.impersonate = args.as_user.clone();
+    }
+    let user = Client::try_from(config).map_err(CheckError::Client)?;
+    findings(&cluster, &user, args).await
+}
+
+/// Looks at a cluster by one client, and at the rights of another's user.
+async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
+    let version = version(cluster).await.map_err(CheckError::Silent)?;
+    let (definition, rights, autoscaler, prometheus, metrics, gpus, storage, gateway) = tokio::join!(
+        definition(cluster),
+        rights(user, args),
+        autoscaler(cluster),
+        prometheus(cluster),
+        metrics(cluster, args),
+        gpus(cluster),
+        storage(cluster),
+        gateway(cluster),
+    );
+    // What a thing is that cannot be looked up.
+    let (needed, optional) = (Found::Missing, Found::Optional);
+    Ok([
+        ("Kubernetes", needed as fn(String) -> Found, Ok(version)),
+        ("QwenService definition", needed, definition),
+        ("rights", needed, rights),
+        ("HorizontalPodAutoscaler", needed, autoscaler),
+        ("custom metrics", needed, metrics),
+        ("Prometheus operator", optional, prometheus),
+        ("GPUs", optional, gpus),
+        ("StorageClass", optional, storage),
+        ("Gateway API", optional, gateway),
+    ]
+    .map(|(what, unknown, found)| Finding {
+        what,
+        found: found.unwrap_or_else(|error| {
+            unknown(format!(
+                "cannot be looked up, ask as a user who may: {}",
+                server_words(&error)
+            ))
+        }),
+    })
+    .into())
+}
+
+async fn version(client: &Client) -> Result<Found, kube::Error> {
+    let version = client.apiserver_version().await?;
+    // Some clusters write `33+`.
+    let minor = version.minor.trim_end_matches('+').parse::<u32>();
+    Ok(
+        if version.major == "1" && minor.is_ok_and(|minor| minor < OLDEST_MINOR) {
+            Found::Missing(format!(
+                "{} is too old; upgrade the cluster to 1.{OLDEST_MINOR} or newer",
+                version.git_version
+            ))
+        } else {
+            Found::Fine(version.git_version)
+        },
+    )
+}
+
+async fn definition(client: &Client) -> Result<Found, kube::Error> {
+    let ours = QwenService::crd();
+    let name = ours.name_any();
+    let version = QwenService::version(&());
+    let schema = |crd: &CustomResourceDefinition| {
+        let served = crd
+            .spec
+            .versions
+            .iter()
+            .find(|served| served.served && served.name == version);
+        served.map(|served| without_words(json!(served.schema)))
+    };
+    let apply = "apply this program's: qwen-operator crds | kubectl apply --server-side -f -";
+    let found = Api::<CustomResourceDefinition>::all(client.clone())
+        .get_opt(&name)
+        .await?;
+    Ok(match found.as_ref().map(schema) {
+        None => Found::Missing(format!("{name} is not installed; {apply}")),
+        Some(None) => Found::Missing(format!("{name} does not serve {version}; {apply}")),
+        Some(theirs) if theirs != schema(&ours) => {
+            Found::Missing(format!("{name} is of another release; {apply}"))
+        }
+        Some(_) => Found::Fine(format!(
+            "{name} serves {version}, with this program's fields and rules"
+        )),
+    })
+}
+
+/// A schema without its descriptions, and with every number as a float: `1.0` comes back from the API server as `1`.
+fn without_words(schema: Value) -> Value {
+    match schema {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(key, value)| !(key == "description" && value.is_string()))
+            .map(|(key, value)| (key, without_words(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_words).collect(),
+        Value::Number(number) => json!(number.as_f64()),
+        other => other,
+    }
+}
+
+async fn rights(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error> {
+    let rights = match rights::needed(&args.release, &args.namespace) {
+        Ok(rights) => rights,
+        Err(error) => {
+            return Ok(Found::Missing(format!(
+                "the chart's roles cannot be read, report it: {error}"
+            )));
+        }
+    };
+    let number = rights.len();
+    let who = args.as_user.as_deref().unwrap_or("you");
+    let lacking = rights::lacking(client, rights).await?;
+    Ok(if lacking.is_empty() {
+        Found::Fine(format!("all {number} of the chart's roles, for {who}"))
+    } else {
+        Found::Missing(format!(
+            "{who} may not {}; install the chart, or bind its roles; `--as` names the operator's user",
+            lacking.join(", ")
+        ))
+    })
+}
+
+async fn autoscaler(client: &Client) -> Result<Found, kube::Error> {
+    let kind = Kind::HorizontalPodAutoscaler.api_resource();
+    Ok(if kinds(client, &kind.api_version).await?.contains(&kind.kind) {
+        Found::Fine(kind.api_version)
+    } else {
+        Found::Missing(format!(
+            "{} is not served; spec.autoscaling needs it: enable it in the API server",
+            kind.api_version
+        ))
+    })
+}
+
+async fn prometheus(client: &Client) -> Result<Found, kube::Error> {
+    let kinds = capabilities::probe(client).await?;
+    let lacking: Vec<&str> = ["ServiceMonitor", "PrometheusRule", "Prometheus"]
+        .into_iter()
+        .filter(|kind| !kinds.contains(*kind))
+        .collect();
+    Ok(if lacking.is_empty() {
+        Found::Fine("serves ServiceMonitor, PrometheusRule and Prometheus".to_owned())
+    } else {
+        Found::Optional(format!(
+            "no {}; for scraping and alerts, install the Prometheus operator: nothing else waits for it",
+            lacking.join(", no ")
+        ))
+    })
+}
+
+async fn metrics(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error> {
+    let Some(service) = Api::<APIService>::all(client.clone()).get_opt(METRICS).await? else {
+        return Ok(Found::Optional(
+            "nobody serves them yet; the running operator registers itself, and spec.autoscaling waits for it".to_owned(),
+        ));
+    };
+    let reference = service.spec.unwrap_or_default().service.unwrap_or_default();
+    let holder = [reference.namespace, reference.name].map(Option::unwrap_or_default);
+    let ours = holder == [args.namespace.clone(), args.release.clone()];
+    let holder = holder.join("/");
+    let conditions = service
+        .status
+        .and_then(|status| status.conditions)
+        .unwrap_or_default();
+    let available = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "Available");
+    Ok(match available {
+        Some(condition) if condition.status == "True" && ours => {
+            Found::Fine(format!("Service {holder} answers"))
+        }
+        Some(condition) if condition.status == "True" => Found::Optional(format!(
+            "Service {holder} serves them, so the operator does not; delete APIService {METRICS} to scale on the operator's own"
+        )),
+        other => Found::Missing(format!(
+            "Service {holder} is registered and does not answer, which also stops the deletion of namespaces; start it and \
+             let the control plane reach its pods, or delete APIService {METRICS}: {}",
+            other.and_then(|condition| condition.message).unwrap_or_default()
+        )),
+    })
+}
+
+async fn gpus(client: &Client) -> Result<Found, kube::Error> {
+    let nodes = Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let mut offers: Vec<String> = nodes
+        .items
+        .into_iter()
+        .flat_map(|node| {
+            let name = node.name_any();
+            let allocatable = node.status.unwrap_or_default().allocatable.unwrap_or_default();
+            allocatable
+                .into_iter()
+                .filter(|(resource, amount)| resource.starts_with(GPUS) && amount.0 != "0")
+                .map(move |(resource, amount)| format!("{} {resource} on {name}", amount.0))
+        })
+        .collect();
+    offers.sort();
+    Ok(if offers.is_empty() {
+        Found::Optional(format!(
+            "no node offers {GPUS}gpu; install NVIDIA's device plugin on GPU nodes, or set spec.engine.device: Cpu"
+        ))
+    } else {
+        Found::Fine(offers.join(", "))
+    })
+}
+
+async fn storage(client: &Client) -> Result<Found, kube::Error> {
+    let classes = Api::<StorageClass>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let default = classes.iter().find(|class| {
+        let key = "storageclass.kubernetes.io/is-default-class";
+        class.annotations().get(key).is_some_and(|value| value == "true")
+    });
+    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
+    Ok(match default {
+        Some(class) => Found::Fine(format!("{} is the default", class.name_any())),
+        None if names.is_empty() => Found::Optional(
+            "there is none; claims of pvc:// models need a PersistentVolume of yours, or install a provisioner".to_owned(),
+        ),
+        None => Found::Optional(format!("none is the default; name one in claims of pvc:// models: {}", names.join(", "))),
+    })
+}
+
+async fn gateway(client: &Client) -> Result<Found, kube::Error> {
+    let version = "gateway.networking.k8s.io/v1";
+    Ok(if kinds(client, version).await?.contains("HTTPRoute") {
+        Found::Fine(format!("{version} serves HTTPRoute"))
+    } else {
+        Found::Optional(
+            "no HTTPRoute; only for routes of yours to a service from outside, by a gateway controller"
+                .to_owned(),
+        )
+    })
+}
+
+#[cfg(test)]
+#[path = "check/tests.rs"]
+mod tests;

@@ -1,0 +1,332 @@
+//! QwenServices out of a YAML text, as the API server would take them: unknown fields, bounds and CEL rules.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{CustomResourceExt, Resource};
+use kube_cel::Validator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use crate::api::{QwenService, limits};
+use crate::plan::sparse;
+use crate::schema;
+
+/// Why a text has no services that the API server would take.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is not YAML.
+    #[error("the file is not YAML: {0}")]
+    Parse(serde_saphyr::Error),
+    /// There is nothing in it.
+    #[error("the file has no object; write a QwenService, as in examples/quickstart.yaml")]
+    Empty,
+    /// An object is something else.
+    #[error(
+        "{place} is no QwenService but {found}; write apiVersion: {} and kind: QwenService, and leave other objects out",
+        QwenService::api_version(&())
+    )]
+    Other {
+        /// Where it is in the file.
+        place: String,
+        /// Its version and kind.
+        found: String,
+    },
+    /// The API server, or the operator itself, would refuse it.
+    #[error("{place} would be refused:{}", .problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>())]
+    Refused {
+        /// Where it is in the file, and its name.
+        place: String,
+        /// A line for each, with the path of the field.
+        problems: Vec<String>,
+    },
+}
+
+/// All QwenServices of a YAML text in their order, also those in a List.
+///
+/// # Errors
+/// The first object that the API server would not take as a QwenService.
+pub fn services(text: &str) -> Result<Vec<QwenService>, ManifestError> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(ManifestError::Parse)?;
+    let mut objects = Vec::new();
+    for (at, document) in documents.into_iter().enumerate() {
+        let place = format!("document {}", at + 1);
+        match document["items"].as_array() {
+            Some(items)
+                if document["kind"]
+                    .as_str()
+                    .is_some_and(|kind| kind.ends_with("List")) =>
+            {
+                let items = items.iter().enumerate();
+                objects.extend(items.map(|(at, item)| (format!("{place}, item {}", at + 1), item.clone())));
+            }
+            _ if document.is_null() => {}
+            _ => objects.push((place, document)),
+        }
+    }
+    if objects.is_empty() {
+        return Err(ManifestError::Empty);
+    }
+    let schema = schema();
+    objects
+        .into_iter()
+        // The API server prunes nulls too, before it looks further.
+        .map(|(place, object)| service(&schema, place, sparse(object)))
+        .collect()
+}
+
+fn service(schema: &Value, place: String, object: Value) -> Result<QwenService, ManifestError> {
+    let word = |key: &str| object[key].as_str().unwrap_or("nothing").to_owned();
+    if word("apiVersion") != QwenService::api_version(&()) || word("kind") != QwenService::kind(&()) {
+        let found = format!("apiVersion: {}, kind: {}", word("apiVersion"), word("kind"));
+        return Err(ManifestError::Other { place, found });
+    }
+    let place = format!(
+        "{place}, QwenService {}",
+        object["metadata"]["name"].as_str().unwrap_or("without a name")
+    );
+    let refused = |problems| ManifestError::Refused {
+        place: place.clone(),
+        problems,
+    };
+    // Rules may rely on the bounds, so they come second, as in the API server.
+    let problems = schema::violations(schema, &object);
+    if !problems.is_empty() {
+        return Err(refused(problems));
+    }
+    Validator::new()
+        .validate(schema, &object, None)
+        .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
+    serde_path_to_error::deserialize(object)
+        .map_err(|error| refused(vec![format!("{}: {}", error.path(), error.inner())]))
+}
+
+/// The resource definition's own schema, and what the API server knows of metadata without it.
+fn schema() -> Value {
+    let crd = json!(QwenService::crd());
+    let mut schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    let mut generator = SchemaSettings::openapi3()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator();
+    let mut metadata = json!(generator.root_schema_for::<ObjectMeta>());
+    metadata["required"] = json!(["name"]);
+    let mut labels = schemars::json_schema!({});
+    limits::labels(&mut labels);
+    let fields = &mut metadata["properties"];
+    fields["labels"]["additionalProperties"] = json!(labels)["additionalProperties"].clone();
+    fields["namespace"] =
+        json!({ "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" });
+    schema["properties"]["metadata"] = metadata;
+    schema["properties"]["apiVersion"] = json!({ "type": "string" });
+    schema["properties"]["kind"] = json!({ "type": "string" });
+    schema["required"] = json!(["metadata", "spec"]);
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: &str = "apiVersion: qwen-operator.io/v1alpha1\nkind: QwenService\n";
+
+    fn error(text: &str) -> String {
+        services(text).unwrap_err().to_string()
+    }
+
+    /// A service that would be taken but for this, as lines of its metadata and of its spec.
+    fn refusal(metadata: &str, spec: &str) -> String {
+        error(&format!(
+            "{SERVICE}metadata: {{{metadata}}}\nspec: {{model: {{source: 'embedded://nano'}}, {spec}}}\n"
+        ))
+    }
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_refused_with_its_path() {
+        let name = "name: chat";
+        for (metadata, spec, words) in [
+            (name, "foo: 1", "\n  spec.foo: there is no such field"),
+            (
+                name,
+                "engine: {maxModelLength: 5}",
+                "\n  spec.engine.maxModelLength: there is no such field",
+            ),
+            (
+                name,
+                "replicas: -1",
+                "\n  spec.replicas: -1 is too small; write at least 0",
+            ),
+            (
+                name,
+                "engine: {maxModelLen: 0}",
+                "\n  spec.engine.maxModelLen: 0 is too small",
+            ),
+            (
+                name,
+                "autoscaling: {maxReplicas: 0}",
+                "\n  spec.autoscaling.maxReplicas: 0 is too small",
+            ),
+            (
+                name,
+                "autoscaling: {minReplicas: 5, maxReplicas: 3}",
+                "\n  spec.autoscaling: minReplicas must not be above",
+            ),
+            (
+                name,
+                "engine: {extraArgs: ['--port=9']}",
+                "\n  spec.engine.extraArgs: extraArgs must not repeat",
+            ),
+            (
+                name,
+                "rollout: {drainTimeout: -60s}",
+                "\n  spec.rollout.drainTimeout: drainTimeout must be whole",
+            ),
+            (
+                name,
+                "rollout: {drainTimeout: forever}",
+                "\n  spec.rollout.drainTimeout: drainTimeout must be whole",
+            ),
+            (
+                name,
+                "engine: {dtype: bf16}",
+                "\n  spec.engine.dtype: \"bf16\" is none of \"auto\", \"bfloat16\"",
+            ),
+            (
+                name,
+                "replicas: 3000000000",
+                "\n  spec.replicas: invalid value: integer `3000000000`, expected i32",
+            ),
+            (
+                name,
+                "resources: {limits: {cpu: 2x}}",
+                "\n  spec.resources.limits.cpu: \"2x\" does not match",
+            ),
+            (
+                "",
+                "",
+                "without a name would be refused:\n  metadata.name: is required",
+            ),
+            (
+                "name: Qwen3",
+                "",
+                "QwenService Qwen3 would be refused:\n  metadata.name also names a Service",
+            ),
+            (
+                "name: chat, nmae: x",
+                "",
+                "\n  metadata.nmae: there is no such field",
+            ),
+            (
+                "name: chat, namespace: Team_A",
+                "",
+                "\n  metadata.namespace: \"Team_A\" does not match",
+            ),
+            (
+                "name: chat, labels: {a: b c}",
+                "",
+                "\n  metadata.labels.a: a label's value is at most",
+            ),
+            (
+                "name: chat, annotations: {a: 1}",
+                "",
+                "\n  metadata.annotations.a: 1 is no string",
+            ),
+        ] {
+            let error = refusal(metadata, spec);
+            assert!(
+                error.starts_with("document 1, QwenService ") && error.contains(words),
+                "{metadata} {spec}: {error}"
+            );
+        }
+        assert!(error(&format!("{SERVICE}metadata: {{name: chat}}\n")).ends_with("\n  spec: is required"));
+        let both = refusal("name: chat, x: 1", "replicas: -1");
+        assert_eq!(both.lines().count(), 3, "{both}");
+    }
+
+    #[test]
+    fn what_is_no_service_is_named() {
+        for text in [
+            "",
+            "---\n---\n",
+            "# nothing\n",
+            "kind: List\napiVersion: v1\nitems: []\n",
+        ] {
+            assert!(error(text).starts_with("the file has no object"), "{text}");
+        }
+        assert_eq!(
+            error("---\n---\napiVersion: v1\nkind: Pod\nspec: {containers: []}\n"),
+            "document 2 is no QwenService but apiVersion: v1, kind: Pod; write apiVersion: qwen-operator.io/v1alpha1 \
+             and kind: QwenService, and leave other objects out"
+        );
+        let old = SERVICE.replace("v1alpha1", "v1");
+        assert!(
+            error(&old)
+                .starts_with("document 1 is no QwenService but apiVersion: qwen-operator.io/v1, kind: Qwen")
+        );
+        assert!(
+            error("5").starts_with("document 1 is no QwenService but apiVersion: nothing, kind: nothing")
+        );
+        assert!(error("a: [").starts_with("the file is not YAML: "));
+        assert!(
+            error("apiVersion: v1\nkind: List\nitems: [{kind: Pod}]\n")
+                .starts_with("document 1, item 1 is no")
+        );
+    }
+
+    #[test]
+    fn what_kubectl_prints_is_taken() {
+        let text = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n- apiVersion: qwen-operator.io/v1alpha1\n  \
+            kind: QwenService\n  metadata:\n    name: chat\n    creationTimestamp: null\n    managedFields:\n    - \
+            {manager: kubectl, operation: Update, fieldsType: FieldsV1, fieldsV1: {'f:spec': {}}}\n  \
+            spec: {model: {source: 'embedded://nano', revision: null}, replicas: null}\n  status: {phase: Ready, conditions: []}\n";
+        let services = services(text).unwrap();
+        assert_eq!((services.len(), services[0].spec.replicas), (1, 1));
+    }
+
+    /// A keyword that the walk does not know would be a bound that `render` does not hold.
+    #[test]
+    fn the_schema_has_no_keyword_that_goes_unchecked() {
+        fn keywords(schema: &Value, found: &mut std::collections::BTreeSet<String>) {
+            let Value::Object(map) = schema else { return };
+            found.extend(map.keys().cloned());
+            let below = schema["properties"]
+                .as_object()
+                .into_iter()
+                .flat_map(|fields| fields.values());
+            for schema in below
+                .chain(map.get("items"))
+                .chain(map.get("additionalProperties"))
+            {
+                keywords(schema, found);
+            }
+        }
+        let mut found = Default::default();
+        keywords(&schema(), &mut found);
+        let known = [
+            // Held by the walk.
+            "type",
+            "enum",
+            "minimum",
+            "maximum",
+            "minLength",
+            "maxLength",
+            "maxItems",
+            "maxProperties",
+            "pattern",
+            "items",
+            "properties",
+            "additionalProperties",
+            "required",
+            "x-kubernetes-int-or-string",
+            // Held by the CEL rules and by serde.
+            "x-kubernetes-validations",
+            "format",
+            "default",
+            "nullable",
+            // Held by nobody: words, and lists of the status.
+            "description",
+            "title",
+            "x-kubernetes-list-type",
+            "x-kubernetes-list-map-keys",
+            "$schema",
+        ];
+        found.retain(|keyword| !known.contains(&keyword.as_str()));
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
