@@ -333,10 +333,8 @@ impl Worker {
             };
             self.shared.heartbeat().beat();
             // The first number ends the search, so a good row costs nothing.
-            if !self
-                .shared
-                .note_computed(row.iter().any(|logit| logit.is_finite()))
-            {
+            let numbers = row.iter().any(|logit| logit.is_finite());
+            if !self.shared.note_computed(numbers) {
                 failed.push((id, NAN.to_owned()));
                 continue;
             }
@@ -396,10 +394,8 @@ impl Worker {
         self.scheduler.complete(plan, &HashMap::new());
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         for (chunk, row) in wanted.zip(rows.rows()) {
-            if !self
-                .shared
-                .note_computed(row.iter().all(|number| number.is_finite()))
-            {
+            let numbers = row.iter().all(|number| number.is_finite());
+            if !self.shared.note_computed(numbers) {
                 self.fail(&[chunk.sequence], NAN);
                 continue;
             }

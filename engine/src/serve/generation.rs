@@ -28,8 +28,7 @@ pub(super) fn defaults(config: &Config, generation: &Value) -> Result<Defaults, 
             let sampling = wire::sampling(&mut fields, &defaults.sampling);
             defaults.sampling = sampling.map_err(|error| {
                 Fatal(format!(
-                    "generation_config.json: {} Use the file that came with the model, or --generation-config vllm to leave it out",
-                    error
+                    "generation_config.json: {error} Use the file that came with the model, or --generation-config vllm to leave it out"
                 ))
             })?;
         }
