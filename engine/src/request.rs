@@ -138,6 +138,8 @@ pub enum TokenEvent {
     Finished(FinishReason),
     /// The last event of a request that failed; one sentence for the client.
     Failed(String),
+    /// The same, where what the request asks for cannot be: it forbids every token, or its grammar cannot be followed.
+    Impossible(String),
 }
 
 /// Why a request was not taken.

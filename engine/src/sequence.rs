@@ -154,7 +154,11 @@ impl Sequence {
         for (block, hash) in found.iter_mut().zip(&self.hashes) {
             if block.is_none() {
                 *block = pool.recall(hash);
-                recalled += usize::from(block.is_some());
+                // What lies behind a gap is of no use.
+                if block.is_none() {
+                    break;
+                }
+                recalled += 1;
             }
         }
         for block in found.into_iter().map_while(|block| block) {

@@ -51,7 +51,9 @@ impl Stream for TokenStream {
         let event = self.events.poll_recv(context);
         if matches!(
             event,
-            Poll::Ready(None | Some(TokenEvent::Finished(_) | TokenEvent::Failed(_)))
+            Poll::Ready(
+                None | Some(TokenEvent::Finished(_) | TokenEvent::Failed(_) | TokenEvent::Impossible(_))
+            )
         ) {
             self.ended = true;
         }

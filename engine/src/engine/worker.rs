@@ -238,8 +238,8 @@ impl Worker {
                     false => self.sample(plan, rows, stats),
                 }
             }
-            Err(ModelError::Panicked(words)) if plan.chunks.len() > 1 => {
-                tracing::error!(words, "a step panicked; its requests are computed one by one");
+            Err(error) if plan.chunks.len() > 1 => {
+                tracing::error!(%error, "a step failed; its requests are computed one by one");
                 for chunk in &plan.chunks {
                     let alone = StepPlan {
                         chunks: vec![chunk.clone()],
@@ -335,7 +335,7 @@ impl Worker {
             // The first number ends the search, so a good row costs nothing.
             let numbers = row.iter().any(|logit| logit.is_finite());
             if !self.shared.note_computed(numbers) {
-                failed.push((id, NAN.to_owned()));
+                failed.push((id, TokenEvent::Failed(NAN.to_owned())));
                 continue;
             }
             if let Some(prompt) = live.prompt_logprobs.take() {
@@ -348,13 +348,13 @@ impl Worker {
             }
             // Only what belongs to this request runs here, so a panic costs no other one.
             let next = catch_unwind(AssertUnwindSafe(|| live.sampler.sample(row)));
-            let next = next.map_err(|panic| format!("a bug, {}", words(&*panic)));
-            let next = next.and_then(|next| next.map_err(|error| error.to_string()));
+            let next = next.map_err(|panic| TokenEvent::Failed(format!("a bug, {}", words(&*panic))));
+            let next = next.and_then(|next| next.map_err(|error| TokenEvent::Impossible(error.to_string())));
             let Sampled { token, logprobs } = match next {
                 Ok(next) => next,
                 Err(error) => {
                     tracing::warn!(
-                        error,
+                        ?error,
                         request = live.request.id,
                         "a request ends: no token can be chosen"
                     );
@@ -383,8 +383,8 @@ impl Worker {
         for (id, reason) in ended {
             self.end(id, reason);
         }
-        for (id, message) in failed {
-            self.fail(&[id], &message);
+        for (id, event) in failed {
+            self.end_with(id, FinishReason::Error, event);
         }
     }
 

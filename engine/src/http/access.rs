@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use axum::{
     body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_LENGTH},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_LENGTH},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use std::time::Instant;
 use tracing::debug;
 
-use super::{App, ROUTES, record::Record};
+use super::{App, BODY_LIMIT, ROUTES, record::Record};
 use crate::wire::ApiError;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,7 +49,9 @@ pub(super) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
             let length = request.headers().get(CONTENT_LENGTH);
             let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
             let record = Arc::new(Record::new(id, method, [route, path], request.headers(), traces));
-            recorded(app, record, length.unwrap_or(0), next.run(request)).await
+            // A greater one is refused, and would drown the others in the sum.
+            let length = length.unwrap_or(0).min(BODY_LIMIT as u64);
+            recorded(app, record, length, next.run(request)).await
         }
     };
     if let Ok(value) = header {
@@ -115,7 +117,14 @@ impl Drop for Exchange {
         let now = Instant::now();
         self.record.note_sent(now);
         let (status, took) = (self.record.status(), now - self.record.started);
-        let (route, method) = (&self.record.route, self.record.method.as_str());
+        // Clients may invent methods, and the values of labels stay for ever.
+        let method = match self.record.method {
+            Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS => {
+                self.record.method.as_str()
+            }
+            _ => "other",
+        };
+        let route = &self.record.route;
         self.app
             .metrics
             .http(route, method, status.as_u16(), took, self.bytes);

@@ -28,7 +28,7 @@ impl ApiKeys {
     /// No keys means that every caller is let in.
     pub fn new(keys: &[String]) -> Self {
         Self {
-            given: keys.iter().map(|key| digest(key)).collect(),
+            given: keys.iter().map(|key| digest(key.trim())).collect(),
             file: None,
         }
     }

@@ -1,12 +1,15 @@
 //! What a handler of a model's work is given, and what it refuses before it looks at the body.
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Extension,
     body::Bytes,
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
     http::StatusCode,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 
 use super::{App, BODY_LIMIT, access::RequestId, auth::Client, until::Until};
@@ -14,6 +17,9 @@ use crate::{
     request::SubmitError,
     wire::{ApiError, Fields},
 };
+
+/// How long a body may take to come, whatever else bounds the request: 16 MiB over a slow line.
+const BODY_TIME: Duration = Duration::from_secs(120);
 
 pub(super) type Body = Result<Bytes, BytesRejection>;
 
@@ -32,8 +38,17 @@ impl FromRequest<Arc<App>> for Call {
     type Rejection = Response;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
-        type Parts = (Extension<RequestId>, Extension<Client>, Until, Body);
-        let (Extension(id), Extension(client), until, body) = Parts::from_request(request, app).await?;
+        type Parts = (Extension<RequestId>, Extension<Client>, Until);
+        let (mut parts, body) = request.into_parts();
+        let (Extension(id), Extension(client), until) = Parts::from_request_parts(&mut parts, app)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let request = Request::from_parts(parts, body);
+        let body = tokio::select! {
+            body = Bytes::from_request(request, app) => body,
+            error = until.passed() => return Err(error.into_response()),
+            () = tokio::time::sleep(BODY_TIME) => return Err(ApiError::TimedOut(BODY_TIME).into_response()),
+        };
         Ok(Self {
             app: app.clone(),
             id: id.0,

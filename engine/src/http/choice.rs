@@ -207,6 +207,10 @@ impl Choice {
                 Some(TokenEvent::Failed(message)) => {
                     return (Part::failed(self.index, ApiError::Internal(message)), None);
                 }
+                Some(TokenEvent::Impossible(message)) => {
+                    let error = ApiError::Invalid { param: None, message };
+                    return (Part::failed(self.index, error), None);
+                }
                 None => {
                     let message = "The engine stopped before the answer was complete.";
                     let error = ApiError::Internal(message.to_owned());

@@ -18,6 +18,8 @@ pub(super) fn resolve(params: &mut Params, tokenizer: &Tokenizer) -> Result<(), 
     )?;
     let allowed = sampling.allowed_token_ids.iter().flatten().copied();
     known(tokenizer, "allowed_token_ids", allowed)?;
+    let stops = params.stop_token_ids.iter().copied();
+    known(tokenizer, "stop_token_ids", stops)?;
     for word in &params.bad_words {
         sampling.bad_words.extend(spellings(tokenizer, word)?);
     }

@@ -10,7 +10,7 @@ use futures::{StreamExt, future::try_join_all};
 use super::{
     call::{Call, Use, check_name, count_rejection},
     encoder::Encoder,
-    generate::off_thread,
+    generate::{check_places, off_thread},
     record::{Asked, Record},
 };
 use crate::{
@@ -32,6 +32,7 @@ pub(super) async fn create(mut call: Call) -> Result<Response, ApiError> {
         inputs.into_iter().map(checked).collect::<Result<Vec<_>, _>>()
     });
     let prompts = prompts.await?;
+    check_places(serving, "input", prompts.len(), 1)?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
     let terms = Terms {
         client: call.client.0,
@@ -108,7 +109,9 @@ async fn last(mut stream: TokenStream) -> Result<Vec<f32>, ApiError> {
     while let Some(event) = stream.next().await {
         match event {
             TokenEvent::Embedding(state) => hidden = Some(state),
-            TokenEvent::Failed(message) => return Err(ApiError::Internal(message)),
+            TokenEvent::Failed(message) | TokenEvent::Impossible(message) => {
+                return Err(ApiError::Internal(message));
+            }
             TokenEvent::Token(_)
             | TokenEvent::Scored(_)
             | TokenEvent::Stop(_)

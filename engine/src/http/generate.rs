@@ -74,12 +74,17 @@ pub(super) struct Job {
 static PREPARING: Semaphore = Semaphore::const_new(2);
 
 /// Templates and tokens of long prompts take milliseconds; the threads that move bytes must not wait for them.
-/// A client that leaves while it waits for its turn costs nothing.
+/// A client that leaves while it waits for its turn costs nothing; one that leaves later makes no room, for the work
+/// goes on.
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     // The semaphore is never closed.
-    let _turn = PREPARING.acquire().await.ok();
+    let turn = PREPARING.acquire().await.ok();
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ApiError::Internal(format!(
@@ -103,18 +108,13 @@ pub(super) async fn generate(job: Job) -> Result<Response, ApiError> {
         .iter()
         .map(|prompt| budget(prompt.len(), job.params.max_tokens, serving.max_model_len, param))
         .collect::<Result<Vec<_>, _>>()?;
-    check_places(serving, &job)?;
+    check_places(serving, "prompt", job.prompts.len(), job.params.n)?;
     if let Some(PromptLog { most }) = app.prompt_log {
         log_prompts(id, &job.prompts, &job.params, &serving.tokenizer, most);
     }
     Record::note_asked(Asked::new(job.endpoint, &head, &job.params, &job.prompts));
-    let tally = Arc::new(Tally::new(
-        app.metrics.clone(),
-        job.endpoint,
-        &job.prompts,
-        job.params.n,
-    ));
-    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(&app, error))?;
+    let (choices, tally) =
+        submit(serving, job, &budgets).inspect_err(|error| count_rejection(&app, error))?;
     Ok(match stream {
         true => streamed(head, choices, tally, usage),
         false => whole(head, choices, &tally).await?,
@@ -122,8 +122,8 @@ pub(super) async fn generate(job: Job) -> Result<Response, ApiError> {
 }
 
 /// A request that is larger than queue and batch together would be refused for ever: 429 must not invite it back.
-fn check_places(serving: &Serving, job: &Job) -> Result<(), ApiError> {
-    let (prompts, n) = (job.prompts.len(), job.params.n);
+/// `param` is the field of the prompts.
+pub(super) fn check_places(serving: &Serving, param: &str, prompts: usize, n: usize) -> Result<(), ApiError> {
     let limits = serving.engine.config();
     // An automatic bound may be as low as 1.
     let seats = if limits.auto_num_seqs {
@@ -136,7 +136,7 @@ fn check_places(serving: &Serving, job: &Job) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::invalid(
-        if n > 1 { "n" } else { "prompt" },
+        if n > 1 { "n" } else { param },
         format!(
             "{prompts} prompts with {n} choices each are {} sequences, and this server holds {places} (--max-num-seqs {} and --max-queued-requests {}); send fewer at once.",
             prompts * n,
@@ -169,22 +169,17 @@ fn budget(prompt: usize, max_tokens: Option<usize>, length: usize, param: &str) 
 }
 
 /// All choices, or none: those already taken are aborted when a later one is refused.
-fn submit(
-    serving: &Serving,
-    job: Job,
-    budgets: &[usize],
-    tally: &Arc<Tally>,
-) -> Result<Vec<Choice>, SubmitError> {
+fn submit(serving: &Serving, job: Job, budgets: &[usize]) -> Result<(Vec<Choice>, Arc<Tally>), SubmitError> {
     let params = &job.params;
     let mut stop_token_ids = params.stop_token_ids.clone();
     // A text that must follow a grammar ends with it.
     if !params.ignore_eos || job.constraint.is_some() {
         stop_token_ids.extend(&serving.eos);
     }
-    let mut choices = Vec::new();
+    let mut streams = Vec::new();
     for (prompt, max_tokens) in job.prompts.iter().zip(budgets) {
         for choice in 0..params.n {
-            let index = choices.len();
+            let index = streams.len();
             let mut sampling = params.sampling.clone();
             // Choices of one request differ, and each can be had again.
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
@@ -204,27 +199,34 @@ fn submit(
                 },
                 arrival: job.call.arrival,
             };
-            let tokens = serving.engine.submit_then(request, Record::note_end(index))?;
-            let text = Detokenizer::new(
-                serving.tokenizer.clone(),
-                params.skip_special,
-                params.stop.clone(),
-                params.include_stop,
-            );
-            choices.push(Choice {
-                index,
-                tokens,
-                tokenizer: serving.tokenizer.clone(),
-                text,
-                reader: job.reader.clone(),
-                min_tokens: params.min_tokens,
-                report: report(serving, &job, prompt),
-                until: job.call.until.clone(),
-                tally: tally.clone(),
-            });
+            streams.push(serving.engine.submit_then(request, Record::note_end(index))?);
         }
     }
-    Ok(choices)
+    // Made only now: what was refused has not ended.
+    let tally = Arc::new(Tally::new(
+        job.call.app.metrics.clone(),
+        job.endpoint,
+        &job.prompts,
+        params.n,
+    ));
+    let choice = |(index, tokens)| Choice {
+        index,
+        tokens,
+        tokenizer: serving.tokenizer.clone(),
+        text: Detokenizer::new(
+            serving.tokenizer.clone(),
+            params.skip_special,
+            params.stop.clone(),
+            params.include_stop,
+        ),
+        reader: job.reader.clone(),
+        min_tokens: params.min_tokens,
+        report: report(serving, &job, &job.prompts[index / params.n]),
+        until: job.call.until.clone(),
+        tally: tally.clone(),
+    };
+    let choices = streams.into_iter().enumerate().map(choice).collect();
+    Ok((choices, tally))
 }
 
 fn report(serving: &Serving, job: &Job, prompt: &[u32]) -> Report {
@@ -317,4 +319,39 @@ fn streamed(head: Head, mut choices: Vec<Choice>, tally: Arc<Tally>, usage: Stre
         .map(Ok::<_, Infallible>);
     // Comments between chunks let the server notice a client that left during a long prefill.
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// A turn is the work's: else clients that send and leave would have as many at work as they like.
+    #[tokio::test]
+    async fn clients_that_leave_make_no_room() {
+        let (gates, gone): (Vec<_>, Vec<_>) = (0..2).map(|_| channel::<()>()).unzip();
+        let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        for gate in gone {
+            let began = began.clone();
+            let work = off_thread(move || {
+                let _ = began.send(());
+                // Ends when the other side is dropped.
+                let _ = gate.recv();
+                Ok(())
+            });
+            tokio::select! {
+                _ = work => unreachable!("it waits"),
+                _ = begins.recv() => {}
+            }
+        }
+        let third = off_thread(|| Ok(()));
+        let mut third = std::pin::pin!(third);
+        assert!(third.as_mut().now_or_never().is_none());
+        assert_eq!(PREPARING.available_permits(), 0);
+        drop(gates);
+        third.await.unwrap();
+    }
 }

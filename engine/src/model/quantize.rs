@@ -2,7 +2,7 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -111,6 +111,7 @@ pub(super) fn write(
         file: path.display().to_string(),
         reason,
     };
+    remove_abandoned(path);
     // Two starts at once may write the same; the last rename wins, and both files are right.
     let part = path.with_extension(format!("{:016x}.part", rand::random::<u64>()));
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
@@ -141,6 +142,27 @@ pub(super) fn write(
     result
 }
 
+/// Removes what starts that were killed while they wrote left of the same file: a crash loop would fill the disk. A
+/// start that still writes changes its file every few seconds.
+fn remove_abandoned(path: &Path) {
+    const ABANDONED: Duration = Duration::from_secs(600);
+    let (Some(dir), Some(name)) = (path.parent(), path.file_stem().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let ours = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|file| file.starts_with(name) && file.ends_with(".part"));
+        let changed = entry.metadata().and_then(|found| found.modified()).ok();
+        let age = changed.and_then(|time| time.elapsed().ok());
+        if ours && age.is_some_and(|age| age > ABANDONED) {
+            // If it cannot be removed, it only takes room.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Hands a weight's bytes to `out` piece by piece.
 fn write_weight(
     stored: &StoredWeights<'_>,
@@ -165,4 +187,32 @@ fn write_weight(
     }
     let padding = written.next_multiple_of(ALIGNMENT) - written;
     out(&[0; ALIGNMENT as usize][..padding as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_abandoned_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - Duration::from_secs(3600);
+        let make = |name: &str, time| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(time).unwrap();
+        };
+        make("a-q8_0.1.part", old);
+        make("a-q8_0.2.part", SystemTime::now());
+        make("a-q8_0.gguf", old);
+        make("b-q8_0.1.part", old);
+        remove_abandoned(&dir.path().join("a-q8_0.gguf"));
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["a-q8_0.2.part", "a-q8_0.gguf", "b-q8_0.1.part"]);
+    }
 }

@@ -1,4 +1,6 @@
 //! A request body as a set of fields: what is taken is honoured, what is left is inert or refused.
+use std::fmt::{self, Write};
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -189,7 +191,23 @@ impl Fields {
 
 /// A value as the client wrote it, as far as an error should repeat it.
 fn shortened(value: &Value) -> String {
-    value.to_string().chars().take(60).collect()
+    /// Refuses what comes after enough, so that a long value is not written out.
+    struct Short(String);
+    impl Write for Short {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let left = 60 - self.0.chars().count();
+            self.0.extend(text.chars().take(left));
+            if text.chars().nth(left).is_some() {
+                Err(fmt::Error)
+            } else {
+                Ok(())
+            }
+        }
+    }
+    let mut short = Short(String::new());
+    // Its error only says that there was more.
+    let _ = write!(short, "{value}");
+    short.0
 }
 
 #[cfg(test)]

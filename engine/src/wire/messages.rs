@@ -28,6 +28,9 @@ pub(super) fn take(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
     Ok(messages)
 }
 
+/// Most calls of one message.
+const MOST_CALLS: usize = 1024;
+
 /// Every call has its answer and every answer its call, as OpenAI has it: a model that reads of a call without one
 /// makes the answer up.
 fn check_answers(messages: &[Message]) -> Result<(), ApiError> {
@@ -61,6 +64,12 @@ fn check_answers(messages: &[Message]) -> Result<(), ApiError> {
             return Err(unanswered(at, &open));
         }
         let calls = message.get("tool_calls").and_then(Value::as_array);
+        // Each answer is looked up among them.
+        if calls.is_some_and(|calls| calls.len() > MOST_CALLS) {
+            let place = format!("messages[{at}].tool_calls");
+            let text = format!("`{place}` has more than {MOST_CALLS} calls; send fewer.");
+            return Err(ApiError::invalid(&place, text));
+        }
         open = calls
             .into_iter()
             .flatten()

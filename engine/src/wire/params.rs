@@ -1,5 +1,5 @@
 //! The fields that chat and text completions share: sampling, stopping, streaming.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -15,6 +15,8 @@ use crate::{
 const MOST_CHOICES: usize = 128;
 /// Most stop strings; each is searched for in every piece of text.
 const MOST_STOPS: usize = 64;
+/// Each choice keeps them, and each token is compared with them.
+const MOST_BAD_WORDS: usize = 5000;
 
 /// vLLM's longest `cache_salt`, in characters.
 const MOST_SALT: usize = 1024;
@@ -214,17 +216,23 @@ fn usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, ApiError> {
 }
 
 fn token_ids(fields: &mut Fields, name: &str) -> Result<Option<Vec<u32>>, ApiError> {
-    fields.number(name, |_| true, "an array of token numbers")
+    // Each choice keeps a copy, so none comes twice.
+    let ids: Option<BTreeSet<u32>> = fields.number(name, |_| true, "an array of token numbers")?;
+    Ok(ids.map(|ids| ids.into_iter().collect()))
 }
 
 fn allowed_token_ids(fields: &mut Fields) -> Result<Option<Vec<u32>>, ApiError> {
     let range = "an array of at least one token number";
-    fields.number("allowed_token_ids", |tokens: &Vec<u32>| !tokens.is_empty(), range)
+    let fits = |ids: &BTreeSet<u32>| !ids.is_empty();
+    let ids = fields.number("allowed_token_ids", fits, range)?;
+    Ok(ids.map(|ids| ids.into_iter().collect()))
 }
 
 fn bad_words(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let fits = |words: &Vec<String>| words.iter().all(|word| !word.trim_start().is_empty());
-    let range = "an array of strings, none of them blank";
+    let fits = |words: &Vec<String>| {
+        words.len() <= MOST_BAD_WORDS && words.iter().all(|word| !word.trim_start().is_empty())
+    };
+    let range = "an array of at most 5000 strings, none of them blank";
     Ok(fields.number("bad_words", fits, range)?.unwrap_or_default())
 }
 

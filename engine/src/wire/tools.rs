@@ -34,6 +34,9 @@ pub struct Tools {
     pub parallel: bool,
 }
 
+/// Most functions of a request: names are compared with each other.
+const MOST_TOOLS: usize = 1024;
+
 impl Tools {
     /// Takes the fields out. Errors name what is wrong with which tool.
     pub fn take(fields: &mut Fields) -> Result<Self, ApiError> {
@@ -47,6 +50,12 @@ impl Tools {
         }
         let given: Option<Vec<Value>> = fields.take("tools")?;
         let choice = fields.take::<Value>("tool_choice")?;
+        if given.as_ref().is_some_and(|tools| tools.len() > MOST_TOOLS) {
+            return Err(wrong(
+                "tools",
+                &format!("has more than {MOST_TOOLS} functions; send fewer"),
+            ));
+        }
         let parallel = fields.take("parallel_tool_calls")?.unwrap_or(true);
         if given.is_none() && choice.as_ref().is_some_and(|choice| choice != "none") {
             return Err(ApiError::invalid("tool_choice", "`tool_choice` needs `tools`."));

@@ -214,7 +214,7 @@ async fn what_forbids_everything_fails_alone() {
     let server = answering("abc");
     let body = json!({"prompt": "p", "allowed_token_ids": [120], "guided_regex": "y"});
     let reply = server.post("/v1/completions", body).await;
-    assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert!(reply.body.contains("no token is left"), "{}", reply.body);
     let body = complete(&server, json!({})).await;
     assert_eq!(body["choices"][0]["text"], "abc");

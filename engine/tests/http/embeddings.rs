@@ -140,6 +140,8 @@ async fn what_cannot_be_embedded_is_refused_by_field() {
         (json!({"input": [VOCABULARY]}), "input"),
         (json!({"input": "a".repeat(LENGTH + 1)}), "input"),
         (json!({"input": vec!["a"; 2049]}), "input"),
+        // More than ever has a place here.
+        (json!({"input": vec!["a"; 2000]}), "input"),
         (json!({"input": "a", "dimensions": 0}), "dimensions"),
         (json!({"input": "a", "dimensions": 5}), "dimensions"),
         (json!({"input": "a", "encoding_format": "hex"}), "encoding_format"),

@@ -245,6 +245,15 @@ async fn a_full_queue_is_429_before_the_body_is_looked_at() {
         1.0
     );
 
+    // What was refused has not ended.
+    let ended = r#"vllm:request_params_n_count{engine="0",model_name="qwen3"}"#;
+    let four = post("/v1/completions", json!({"prompt": "x", "n": 2}));
+    assert_eq!(
+        send(&server.router, four).await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    assert_eq!(server.sample(ended).await, 0.0);
+
     drop(gate);
     assert_eq!(first.await.unwrap().status, StatusCode::OK);
     assert_eq!(second.await.unwrap().status, StatusCode::OK);
@@ -329,4 +338,75 @@ async fn more_choices_than_the_server_ever_holds_are_400_and_not_429() {
             reply.body
         );
     }
+}
+
+/// Lists whose length costs time or memory for everybody.
+#[tokio::test]
+async fn lists_are_bounded() {
+    let server = answering("a");
+    let tool = |at| json!({"type": "function", "function": {"name": format!("f{at}")}});
+    let call = |at: usize| json!({"id": at.to_string(), "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let message = json!({"role": "user", "content": "a"});
+    let calls = json!({"role": "assistant", "tool_calls": (0..1025).map(call).collect::<Vec<_>>()});
+    for (path, body, param) in [
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "stop_token_ids": [258]}),
+            "stop_token_ids",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "bad_words": vec!["b"; 5001]}),
+            "bad_words",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [message], "tools": (0..1025).map(tool).collect::<Vec<_>>()}),
+            "tools",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [message, calls]}),
+            "messages[1].tool_calls",
+        ),
+    ] {
+        let reply = server.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.body);
+        assert_eq!(reply.json()["error"]["param"], param, "{}", reply.body);
+    }
+    // Once is as good as a million times.
+    let body = json!({"prompt": "a", "stop_token_ids": vec![97; 1000]});
+    assert_eq!(server.post("/v1/completions", body).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_waited_for_until_the_deadline() {
+    let body = Body::from_stream(futures::stream::pending::<Result<String, std::io::Error>>());
+    let request = Request::post("/v1/completions").header("x-request-timeout", "0.05");
+    let reply = send(&answering("a").router, request.body(body).unwrap()).await;
+    assert_eq!(reply.status, StatusCode::REQUEST_TIMEOUT, "{}", reply.body);
+}
+
+#[tokio::test]
+async fn methods_that_clients_invent_share_a_label() {
+    let server = answering("a");
+    for method in ["BREW", "A1"] {
+        let request = Request::builder()
+            .method(method)
+            .uri("/none")
+            .header("content-length", u64::MAX);
+        send(&server.router, request.body(Body::empty()).unwrap()).await;
+    }
+    let text = server.get("/metrics").await.body;
+    assert!(
+        text.contains(r#"method="other""#) && !text.contains("BREW"),
+        "{text}"
+    );
+    let sums = text
+        .lines()
+        .filter(|line| line.starts_with("http_request_size_bytes_sum"));
+    let sum: f64 = sums
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    assert!(sum < 1e9, "{sum}");
 }
