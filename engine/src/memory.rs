@@ -113,7 +113,7 @@ pub enum MemoryError {
 /// # Errors
 /// When not even one request of full length has room.
 pub fn plan(mut needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, MemoryError> {
-    let block = needs.kv_per_token * needs.block_size as u64;
+    let block = needs.kv_per_token.saturating_mul(needs.block_size as u64);
     let usable = (limit.bytes as f64 * needs.utilization) as u64;
     let swap = if needs.swap_in_limit { needs.swap } else { 0 };
     let left = usable.saturating_sub(needs.weights + needs.activations + PROCESS + swap);

@@ -395,6 +395,7 @@ fn what_is_wrong_beside_the_weights_is_told_before_they_are_loaded() {
     let nano = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/nano/model");
     for (name, broken, words) in [
         ("config.json", "{", "config.json is not JSON"),
+        ("config.json", "[]", "invalid type: sequence, expected a map"),
         (
             "config.json",
             r#"{"architectures": ["GPT2"]}"#,

@@ -98,7 +98,8 @@ fn fatal(error: impl std::fmt::Display) -> Fatal {
 }
 
 fn json(name: &str, text: &str) -> Result<Value, Fatal> {
-    serde_json::from_str(text).map_err(|error| {
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_str(text);
+    object.map(Value::Object).map_err(|error| {
         Fatal(format!(
             "the model's {name} is not JSON: {error}; use the file that came with the model"
         ))
