@@ -73,6 +73,7 @@ fn options(quantization: Option<Quantization>, kv_dtype: KvDtype, cache: PathBuf
         cache_dir: Some(cache),
         pooling: false,
         max_model_len: Some(LENGTH),
+        fit_length: false,
         max_num_seqs: 1,
         max_num_batched_tokens: LENGTH,
         block_size: BLOCK,

@@ -1,7 +1,7 @@
 //! The command line: vLLM's flags that mean something here, and what becomes of those that do not.
 mod known;
 
-use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, str::FromStr};
 
 use clap::{
     Args, Parser, Subcommand,
@@ -56,6 +56,8 @@ enum Command {
 
 /// Flags of `serve`, as typed; `Config` holds what they mean.
 #[derive(Debug, Clone, Args)]
+// A negative number is a value, so that its refusal tells the range.
+#[command(allow_negative_numbers = true)]
 pub struct ServeArgs {
     /// The model: a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano.
     #[arg(value_name = "MODEL", required_unless_present = "model")]
@@ -72,7 +74,7 @@ pub struct ServeArgs {
     /// Names the API answers to; the first is shown and labels the metrics. Default: MODEL.
     #[arg(long, num_args = 1..)]
     pub served_model_name: Vec<String>,
-    /// Longest prompt plus output in tokens; 32k and 32K work. Default: 32768, or the model's if less.
+    /// Longest prompt plus output in tokens; 32k and 32K work; auto (or -1): the longest of the model that fits memory. Default: 32768, or the model's if less.
     #[arg(long)]
     pub max_model_len: Option<String>,
     /// Most requests in execution at once, or auto: up to 256, following KV cache use and preemptions.
@@ -82,7 +84,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "2048")]
     pub max_num_batched_tokens: String,
     /// Most requests that wait; more are answered 429.
-    #[arg(long, alias = "max-num-queued-reqs", default_value_t = 1024)]
+    #[arg(long, alias = "max-num-queued-reqs", default_value = "1024", value_parser = some)]
     pub max_queued_requests: usize,
     /// Most prompt tokens of requests that wait; more are answered 429. Default: no limit.
     #[arg(long, alias = "max-num-queued-tokens")]
@@ -94,21 +96,16 @@ pub struct ServeArgs {
     #[arg(long)]
     pub request_timeout: Option<f64>,
     /// GiB of host memory for KV blocks that do not fit the KV cache at the moment.
-    #[arg(
-        long,
-        alias = "kv-offloading-size",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, alias = "kv-offloading-size", default_value_t = 0.0)]
     pub swap_space: f64,
     /// Share of the memory (GPU's, or the cgroup's limit) that the engine may plan with.
     #[arg(long, default_value_t = 0.9)]
     pub gpu_memory_utilization: f64,
     /// Tokens in a KV-cache block.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value = "16", value_parser = some)]
     pub block_size: usize,
     /// Number of KV-cache blocks, instead of the planned one.
-    #[arg(long)]
+    #[arg(long, value_parser = some)]
     pub num_gpu_blocks_override: Option<usize>,
     /// Reuse the KV cache of equal prompt beginnings (the default).
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
@@ -156,13 +153,13 @@ pub struct ServeArgs {
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Seed of requests that bring none.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>)]
     pub seed: Option<u64>,
     /// Where sampling defaults come from: auto (the model's generation_config.json) or vllm (neutral).
     #[arg(long, default_value = "auto")]
     pub generation_config: String,
     /// How long running streams may go on after SIGTERM, in seconds.
-    #[arg(long, alias = "shutdown-timeout", default_value_t = 30)]
+    #[arg(long, alias = "shutdown-timeout", default_value = "30", value_parser = whole::<u64>)]
     pub drain_timeout: u64,
     /// Form of the log lines: text or json.
     #[arg(long, default_value = "text")]
@@ -177,7 +174,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub no_enable_log_requests: bool,
     /// Characters of a prompt that --enable-log-requests logs. Default: all.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize>)]
     pub max_log_len: Option<usize>,
     /// Where spans go, by OTLP over HTTP, for example http://collector:4318/v1/traces. Default: as OTEL_EXPORTER_OTLP_ENDPOINT says, or nowhere.
     #[arg(long)]
@@ -205,6 +202,16 @@ pub struct ServeArgs {
     pub modelscope_token: Option<String>,
 }
 
+/// Keeps candle from putting a backtrace into its errors where RUST_BACKTRACE is set: an error is one sentence.
+///
+/// # Safety
+/// Call it first in `main`, while the process has a single thread.
+#[allow(unsafe_code)]
+pub unsafe fn plain_errors() {
+    // SAFETY: the caller promises that no other thread can read the environment now.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+}
+
 /// Runs the command line without the program's name. Errors are for exit code 2; --help ends the process with 0.
 pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Fatal> {
     let (config, warnings) = parse(args)?;
@@ -229,6 +236,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
     let cli = Cli::try_parse_from(program.chain(args)).map_err(one_line)?;
     let Command::Serve(serve) = cli.command;
     Ok((Config::from_args(*serve)?, warnings))
+}
+
+fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "use a whole number, 0 or more")
+}
+
+fn some(text: &str) -> Result<usize, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or("use a whole number, at least 1")
 }
 
 /// Whether an argument is a flag with more than its name: a line of a manifest that became one argument.
@@ -268,7 +284,7 @@ fn one_line(error: clap::Error) -> Fatal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http::PromptLog, scheduler::SchedulingPolicy};
+    use crate::{config::MaxModelLen, http::PromptLog, scheduler::SchedulingPolicy};
 
     fn parse_words(line: &str) -> Result<(Config, Vec<String>), Fatal> {
         parse(line.split_whitespace().map(OsString::from))
@@ -284,7 +300,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.model, "./model");
         assert_eq!(config.served_names, ["qwen3", "alias"]);
-        assert_eq!(config.max_model_len, Some(4096));
+        assert_eq!(config.max_model_len, MaxModelLen::Tokens(4096));
         assert_eq!(config.max_num_seqs, 8);
         assert_eq!(
             (config.swap_bytes, config.policy),
@@ -306,6 +322,19 @@ mod tests {
                 "--reasoning-parser"
             ]
         );
+    }
+
+    #[test]
+    fn flags_of_vllm_without_meaning_here_are_ignored_with_their_values() {
+        let (config, warnings) = parse_words(
+            "serve m -O2 --cudagraph-capture-sizes 1 2 4 --stream_interval -1 --structured-outputs-config.backend auto \
+             --no-enable-eplb --no-async-scheduling --model-impl auto --max-logprobs=20 --tokenizer-revision main \
+             --max-model-len -1",
+        )
+        .unwrap();
+        assert_eq!((config.max_model_len, warnings.len()), (MaxModelLen::Fits, 9));
+        let told = "--tokenizer-revision is ignored: the tokenizer is that of --revision";
+        assert_eq!(warnings[8], told);
     }
 
     #[test]
@@ -343,12 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_flag_for_embeddings_wins() {
+    fn either_flag_says_what_the_model_does() {
         for (line, pooling) in [
             ("serve m", None),
             ("serve m --task embed", Some(true)),
             ("serve m --runner pooling", Some(true)),
-            ("serve m --runner generate --task embed", Some(false)),
+            ("serve m --runner pooling --task embed", Some(true)),
             ("serve m --task generate", Some(false)),
         ] {
             assert_eq!(parse_words(line).unwrap().0.pooling, pooling, "{line}");
@@ -399,6 +428,33 @@ mod tests {
                 "--max-num-batched-tokens 100",
             ),
             ("serve m --port eighty", "--port"),
+            ("serve m --port -1", "-1 is not in 0..=65535"),
+            ("serve m --seed -1", "use a whole number, 0 or more"),
+            ("serve m --drain-timeout -3", "use a whole number, 0 or more"),
+            (
+                "serve m --max-queued-requests -1",
+                "use a whole number, at least 1",
+            ),
+            ("serve m --block-size 0", "use a whole number, at least 1"),
+            (
+                "serve m --max-num-batched-tokens -1",
+                "--max-num-batched-tokens -1",
+            ),
+            (
+                "serve m --request-timeout -3",
+                "--request-timeout -3 is out of range",
+            ),
+            ("serve m --gpu-memory-utilization -1", "above 0, at most 1"),
+            ("serve m --max-model-len -2", "--max-model-len -2"),
+            ("serve m --runner generate --task embed", "--task embed"),
+            ("serve m --served-model-name=", "--served-model-name"),
+            ("serve m --max-logprobs -1", "set it to 20"),
+            ("serve m --logprobs-mode processed_logits", "raw_logprobs"),
+            ("serve m --uds /tmp/s", "--host and --port"),
+            (
+                "serve m --speculative-config.method ngram",
+                "--speculative-config.method",
+            ),
             ("serve m --metrics-port 8000", "--metrics-port 8000"),
             ("serve m --api-key= ", "--api-key"),
             ("serve m --allowed-origins [\"*\"]", "--allowed-origins"),

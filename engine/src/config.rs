@@ -25,6 +25,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// `--max-model-len`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxModelLen {
+    /// Not given: the usual length, or the model's if that is less.
+    Usual,
+    /// The longest of the model that fits memory.
+    Fits,
+    /// So many tokens.
+    Tokens(usize),
+}
+
 /// A checked `serve` command line.
 #[derive(Clone)]
 pub struct Config {
@@ -36,8 +47,8 @@ pub struct Config {
     pub port: u16,
     /// Names the API answers to, at least one.
     pub served_names: Vec<String>,
-    /// The longest prompt plus output asked for; `None` follows the model.
-    pub max_model_len: Option<usize>,
+    /// The longest prompt plus output.
+    pub max_model_len: MaxModelLen,
     /// Most requests in execution.
     pub max_num_seqs: usize,
     /// Whether fewer may run, as KV use and preemptions ask for.
@@ -138,18 +149,8 @@ impl Config {
                 (count, false)
             }
         };
-        for (flag, value) in [
-            ("--max-num-seqs", max_num_seqs),
-            ("--max-queued-requests", args.max_queued_requests),
-            ("--block-size", args.block_size),
-            (
-                "--num-gpu-blocks-override",
-                args.num_gpu_blocks_override.unwrap_or(1),
-            ),
-        ] {
-            if value == 0 {
-                return Err(refuse(flag, value, "is out of range", "use at least 1"));
-            }
+        if max_num_seqs == 0 {
+            return Err(refuse("--max-num-seqs", 0, "is out of range", "use at least 1"));
         }
         let batched = tokens("--max-num-batched-tokens", &args.max_num_batched_tokens)?;
         if batched < max_num_seqs {
@@ -164,17 +165,14 @@ impl Config {
             ));
         }
         Ok(Self {
-            served_names: if args.served_model_name.is_empty() {
-                vec![model.clone()]
-            } else {
-                args.served_model_name
-            },
+            served_names: served_names(args.served_model_name, &model)?,
             model,
             host: args.host,
             port: args.port,
             max_model_len: match args.max_model_len.as_deref() {
-                None | Some("auto") => None,
-                Some(text) => Some(tokens("--max-model-len", text)?),
+                None => MaxModelLen::Usual,
+                Some("auto" | "-1") => MaxModelLen::Fits,
+                Some(text) => MaxModelLen::Tokens(tokens("--max-model-len", text)?),
             },
             max_num_seqs,
             auto_num_seqs,
@@ -278,6 +276,18 @@ impl Config {
     }
 }
 
+fn served_names(names: Vec<String>, model: &str) -> Result<Vec<String>, Fatal> {
+    match names.iter().any(|name| name.trim().is_empty()) {
+        true => {
+            let text =
+                "a --served-model-name is empty; give a name, or leave it out to serve under the model's own";
+            Err(Fatal(text.to_owned()))
+        }
+        false if names.is_empty() => Ok(vec![model.to_owned()]),
+        false => Ok(names),
+    }
+}
+
 /// An empty key, as of a variable that was not filled in, would let in whoever sends none.
 fn api_keys(keys: Vec<String>) -> Result<Vec<String>, Fatal> {
     if keys.iter().any(|key| key.trim().is_empty()) {
@@ -354,13 +364,21 @@ fn one_of<T: Copy>(flag: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
         })
 }
 
-/// vLLM's older and newer flag; the newer wins.
+/// vLLM's older and newer flag, which must not contradict each other.
 fn pooling(task: &str, runner: &str) -> Result<Option<bool>, Fatal> {
     let embed = ["embed", "embedding"].map(|name| (name, Some(true)));
     let tasks = [("auto", None), ("generate", Some(false)), embed[0], embed[1]];
-    let task = one_of("--task", task, &tasks)?;
     let runners = [("auto", None), ("generate", Some(false)), ("pooling", Some(true))];
-    Ok(one_of("--runner", runner, &runners)?.or(task))
+    match (
+        one_of("--task", task, &tasks)?,
+        one_of("--runner", runner, &runners)?,
+    ) {
+        (Some(embeds), Some(pools)) if embeds != pools => {
+            let wrong = format!("contradicts --runner {runner}");
+            Err(refuse("--task", task, &wrong, "leave one of them out"))
+        }
+        (task, runner) => Ok(runner.or(task)),
+    }
 }
 
 fn object(

@@ -1,4 +1,6 @@
 //! Structured output: a grammar becomes the set of tokens that may come next, by llguidance.
+mod closed;
+
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
@@ -7,10 +9,21 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 
+pub(crate) use closed::close;
+
 use crate::tokenizer::Tokenizer;
 
 /// Most bytes of a grammar: compiling takes time that grows with the square of its rules, here at most seconds.
 const LARGEST: usize = 128 << 10;
+
+/// Most entries of one object in a schema. Each optional key takes four items of every row that the parser writes, and
+/// a row beyond its limit would end an answer halfway.
+const WIDEST: usize = 4000;
+/// Items that the parser may write at a time: room for the widest object.
+const LONGEST_ROW: usize = 5 * WIDEST;
+/// Stack of a thread that compiles: llguidance recurses over keys and chains of references, thousands of which fit
+/// into a grammar. Only what is used takes memory.
+const STACK: usize = 256 << 20;
 
 /// What may stand between two words of JSON: a line break and an indentation. Any white space could go on for ever, and
 /// small models let it.
@@ -33,7 +46,8 @@ pub enum ConstraintError {
 /// What the text of an answer must be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
-    /// A JSON value that this schema accepts; references must be local (`#/…`).
+    /// A JSON value that this schema accepts, objects without keys that it does not describe unless it says otherwise;
+    /// references must be local (`#/…`).
     JsonSchema(Value),
     /// A text that matches this regular expression from begin to end; Rust's syntax without look-around.
     Regex(String),
@@ -62,6 +76,22 @@ impl Grammar {
         }
     }
 
+    /// Entries of the largest object in its schema.
+    fn widest(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            match value {
+                Value::Object(map) => map.values().map(of).fold(map.len(), usize::max),
+                Value::Array(list) => list.iter().map(of).max().unwrap_or(0),
+                _ => 0,
+            }
+        }
+        match self {
+            Self::JsonSchema(schema) => of(schema),
+            Self::With(_, other) => other.widest(),
+            _ => 0,
+        }
+    }
+
     fn into_top_level(self) -> TopLevelGrammar {
         let Self::With(lark, other) = self else {
             return TopLevelGrammar::from_grammar(self.alone());
@@ -77,6 +107,7 @@ impl Grammar {
     fn alone(self) -> GrammarWithLexer {
         match self {
             Self::JsonSchema(mut schema) => {
+                close(&mut schema);
                 if let Value::Object(schema) = &mut schema {
                     schema
                         .entry("x-guidance")
@@ -130,17 +161,41 @@ impl Grammars {
             .get_or_init(|| factory(&self.tokenizer, &self.eos))
             .as_ref()
             .map_err(Clone::clone)?;
-        let mut matcher = Matcher::new(factory.create_parser(grammar.into_top_level()));
-        // A grammar that is empty or too ambiguous shows at its first step.
-        match matcher.compute_mask_or_eos() {
-            Ok(_) => Ok(Constraint {
+        let widest = grammar.widest();
+        if widest > WIDEST {
+            let text = format!("an object in it has {widest} entries and may have {WIDEST}");
+            return Err(ConstraintError::Grammar(text));
+        }
+        let is_ebnf = matches!(&grammar, Grammar::Lark(text) if text.contains("::="));
+        let compile = move || {
+            let mut matcher = Matcher::new(factory.create_parser(grammar.into_top_level()));
+            // A grammar that is empty or too ambiguous shows at its first step.
+            matcher.compute_mask_or_eos().map(|_| matcher)
+        };
+        let compiled = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, compile);
+            thread.map(std::thread::ScopedJoinHandle::join)
+        });
+        match compiled {
+            Ok(Ok(Ok(matcher))) => Ok(Constraint {
                 matcher,
                 phase: Phase::Held,
                 thought: None,
                 calls: None,
                 eos: self.eos.clone(),
             }),
-            Err(error) => Err(ConstraintError::Grammar(brief(&error))),
+            Ok(Ok(Err(_))) if is_ebnf => {
+                let text = "it looks like EBNF (`::=`), and this server reads Lark, for example `start: \"yes\" | \"no\"`";
+                Err(ConstraintError::Grammar(text.to_owned()))
+            }
+            Ok(Ok(Err(error))) => Err(ConstraintError::Grammar(brief(&error))),
+            Ok(Err(_)) => Err(ConstraintError::Grammar(
+                "the compiler failed on it, a bug".to_owned(),
+            )),
+            Err(error) => Err(ConstraintError::Grammar(format!(
+                "no thread can be started for it: {error}"
+            ))),
         }
     }
 }
@@ -164,7 +219,10 @@ fn factory(tokenizer: &Tokenizer, eos: &[u32]) -> Result<ParserFactory, Constrai
     let slices = SlicedBiasComputer::general_slices();
     let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
         .map_err(|error| ConstraintError::Grammar(brief(&error)))?;
-    factory.quiet().limits_mut().verbose_errors = false;
+    let limits = factory.quiet().limits_mut();
+    limits.verbose_errors = false;
+    limits.max_items_in_row = LONGEST_ROW;
+    limits.step_max_items = 10 * LONGEST_ROW;
     Ok(factory)
 }
 

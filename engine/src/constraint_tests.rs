@@ -42,6 +42,9 @@ fn only_what_the_grammar_allows_is_left() {
     assert_eq!(follow(schema.clone(), "{\n\t\"age\" :\r\n  12 }"), Ok(true));
     assert_eq!(follow(schema.clone(), "{\n\n"), Err(2));
     assert_eq!(follow(schema, r#"{"name""#), Err(2));
+    let open = Grammar::JsonSchema(json!({"type": "object", "properties": {"age": {"type": "integer"}}}));
+    assert_eq!(follow(open.clone(), r#"{"age": 1}"#), Ok(true));
+    assert_eq!(follow(open, r#"{"age": 1, "#), Err(9));
     assert_eq!(follow(Grammar::json_object(), r#"{"a": [1, "é"]}"#), Ok(true));
     assert_eq!(follow(Grammar::json_object(), "[1]"), Err(0));
     assert_eq!(follow(Grammar::Regex("[0-9]{2}/a+".into()), "12/aa"), Ok(true));
@@ -146,6 +149,8 @@ fn grammars_that_do_not_compile_say_why() {
         (Grammar::Regex("(".into()), "unclosed"),
         (Grammar::Lark("start: missing".into()), "missing"),
         (Grammar::Lark(String::new()), "start"),
+        (Grammar::Lark("root ::= \"a\"".into()), "reads Lark"),
+        (Grammar::JsonSchema(optional(WIDEST + 1)), "may have 4000"),
         (Grammar::JsonSchema(json!({"type": "nonsense"})), "nonsense"),
         (Grammar::JsonSchema(json!({"$ref": "http://a.b/c"})), "http"),
         (Grammar::JsonSchema(json!(false)), "false"),
@@ -184,4 +189,31 @@ proptest! {
             constraint.accept(token).unwrap();
         }
     }
+}
+
+/// A schema of so many optional keys.
+fn optional(keys: usize) -> Value {
+    let keys: serde_json::Map<String, Value> = (0..keys).map(|key| (format!("k{key}"), json!({}))).collect();
+    json!({"type": "object", "properties": keys})
+}
+
+#[test]
+fn the_widest_object_and_the_longest_chain_can_be_followed() {
+    let wide = Grammar::JsonSchema(optional(WIDEST));
+    assert_eq!(follow(wide, r#"{"k1": 1, "k3999": 2}"#), Ok(true));
+    let link = |key: usize| {
+        let next = json!({"$ref": format!("#/$defs/{}", key + 1)});
+        (
+            key.to_string(),
+            if key.is_multiple_of(2) {
+                next
+            } else {
+                json!({"properties": {"x": next}})
+            },
+        )
+    };
+    let mut links: serde_json::Map<String, Value> = (0..3000).map(link).collect();
+    links.insert("3000".to_owned(), json!({"type": "integer"}));
+    let chain = Grammar::JsonSchema(json!({"$ref": "#/$defs/0", "$defs": links}));
+    assert_eq!(follow(chain, r#"{"x": {"x""#), Ok(false));
 }

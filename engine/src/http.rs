@@ -1,10 +1,12 @@
 //! The HTTP side: routes, and what every request passes on its way.
 mod access;
 mod auth;
+mod call;
 mod chat;
 mod choice;
 mod choosing;
 mod embeddings;
+mod encoder;
 mod generate;
 mod keyfile;
 mod reader;

@@ -8,6 +8,23 @@ pub use limit::{MemoryLimit, system_limit};
 /// What the process takes beside tensors: code, tokenizer, HTTP buffers, stacks.
 const PROCESS: u64 = 48 << 20;
 
+/// Has the allocator keep what a step frees for the next one: given back, each large tensor would be taken from the
+/// system page by page again, which was half of a long prompt's system calls and page faults. The memory plan counts
+/// what is kept. One arena: those of threads give their memory back whatever they are told.
+#[allow(unsafe_code)]
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (option, value) in [
+        (libc::M_ARENA_MAX, 1),
+        // The most there is; above it, as the KV cache, memory comes from the system zeroed and untouched.
+        (libc::M_MMAP_THRESHOLD, 32 << 20),
+        (libc::M_TRIM_THRESHOLD, 256 << 20),
+    ] {
+        // SAFETY: it may be called at any time; if it refuses, only speed is lost.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
 /// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
 #[allow(unsafe_code)]
 pub fn trim() {
@@ -31,6 +48,8 @@ pub struct MemoryNeeds {
     pub block_size: usize,
     /// `--max-model-len`.
     pub max_model_len: usize,
+    /// Whether that is lowered to what fits.
+    pub fit_length: bool,
     /// `--max-num-seqs`.
     pub max_num_seqs: usize,
     /// Share of the limit that may be used, `--gpu-memory-utilization`.
@@ -93,12 +112,16 @@ pub enum MemoryError {
 ///
 /// # Errors
 /// When not even one request of full length has room.
-pub fn plan(needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, MemoryError> {
+pub fn plan(mut needs: MemoryNeeds, limit: MemoryLimit) -> Result<MemoryPlan, MemoryError> {
     let block = needs.kv_per_token * needs.block_size as u64;
     let usable = (limit.bytes as f64 * needs.utilization) as u64;
     let swap = if needs.swap_in_limit { needs.swap } else { 0 };
     let left = usable.saturating_sub(needs.weights + needs.activations + PROCESS + swap);
     let room = (left / block.max(1)) as usize;
+    if needs.fit_length && room > 0 {
+        let blocks = needs.num_blocks.map_or(room, |asked| asked.min(room));
+        needs.max_model_len = needs.max_model_len.min(blocks * needs.block_size);
+    }
     let one_request = needs.max_model_len.div_ceil(needs.block_size);
     // More than all sequences at full length could never be used.
     let most = one_request * needs.max_num_seqs;
@@ -213,6 +236,7 @@ mod tests {
             kv_per_token: MIB / 16,
             block_size: 16,
             max_model_len: 512,
+            fit_length: false,
             max_num_seqs: 4,
             utilization: 0.5,
             num_blocks: None,
@@ -256,6 +280,22 @@ mod tests {
     #[test]
     fn no_more_blocks_than_all_sequences_can_use() {
         assert_eq!(plan(needs(), limit(100_000)).unwrap().num_blocks, 4 * 32);
+    }
+
+    #[test]
+    fn a_length_that_may_follow_memory_is_the_longest_that_fits() {
+        let length = |mib, num_blocks| {
+            let needs = MemoryNeeds {
+                fit_length: true,
+                num_blocks,
+                ..needs()
+            };
+            plan(needs, limit(mib)).map(|plan| plan.needs.max_model_len)
+        };
+        assert_eq!(length(440, None).unwrap(), 320);
+        assert_eq!(length(440, Some(3)).unwrap(), 48);
+        assert_eq!(length(500, None).unwrap(), 512, "never more than the model's");
+        assert!(length(100, None).is_err());
     }
 
     #[test]

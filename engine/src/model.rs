@@ -2,6 +2,7 @@
 mod attention;
 mod checkpoint;
 pub mod config;
+mod cpu;
 pub mod fake;
 mod gguf;
 pub mod layout;
@@ -9,6 +10,7 @@ mod linear;
 mod load;
 mod moe;
 mod packed;
+mod q8;
 mod quantize;
 mod qwen3;
 mod rope;

@@ -10,6 +10,10 @@ pub use parser::{Delta, Parser, Thinking};
 pub const THINK: &str = "<think>";
 /// Closes it.
 pub const THINK_END: &str = "</think>";
+/// Opens a message of a prompt.
+const MESSAGE: &str = "<|im_start|>";
+/// Closes it.
+const MESSAGE_END: &str = "<|im_end|>";
 /// Opens a tool call.
 pub const CALL: &str = "<tool_call>";
 /// Closes it.

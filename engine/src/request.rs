@@ -1,7 +1,7 @@
 //! The contract between the HTTP side and the engine thread: what is asked, what comes back, how it ends.
 use std::time::{Duration, Instant};
 
-use crate::constraint::Constraint;
+use crate::{constraint::Constraint, kv::BlockHash};
 
 /// How the next token is chosen; OpenAI's and vLLM's fields with vLLM's defaults.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,13 +65,15 @@ pub struct StopParams {
     pub stop_token_ids: Vec<u32>,
 }
 
-/// For whom and how urgently a request is served.
+/// For whom and how urgently a request is served, and with whom it shares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Whose request it is; clients share the engine evenly. 0 is the one whom all share that bring no API key.
     pub client: u64,
     /// Lower comes earlier; 0 unless `--scheduling-policy priority` is set.
     pub priority: i64,
+    /// What names its KV in the prefix cache apart: only requests of the same salt share.
+    pub salt: Option<BlockHash>,
 }
 
 /// A request that passed every check at the border: the engine thread never refuses its content.
@@ -124,10 +126,12 @@ pub struct TokenLogprobs {
 pub enum TokenEvent {
     /// The tokens of the prompt from the second on, where `prompt_logprobs` asked for them; before any token.
     Prompt(Vec<TokenLogprobs>),
-    /// One more token. A stop token is reported by `Finished` only.
+    /// One more token.
     Token(u32),
     /// The same, where `logprobs` asked for it.
     Scored(TokenLogprobs),
+    /// The token that ended it, which is no part of the text.
+    Stop(u32),
     /// The hidden state of the prompt's last token, from a model that makes embeddings.
     Embedding(Vec<f32>),
     /// The last event of a request that ended by itself.

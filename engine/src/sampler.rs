@@ -43,7 +43,7 @@ pub struct Sampled {
 /// Why no token could be chosen; ends the request.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SampleError {
-    /// What the request forbids leaves nothing, or the model computed no numbers.
+    /// What the request forbids leaves nothing.
     #[error(
         "no token is left to choose from; allow more by allowed_token_ids, bad_words, min_tokens or the grammar"
     )]

@@ -263,12 +263,30 @@ impl Scheduler {
         self.waiting.push_preempted(victim);
     }
 
-    /// Whether those who are less urgent than `priority` hold what a sequence of so many blocks lacks.
-    fn can_give_way(&self, priority: i64, blocks: usize) -> bool {
-        let less = |sequence: &&Sequence| sequence.terms.priority > priority;
-        let held: usize = self.running.iter().filter(less).map(|s| s.blocks().len()).sum();
-        let others = self.running.iter().filter(|sequence| !less(sequence)).count();
-        held > 0 && self.pool.available() + held >= blocks + others
+    /// Whether those who are less urgent than a waiting sequence hold what it lacks.
+    fn can_give_way(&mut self, next: usize) -> bool {
+        let EngineConfig {
+            block_size,
+            enable_prefix_caching: caching,
+            ..
+        } = self.config;
+        let Some(sequence) = self.waiting.get_mut(next) else {
+            return false;
+        };
+        let priority = sequence.terms.priority;
+        let others = self
+            .running
+            .partition_point(|other| other.terms.priority <= priority);
+        let less = &self.running[others..];
+        if less.is_empty() {
+            return false;
+        }
+        let uses = self
+            .pool
+            .uses_without(less.iter().flat_map(|sequence| sequence.blocks().ids()));
+        let free = uses.iter().filter(|uses| **uses == 0).count();
+        let (_, missing) = sequence.look_up(&self.pool, block_size, caching, Some(&uses));
+        free >= missing + others
     }
 
     fn admit(&mut self, step: &mut Step, budget: &mut Budget) {
@@ -291,13 +309,12 @@ impl Scheduler {
                 // It has just given way, and would find its own blocks again.
                 return;
             }
-            let (priority, needed) = (sequence.terms.priority, sequence.len().div_ceil(block_size));
             let placed = match seat {
                 true => sequence.place(&self.pool, block_size, caching, reserve),
                 false => None,
             };
             let Some((hits, recalled)) = placed else {
-                if !self.can_give_way(priority, needed) {
+                if !self.can_give_way(next) {
                     return;
                 }
                 self.preempt_last(step);

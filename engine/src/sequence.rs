@@ -105,6 +105,34 @@ impl Sequence {
         &self.hashes
     }
 
+    /// How many of its first blocks can be found, and how many free ones it needs; with the pool's uses as they are, or
+    /// as they might be.
+    pub(crate) fn look_up(
+        &mut self,
+        pool: &BlockPool,
+        block_size: usize,
+        caching: bool,
+        uses: Option<&[u32]>,
+    ) -> (usize, usize) {
+        if caching {
+            BlockHash::extend(&mut self.hashes, self.terms.salt, &self.tokens, block_size);
+        }
+        // The last token is always computed: its logits choose the next one.
+        let reusable = match self.scores_prompt() {
+            true => 0,
+            false => (self.tokens.len() - 1) / block_size,
+        };
+        let known: Vec<bool> = self
+            .hashes
+            .iter()
+            .take(reusable)
+            .map_while(|hash| pool.in_use(hash, uses))
+            .collect();
+        // A block that another sequence uses is shared; every other one, found or new, is one less that is free.
+        let shared = known.iter().filter(|in_use| **in_use).count();
+        (known.len(), self.tokens.len().div_ceil(block_size) - shared)
+    }
+
     /// Takes blocks for all its tokens, cached ones first, leaving at least `reserve` free for the others.
     /// Returns the tokens found in the cache and how many of them came from host memory, or `None`, holding nothing,
     /// when there are too few blocks.
@@ -116,30 +144,11 @@ impl Sequence {
         reserve: usize,
     ) -> Option<(usize, usize)> {
         debug_assert!(self.blocks.is_empty());
-        if caching {
-            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
-        }
-        // The last token is always computed: its logits choose the next one.
-        let reusable = match self.scores_prompt() {
-            true => 0,
-            false => (self.tokens.len() - 1) / block_size,
-        };
-        let known: Vec<bool> = self
-            .hashes
-            .iter()
-            .take(reusable)
-            .map_while(|hash| pool.in_use(hash))
-            .collect();
-        // A block that another sequence uses is shared; every other one, found or new, is one less that is free.
-        let shared = known.iter().filter(|in_use| **in_use).count();
-        let missing = self.tokens.len().div_ceil(block_size) - shared;
+        let (known, missing) = self.look_up(pool, block_size, caching, None);
         if pool.available() < missing + reserve {
             return None;
         }
-        let mut found: Vec<_> = self.hashes[..known.len()]
-            .iter()
-            .map(|hash| pool.find(hash))
-            .collect();
+        let mut found: Vec<_> = self.hashes[..known].iter().map(|hash| pool.find(hash)).collect();
         // Only now that no device block can lose what is wanted are the others filled from the host.
         let mut recalled = 0;
         for (block, hash) in found.iter_mut().zip(&self.hashes) {
@@ -219,7 +228,7 @@ impl Sequence {
         self.prompt_known += self.new_prompt_tokens(count);
         self.computed += count;
         if caching {
-            BlockHash::extend(&mut self.hashes, &self.tokens, block_size);
+            BlockHash::extend(&mut self.hashes, self.terms.salt, &self.tokens, block_size);
             let full = self.computed / block_size;
             for index in self.published..full {
                 if let (Some(block), Some(hash)) = (self.blocks.get(index), self.hashes.get(index)) {

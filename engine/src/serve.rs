@@ -1,9 +1,10 @@
 //! The life of a server: listen at once, load behind it, serve, drain, end.
+mod connections;
+mod generation;
 mod load;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt;
 use futures::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,8 +39,8 @@ pub fn run(config: Config, warnings: &[String]) -> Result<(), Fatal> {
         .build()
         .map_err(|error| Fatal(format!("cannot start the HTTP threads: {error}")))?;
     let result = runtime.block_on(serve(config));
-    // A loader may still be at work; nothing waits for its result.
-    runtime.shutdown_background();
+    // A loader that is still at work would panic without the runtime; both go with the process, which ends now.
+    std::mem::forget(runtime);
     result
 }
 
@@ -80,7 +81,13 @@ async fn serve(config: Config) -> Result<(), Fatal> {
     let app = Arc::new(app);
     if let Some(listener) = metrics_listener {
         // Ends with the process: the last scrape may come during the drain.
-        tokio::spawn(axum::serve(listener, http::metrics_app(app.clone())).into_future());
+        let never = CancellationToken::new();
+        tokio::spawn(connections::serve(
+            listener,
+            http::metrics_app(app.clone()),
+            connections::HEAD,
+            never,
+        ));
     }
     // Port 0 asks for any free one.
     let address = listener
@@ -88,7 +95,7 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .map_or(address, |address| address.to_string());
     info!(model = config.model, address, "listening; the model loads");
     let drain_timeout = config.drain_timeout;
-    let loaded = in_background(move || load::load(&config, &runtime, &progress, &metrics))?;
+    let loaded = in_background(move || load::load(config, &runtime, progress, metrics))?;
     let served = serve_until(listener, app, loaded, signals, drain_timeout).await;
     if let Some(traces) = traces {
         // What panics there has nothing more to lose.
@@ -155,13 +162,13 @@ pub async fn serve_until(
     drain_timeout: Duration,
 ) -> Result<(), Fatal> {
     let closing = CancellationToken::new();
-    let listener = listener.tap_io(|stream| {
-        // A chunk must not wait for the next; if it cannot be set, chunks only come later.
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, http::app(app.clone()))
-        .with_graceful_shutdown(closing.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let router = http::app(app.clone());
+    let server = tokio::spawn(connections::serve(
+        listener,
+        router,
+        connections::HEAD,
+        closing.clone(),
+    ));
     tokio::pin!(stops);
     tokio::select! {
         result = loaded => match result {
@@ -169,7 +176,10 @@ pub async fn serve_until(
             Err(_) => return Err(Fatal("the loader ended without a result; see the log above".to_owned())),
         },
         // Nothing runs yet, so there is nothing to drain.
-        _ = stops.next() => return Ok(()),
+        _ = stops.next() => {
+            info!("stopped");
+            return Ok(());
+        }
     }
     info!("ready");
     stops.next().await;

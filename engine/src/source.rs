@@ -68,6 +68,17 @@ pub enum SourceError {
         "model {0:?} is not a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano; check the name"
     )]
     Unknown(String),
+    /// A path that leads nowhere.
+    #[error("there is no file or directory {0}; check the path")]
+    NoPath(String),
+    /// A directory with nothing but GGUF.
+    #[error("{dir} has no config.json but a GGUF file; name that file itself: {file}")]
+    GgufInside {
+        /// The directory.
+        dir: PathBuf,
+        /// The file in it.
+        file: PathBuf,
+    },
     /// A file that every model needs is not there or cannot be read.
     #[error(
         "cannot read {path}: {reason}; a model needs config.json, tokenizer.json and model.safetensors (or its shards and their index)"
@@ -127,8 +138,14 @@ pub async fn resolve(
         Some(_) => Err(SourceError::Unknown(spec.into())),
         None if spec.ends_with(".gguf") && Path::new(spec).is_file() => gguf(Path::new(spec)),
         None if Path::new(spec).is_dir() => directory(Path::new(spec)),
+        None if is_path(spec) && !Path::new(spec).exists() => Err(SourceError::NoPath(spec.into())),
         // A bare org/name is a model on the hub, as in vLLM's command line.
-        None if is_repo(spec) => download(Site::HuggingFace, spec, options, progress).await,
+        None if is_repo(spec) => {
+            if !options.offline {
+                tracing::info!("there is no directory {spec} here; the hub is asked for it");
+            }
+            download(Site::HuggingFace, spec, options, progress).await
+        }
         None => Err(SourceError::Unknown(spec.into())),
     }
 }
@@ -168,6 +185,11 @@ fn is_repo(text: &str) -> bool {
         .is_some_and(|(org, name)| part(org) && part(name))
 }
 
+/// Whether `text` can only mean a file or a directory.
+fn is_path(text: &str) -> bool {
+    text.starts_with(['.', '/', '~']) || text.ends_with(".gguf") || text.matches('/').count() > 1
+}
+
 /// Where downloads and quantized weights are kept unless a flag says otherwise; `None` without a home.
 pub fn default_download_dir() -> Option<PathBuf> {
     let home = || {
@@ -190,7 +212,7 @@ fn embedded_nano() -> ModelFiles {
         generation_config: Some(include_str!("../../examples/nano/model/generation_config.json").into()),
         tokenizer: Cow::Borrowed(include_bytes!("../../examples/nano/model/tokenizer.json")),
         tokenizer_config: Some(tokenizer_config.into()),
-        chat_template: template_of(tokenizer_config),
+        chat_template: template_of(tokenizer_config).unwrap_or_default(),
         weights: vec![Weights::Embedded(include_bytes!(
             "../../examples/nano/model/model.safetensors"
         ))],
@@ -199,11 +221,13 @@ fn embedded_nano() -> ModelFiles {
 }
 
 fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
-    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
-    let chat_template = match optional(dir, "chat_template.jinja")? {
-        Some(text) => Some(text),
-        None => tokenizer_config.as_deref().and_then(template_of),
-    };
+    if let (false, Some(file)) = (dir.join("config.json").exists(), gguf_in(dir)) {
+        return Err(SourceError::GgufInside {
+            dir: dir.into(),
+            file,
+        });
+    }
+    let (tokenizer_config, chat_template) = templates(dir)?;
     let tokenizer = dir.join("tokenizer.json");
     Ok(ModelFiles {
         config: required(dir, "config.json")?.into(),
@@ -218,6 +242,15 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
     })
 }
 
+/// The first GGUF file in a directory.
+fn gguf_in(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "gguf"))
+        .min()
+}
+
 /// One GGUF file: it holds its own config, and the tokenizer lies beside it.
 fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
     let model = GgufModel::read(path).map_err(|reason| SourceError::Gguf {
@@ -225,8 +258,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         reason,
     })?;
     let dir = path.parent().unwrap_or(Path::new("."));
-    let tokenizer_config = optional(dir, "tokenizer_config.json")?;
-    let beside = optional(dir, "chat_template.jinja")?;
+    let (tokenizer_config, chat_template) = templates(dir)?;
     let tokenizer = fs::read(dir.join("tokenizer.json")).map_err(|error| SourceError::NoTokenizer {
         path: path.into(),
         reason: error.to_string(),
@@ -235,9 +267,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         config: model.config.into(),
         generation_config: optional(dir, "generation_config.json")?.map(Cow::from),
         tokenizer: tokenizer.into(),
-        chat_template: beside
-            .or_else(|| tokenizer_config.as_deref().and_then(template_of))
-            .or(model.chat_template),
+        chat_template: chat_template.or(model.chat_template),
         tokenizer_config: tokenizer_config.map(Cow::from),
         weights: vec![Weights::File(path.into())],
         pooled: model.pooled,
@@ -311,12 +341,23 @@ fn unreadable(path: PathBuf, error: std::io::Error) -> SourceError {
     }
 }
 
+/// The text of tokenizer_config.json, and the chat template, which a file of its own may hold.
+fn templates(dir: &Path) -> Result<(Option<String>, Option<String>), SourceError> {
+    let config = optional(dir, "tokenizer_config.json")?;
+    let beside = optional(dir, "chat_template.jinja")?;
+    let inside = template_of(config.as_deref().unwrap_or("{}")).map_err(|error| SourceError::File {
+        path: dir.join("tokenizer_config.json"),
+        reason: format!("it is not JSON: {error}"),
+    })?;
+    Ok((config, beside.or(inside)))
+}
+
 /// The template in tokenizer_config.json: a text, or a list of named ones with one named default.
-fn template_of(tokenizer_config: &str) -> Option<String> {
-    let config: serde_json::Value = serde_json::from_str(tokenizer_config).ok()?;
+fn template_of(tokenizer_config: &str) -> serde_json::Result<Option<String>> {
+    let config: serde_json::Value = serde_json::from_str(tokenizer_config)?;
     let template = &config["chat_template"];
     let named = || template.as_array()?.iter().find(|one| one["name"] == "default")?["template"].as_str();
-    template.as_str().or_else(named).map(str::to_owned)
+    Ok(template.as_str().or_else(named).map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -405,14 +446,38 @@ mod tests {
             "hf://only-a-name",
             "hf://../..",
             "modelscope://a/b/c",
-            "no/such/dir",
+            "name",
             "",
         ] {
-            let error = resolve(spec, &SourceOptions::default(), |_, _| {})
-                .await
-                .unwrap_err();
+            let error = refusal(spec).await;
             assert!(matches!(error, SourceError::Unknown(_)), "{spec}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_leads_nowhere_is_not_asked_of_the_hub() {
+        for spec in ["no/such/dir", "models/x.gguf", "./x/y", "/x", "~/x"] {
+            let error = refusal(spec).await;
+            assert!(matches!(error, SourceError::NoPath(_)), "{spec}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gguf_file_in_the_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.gguf");
+        fs::write(&file, "GGUF").unwrap();
+        let error = refusal(dir.path().to_str().unwrap()).await.to_string();
+        assert!(
+            error.ends_with(&format!("name that file itself: {}", file.display())),
+            "{error}"
+        );
+    }
+
+    async fn refusal(spec: &str) -> SourceError {
+        resolve(spec, &SourceOptions::default(), |_, _| {})
+            .await
+            .unwrap_err()
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
 //! Text to tokens by the model's tokenizer.json, and back as a stream.
 mod detokenizer;
+mod truncation;
 
 use std::sync::Arc;
 
 use tokenizers::DecoderWrapper;
 
 pub use detokenizer::{Detokenizer, Emitted};
+pub use truncation::{Side, Truncation};
 
 /// Why a tokenizer.json cannot be used, or a text not be tokenized.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +83,30 @@ impl Tokenizer {
 
     /// Tokens of a text. `special` adds what the post-processor adds (nothing, for Qwen3).
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_within(text, special, None)
+    }
+
+    /// The same with a longer text cut; what the post-processor adds stays whole and counts.
+    pub fn encode_within(
+        &self,
+        text: &str,
+        special: bool,
+        truncation: Option<Truncation>,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self
             .0
             .tokenizer
             .encode_fast(text, special)
             .map_err(|error| TokenizerError::Text(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let mut tokens = encoding.get_ids().to_vec();
+        if let Some(truncation) = truncation {
+            let added = encoding.get_special_tokens_mask();
+            let first = added.iter().position(|added| *added == 0);
+            let last = added.iter().rposition(|added| *added == 0);
+            let text = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
+            truncation.cut(&mut tokens, text);
+        }
+        Ok(tokens)
     }
 
     /// The fewest tokens that `bytes` bytes of text can be: a text can be refused by its length alone, before the
@@ -205,6 +225,34 @@ mod tests {
             assert_eq!(tokenizer.bytes(u32::from(byte)), [byte]);
         }
         assert!(tokenizer.bytes(9999).is_empty());
+    }
+
+    #[test]
+    fn what_the_tokenizer_adds_stays_where_a_text_is_cut() {
+        let mut json: serde_json::Value = serde_json::from_str(&Tokenizer::of_bytes_json()).unwrap();
+        let special = |name: &str| serde_json::json!({"SpecialToken": {"id": name, "type_id": 0}});
+        let described = |name: &str, id: u32| serde_json::json!({"id": name, "ids": [id], "tokens": [name]});
+        json["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [special("<|im_end|>"), {"Sequence": {"id": "A", "type_id": 0}}, special("<|endoftext|>")],
+            "pair": [],
+            "special_tokens": {"<|endoftext|>": described("<|endoftext|>", 256), "<|im_end|>": described("<|im_end|>", 257)},
+        });
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+        let cut = |special, keep, side| {
+            let truncation = Truncation {
+                keep: Some(keep),
+                side,
+            };
+            tokenizer
+                .encode_within("<|im_end|>ab", special, Some(truncation))
+                .unwrap()
+        };
+        assert_eq!(cut(true, 4, Side::Left), [257, 97, 98, 256]);
+        assert_eq!(cut(true, 4, Side::Right), [257, 257, 97, 256]);
+        assert_eq!(cut(true, 9, Side::Left), [257, 257, 97, 98, 256]);
+        assert_eq!(cut(true, 1, Side::Left), [257, 256]);
+        assert_eq!(cut(false, 1, Side::Left), [98]);
     }
 
     #[test]

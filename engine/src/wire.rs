@@ -22,7 +22,7 @@ pub use error::ApiError;
 pub use fields::{Fields, INERT, NEUTRAL};
 pub use logprobs::{LogprobsWriter, append, prompt_logprobs};
 pub use messages::Message;
-pub use params::{Defaults, Params};
+pub use params::{Defaults, Params, StreamUsage, sampling};
 pub use reply::{Answer, Endpoint, Head, Usage, finish_reason};
 pub use structured::Structured;
 pub use tokenize::{DetokenizeRequest, TokenizeInput, TokenizeRequest};

@@ -99,7 +99,7 @@ async fn all(stream: TokenStream) -> Vec<TokenEvent> {
 }
 
 #[tokio::test]
-async fn tokens_arrive_and_the_stop_token_does_not() {
+async fn tokens_arrive_and_the_stop_token_is_told_apart() {
     let (engine, recorder) = start(FakeModel::new(100).with_reply(vec![7, 8, 99]));
     let events = all(engine.submit(request(5, 10)).unwrap()).await;
     assert_eq!(
@@ -107,6 +107,7 @@ async fn tokens_arrive_and_the_stop_token_does_not() {
         [
             TokenEvent::Token(7),
             TokenEvent::Token(8),
+            TokenEvent::Stop(99),
             TokenEvent::Finished(FinishReason::Stop)
         ]
     );

@@ -46,11 +46,19 @@ impl Harness {
     }
 
     fn submit(&mut self, client: u64, priority: i64, prompt: usize) -> SequenceId {
+        self.submit_of(1, client, priority, prompt)
+    }
+
+    /// Prompts of one family begin alike.
+    fn submit_of(&mut self, family: u32, client: u64, priority: i64, prompt: usize) -> SequenceId {
         let id = self.next;
         self.next += 1;
-        let sequence = Sequence::new(id, vec![1; prompt]);
-        self.scheduler
-            .enqueue(sequence.with_terms(Terms { client, priority }));
+        let sequence = Sequence::new(id, vec![family; prompt]);
+        self.scheduler.enqueue(sequence.with_terms(Terms {
+            client,
+            priority,
+            ..Terms::default()
+        }));
         self.live.insert(id, (client, OUTPUT));
         self.prompts.insert(id, prompt);
         id
@@ -161,6 +169,35 @@ fn nobody_gives_way_in_vain_or_to_an_equal() {
     // 15 blocks, of which the patient one has 5 or 6 and 4 are free: it would still lack some.
     harness.submit(2, 0, 60);
     while harness.live.contains_key(&equal) || harness.live.contains_key(&patient) {
+        assert!(harness.step().preempted.is_empty());
+    }
+}
+
+/// Blocks that two sequences use are free when both are gone, and are there already for a third.
+#[test]
+fn who_gives_way_is_decided_by_the_blocks_that_are_not_shared() {
+    let shared = EngineConfig {
+        enable_prefix_caching: true,
+        ..config(8, 16)
+    };
+    // The urgent one finds 6 of its 11 blocks in use by an equal one, and lacks no more than the patient one has.
+    let mut harness = Harness::new(shared.clone());
+    let equal = harness.submit(1, 0, 24);
+    harness.started_until(equal);
+    let patient = harness.submit_of(3, 1, 5, 28);
+    harness.started_until(patient);
+    let urgent = harness.submit(1, 0, 44);
+    let step = harness.step();
+    assert_eq!(step.preempted, [patient]);
+    assert_eq!(step.started.first().map(|(id, _)| *id), Some(urgent));
+    // The patient one has 7 blocks, but 5 of them would stay in use.
+    let mut harness = Harness::new(shared);
+    let equal = harness.submit(1, 0, 24);
+    harness.started_until(equal);
+    let patient = harness.submit(1, 5, 25);
+    harness.started_until(patient);
+    harness.submit_of(3, 1, 0, 44);
+    while harness.live.contains_key(&equal) && harness.live.contains_key(&patient) {
         assert!(harness.step().preempted.is_empty());
     }
 }

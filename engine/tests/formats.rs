@@ -321,6 +321,11 @@ fn a_broken_gguf_file_is_named() {
             "{len}: {error}"
         );
     }
+    let architecture = Value::String("qwen3".into());
+    let metadata = [("general.architecture", &architecture)];
+    gguf_file::write(&mut fs::File::create(&path).unwrap(), &metadata, &[]).unwrap();
+    let error = GgufModel::read(&path).unwrap_err();
+    assert_eq!(error, "it has no number qwen3.embedding_length");
     write_gguf(&path, &config(false), "llama");
     assert!(GgufModel::read(&path).unwrap_err().contains("llama"));
 }
@@ -401,6 +406,35 @@ fn other_weights_in_the_same_place_are_quantized_anew() {
     assert_eq!(kept(cache.path(), Quantization::Q8_0).len(), 2);
     // Nothing half-written is left.
     assert_eq!(fs::read_dir(cache.path().join("quantized")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_damaged_file_in_the_cache_is_quantized_anew() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = LoadOptions {
+        quantization: Some(Quantization::Q4K),
+        cache_dir: Some(cache.path().into()),
+        ..options()
+    };
+    let config = config(false);
+    let path = saved(dir.path(), &weights(&config));
+    let first = logits(loaded(&config.to_string(), path.clone(), &options));
+    let [file] = &kept(cache.path(), Quantization::Q4K)[..] else {
+        panic!("one file")
+    };
+    let whole = fs::read(file).unwrap();
+    let mut renamed = whole.clone();
+    let name = b"model.norm.weight";
+    let at = renamed
+        .windows(name.len())
+        .position(|bytes| bytes == name)
+        .unwrap();
+    renamed[at] = b'x';
+    for damaged in [&whole[..whole.len() - 100], b"", &renamed] {
+        fs::write(file, damaged).unwrap();
+        assert!(first == logits(loaded(&config.to_string(), path.clone(), &options)));
+        assert!(fs::read(file).unwrap() == whole);
+    }
 }
 
 #[test]

@@ -20,6 +20,8 @@ mod life;
 mod messages;
 #[path = "http/parameters.rs"]
 mod parameters;
+#[path = "http/prompts.rs"]
+mod prompts;
 #[path = "http/reasoning.rs"]
 mod reasoning;
 #[path = "http/refusals.rs"]

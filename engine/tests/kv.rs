@@ -34,7 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// One block of a made-up token: its name.
 fn hash(content: usize) -> BlockHash {
     let mut names = Vec::new();
-    BlockHash::extend(&mut names, &[content as u32], 1);
+    BlockHash::extend(&mut names, None, &[content as u32], 1);
     names[0]
 }
 
@@ -190,14 +190,15 @@ impl Harness {
         } = self.model;
         assert_eq!(self.pool.available(), device - self.model.blocks_in_use());
         assert_eq!(
-            self.pool.host_usage(),
+            self.pool
+                .host_share((0..CONTENTS).map(hash).collect::<Vec<_>>().iter()),
             self.model.host.len() as f64 / host_size.max(1) as f64
         );
         for content in 0..CONTENTS {
             let used = self.model.used.iter().any(|(_, known)| *known == Some(content));
             let known = self.model.on_device(content) || self.model.host.contains(&content);
             assert_eq!(
-                self.pool.in_use(&hash(content)),
+                self.pool.in_use(&hash(content), None),
                 known.then_some(used),
                 "content {content}"
             );

@@ -20,11 +20,15 @@ struct Running {
 }
 
 fn command(flags: &[&str]) -> Command {
+    command_of("embedded://nano", flags)
+}
+
+fn command_of(model: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-engine"));
     command
         .args([
             "serve",
-            "embedded://nano",
+            model,
             "--served-model-name",
             "nano",
             "--log-format",
@@ -41,14 +45,22 @@ fn command(flags: &[&str]) -> Command {
         .args(flags)
         .stderr(Stdio::piped());
     let variables = std::env::vars().map(|(name, _)| name);
-    for name in variables.filter(|name| name.starts_with("OTEL_")) {
+    for name in variables.filter(|name| name.starts_with("OTEL_") || name.starts_with("HF_")) {
         command.env_remove(name);
     }
     command
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        let mut running = Self::spawn(command);
+        let listening = running.line("listening");
+        running.address = listening["address"].as_str().unwrap().parse().unwrap();
+        running.line("ready");
+        running
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = channel();
@@ -60,15 +72,11 @@ impl Running {
                 }
             }
         });
-        let mut running = Self {
+        Self {
             child,
             address: ([127, 0, 0, 1], 0).into(),
             lines,
-        };
-        let listening = running.line("listening");
-        running.address = listening["address"].as_str().unwrap().parse().unwrap();
-        running.line("ready");
-        running
+        }
     }
 
     /// The next line whose message begins so.
@@ -208,6 +216,23 @@ fn a_second_signal_or_the_end_of_the_drain_cuts_with_an_error_event() {
 }
 
 #[test]
+fn a_signal_while_the_hub_is_waited_for_ends_it_quietly() {
+    let kept = tempfile::tempdir().unwrap();
+    let kept = kept.path().to_str().unwrap();
+    let flags = ["--hf-endpoint", "http://127.0.0.1:1", "--download-dir", kept];
+    // What goes wrong here is a race, so one try would not see it.
+    for _ in 0..6 {
+        let running = Running::spawn(command_of("hf://org/none", &flags));
+        running.line("the download goes on after a wait");
+        running.signal();
+        let (lines, status) = running.end();
+        assert!(status.success());
+        assert_eq!(lines.last().unwrap()["message"], "stopped", "{lines:?}");
+        assert!(lines.iter().all(|line| line["level"] != "ERROR"), "{lines:?}");
+    }
+}
+
+#[test]
 fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
     let running = Running::start(command(&[]));
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -240,6 +265,16 @@ fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
     for path in ["/health", "/ready", "/metrics"] {
         assert!(running.get(path).starts_with("HTTP/1.1 200"), "{path}");
     }
+    let refused = json!({"prompt": [PROMPT, 1]});
+    for body in [json!({"prompt": PROMPT, "foo": 1}), refused] {
+        rest(BufReader::new(running.complete("", &body)));
+    }
+    let [foo, quoted] = [running.line("request"), running.line("request")];
+    assert_eq!(
+        (&foo["param"], &quoted["param"]),
+        (&json!("foo"), &json!("prompt"))
+    );
+    assert!(foo["reason"].as_str().unwrap().contains("not a field"), "{foo}");
     running.get("/nothing");
     let text = answer["choices"][0]["text"].as_str().unwrap();
     running.signal();
@@ -248,9 +283,9 @@ fn every_request_is_one_line_with_its_trace_and_without_its_prompt() {
     assert_eq!(requests.len(), 1, "probes are not logged: {lines:?}");
     assert_eq!(
         (&requests[0]["path"], &requests[0]["status"]),
-        (&json!("none"), &json!(404))
+        (&json!("/nothing"), &json!(404))
     );
-    let told = Value::from(lines).to_string() + &line.to_string();
+    let told = Value::from(lines).to_string() + &line.to_string() + &quoted.to_string();
     assert!(!told.contains("secret") && !told.contains(text), "{told}");
 }
 
@@ -320,7 +355,11 @@ fn the_memory_plan_is_printed_and_exported() {
 }
 
 fn refused(flags: &[&str], variables: &[(&str, &str)]) -> String {
-    let Output { status, stderr, .. } = command(flags).envs(variables.iter().copied()).output().unwrap();
+    refusal(command(flags).envs(variables.iter().copied()))
+}
+
+fn refusal(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{stderr}");
     stderr.lines().last().unwrap().to_owned()
@@ -347,4 +386,62 @@ fn what_cannot_work_ends_with_2_and_one_sentence() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     let line = refused(&[], &[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
     assert!(line.contains("set it to http/protobuf"), "{line}");
+}
+
+/// Large weights take minutes to load; what is wrong beside them is told before. These are none at all, and would be
+/// refused first if they were looked at first.
+#[test]
+fn what_is_wrong_beside_the_weights_is_told_before_they_are_loaded() {
+    let nano = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/nano/model");
+    for (name, broken, words) in [
+        ("config.json", "{", "config.json is not JSON"),
+        (
+            "config.json",
+            r#"{"architectures": ["GPT2"]}"#,
+            "of architecture GPT2",
+        ),
+        (
+            "generation_config.json",
+            "{",
+            "generation_config.json is not JSON",
+        ),
+        ("tokenizer.json", "{", "cannot read tokenizer.json"),
+        (
+            "tokenizer_config.json",
+            "{",
+            "tokenizer_config.json: it is not JSON",
+        ),
+        (
+            "chat_template.jinja",
+            "{% if %}",
+            "the chat template has an error",
+        ),
+        ("model.safetensors", "", "model.safetensors"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(nano).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        std::fs::write(dir.path().join("model.safetensors"), "").unwrap();
+        std::fs::write(dir.path().join(name), broken).unwrap();
+        let line = refusal(&mut command_of(dir.path().to_str().unwrap(), &[]));
+        assert!(line.contains(words), "{words} in {line}");
+    }
+}
+
+#[test]
+fn an_error_has_no_backtrace_whatever_the_environment_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    std::fs::write(&path, "{}").unwrap();
+    let line = refusal(command_of(path.to_str().unwrap(), &[]).env("RUST_BACKTRACE", "1"));
+    assert!(line.starts_with("qwen-engine: cannot serve "), "{line}");
+    assert!(
+        line.ends_with("use the GGUF file of a Qwen3 model") && !line.contains("candle_core::"),
+        "{line}"
+    );
+    let variables = [("HF_ENDPOINT", "foo"), ("RUST_BACKTRACE", "1")];
+    let line = refusal(command_of("hf://org/none", &[]).envs(variables));
+    assert!(line.contains("\"foo\" is not the URL of a model hub"), "{line}");
 }

@@ -31,7 +31,11 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let terms = (0..3_u64, -1..2_i64).prop_map(|(client, priority)| Terms { client, priority });
+    let terms = (0..3_u64, -1..2_i64).prop_map(|(client, priority)| Terms {
+        client,
+        priority,
+        ..Terms::default()
+    });
     let submit = (0..3_u32, 1..=40_usize, 1..=24_usize, terms);
     prop_oneof![
         12 => submit.prop_map(|(family, prompt, output, terms)| Event::Submit { family, prompt, output, terms }),
@@ -409,7 +413,10 @@ fn the_least_urgent_is_preempted() {
         family: priority as u32,
         prompt: 12,
         output: 24,
-        terms: Terms { client: 0, priority },
+        terms: Terms {
+            priority,
+            ..Terms::default()
+        },
     };
     harness.play(&urgent(1));
     harness.play(&Event::Step);

@@ -250,8 +250,8 @@ mod tests {
             assert!(error(text).starts_with("the file has no object"), "{text}");
         }
         assert_eq!(
-            error("---\n---\napiVersion: v1\nkind: Pod\nspec: {containers: []}\n"),
-            "document 2 is no QwenService but apiVersion: v1, kind: Pod; write apiVersion: qwen-operator.io/v1alpha1 \
+            error("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n"),
+            "document 1 is no QwenService but apiVersion: v1, kind: Pod; write apiVersion: qwen-operator.io/v1alpha1 \
              and kind: QwenService, and leave other objects out"
         );
         let old = SERVICE.replace("v1alpha1", "v1");

@@ -14,60 +14,88 @@ enum Values {
 enum Rule {
     /// It tunes a mechanism that does not exist here.
     Warn,
+    /// It is ignored, too, and this is what happens instead.
+    Instead(&'static str),
     /// It would change what is served; ignoring it would be a lie.
     Refuse,
-    /// Only this value describes what happens here anyway.
-    Only(&'static str),
+    /// The same, with what to do.
+    RefuseFor(&'static str),
+    /// Only these values describe what happens here anyway.
+    Only(&'static [&'static str]),
     /// It switches on what is always on here; these are the values that mean it.
     On(&'static [&'static str]),
 }
 
-use Rule::{On, Only, Refuse, Warn};
+use Rule::{Instead, On, Only, Refuse, RefuseFor, Warn};
+use Values::{Many, One};
 
 /// Parsers of `<think>`; both read what Qwen3 writes alike.
 const REASONING: &[&str] = &["qwen3", "deepseek_r1"];
 /// Parsers of Qwen3's calls in JSON. Those of its coders' calls in XML (qwen3_coder, qwen3_xml) read another form.
 const CALLS: &[&str] = &["hermes", "qwen3"];
+const TLS: Rule = RefuseFor("let a proxy or the Service's ingress speak TLS");
 
+/// Flags without a value also stand for their --no- form.
 #[rustfmt::skip]
 const KNOWN: &[(&str, Values, Rule)] = &[
-    ("--tensor-parallel-size", Values::One, Only("1")), ("-tp", Values::One, Only("1")),
-    ("--pipeline-parallel-size", Values::One, Only("1")), ("-pp", Values::One, Only("1")),
-    ("--data-parallel-size", Values::One, Only("1")), ("-dp", Values::One, Only("1")),
-    ("--tokenizer-mode", Values::One, Only("auto")),
-    ("--load-format", Values::One, Warn), ("--config-format", Values::One, Warn),
-    ("--api-server-count", Values::One, Warn), ("-asc", Values::One, Warn),
-    ("--distributed-executor-backend", Values::One, Warn),
-    ("--enforce-eager", Values::None, Warn), ("--no-enforce-eager", Values::None, Warn),
-    ("--compilation-config", Values::One, Warn), ("-O", Values::One, Warn),
-    ("--cuda-graph-sizes", Values::Many, Warn), ("--attention-backend", Values::One, Warn),
-    ("--enable-chunked-prefill", Values::None, Warn), ("--no-enable-chunked-prefill", Values::None, Warn),
-    ("--async-scheduling", Values::None, Warn), ("--no-async-scheduling", Values::None, Warn),
+    ("--tensor-parallel-size", One, Only(&["1"])), ("-tp", One, Only(&["1"])),
+    ("--pipeline-parallel-size", One, Only(&["1"])), ("-pp", One, Only(&["1"])),
+    ("--data-parallel-size", One, Only(&["1"])), ("-dp", One, Only(&["1"])),
+    ("--data-parallel-size-local", One, Only(&["1"])), ("-dpl", One, Only(&["1"])),
+    ("--tokenizer-mode", One, Only(&["auto"])), ("--model-impl", One, Only(&["auto", "vllm"])),
+    ("--convert", One, Only(&["auto", "none"])),
+    ("--chat-template-content-format", One, Only(&["auto", "string"])),
+    ("--load-format", One, Warn), ("--config-format", One, Warn), ("--code-revision", One, Warn),
+    ("--safetensors-load-strategy", One, Warn), ("--use-tqdm-on-load", Values::None, Warn),
+    ("--tokenizer-revision", One, Instead("the tokenizer is that of --revision")),
+    ("--api-server-count", One, Warn), ("-asc", One, Warn),
+    ("--distributed-executor-backend", One, Warn),
+    ("--enforce-eager", Values::None, Warn),
+    ("--compilation-config", One, Warn), ("-cc", One, Warn), ("--optimization-level", One, Warn), ("-O", One, Warn),
+    ("--cuda-graph-sizes", Many, Warn), ("--cudagraph-capture-sizes", Many, Warn),
+    ("--max-cudagraph-capture-size", One, Warn),
+    ("--attention-backend", One, Warn), ("--attention-config", One, Warn), ("-ac", One, Warn),
+    ("--enable-chunked-prefill", Values::None, Warn), ("--async-scheduling", Values::None, Warn),
+    ("--stream-interval", One, Warn), ("--max-num-partial-prefills", One, Warn),
+    ("--max-long-partial-prefills", One, Warn), ("--long-prefill-token-threshold", One, Warn),
+    ("--disable-hybrid-kv-cache-manager", Values::None, Warn),
     ("--disable-log-requests", Values::None, Warn), ("--disable-log-stats", Values::None, Warn),
-    ("--enable-log-outputs", Values::None, Warn), ("--no-enable-log-outputs", Values::None, Warn),
-    ("--enable-log-deltas", Values::None, Warn), ("--no-enable-log-deltas", Values::None, Warn),
-    ("--collect-detailed-traces", Values::Many, Warn), ("--disable-uvicorn-access-log", Values::None, Warn),
-    ("--enable-request-id-headers", Values::None, Warn),
-    ("--allowed-origins", Values::One, Only("[]")), ("--allow-credentials", Values::None, Refuse),
-    ("--allowed-methods", Values::One, Warn), ("--allowed-headers", Values::One, Warn),
+    ("--enable-log-outputs", Values::None, Warn), ("--enable-log-deltas", Values::None, Warn),
+    ("--log-config-file", One, Instead("--log-format and --log-level say what is logged")),
+    ("--collect-detailed-traces", Many, Warn), ("--disable-uvicorn-access-log", Values::None, Warn),
+    ("--disable-access-log-for-endpoints", One, Instead("probes and scrapes are logged at debug only")),
+    ("--enable-server-load-tracking", Values::None, Warn), ("--enable-request-id-headers", Values::None, Warn),
+    ("--enable-prompt-tokens-details", Values::None, Instead("usage has no prompt_tokens_details; vllm:prompt_tokens_cached_total counts the cached ones")),
+    ("--enable-force-include-usage", Values::None, Instead("a stream tells its usage where the request's stream_options.include_usage asks for it")),
+    ("--allowed-origins", One, Only(&["[]"])), ("--allow-credentials", Values::None, Refuse),
+    ("--allowed-methods", One, Warn), ("--allowed-headers", One, Warn),
     ("--disable-frontend-multiprocessing", Values::None, Warn),
-    ("--trust-remote-code", Values::None, Warn), ("--no-trust-remote-code", Values::None, Warn),
-    ("--cpu-offload-gb", Values::One, Only("0")),
-    ("--disable-custom-all-reduce", Values::None, Warn), ("--max-parallel-loading-workers", Values::One, Warn),
-    ("--seed-per-rank", Values::None, Warn), ("--prefix-caching-hash-algo", Values::One, Warn),
-    ("--max-seq-len-to-capture", Values::One, Warn), ("--disable-cascade-attn", Values::None, Warn),
-    ("--limit-mm-per-prompt", Values::One, Warn), ("--guided-decoding-backend", Values::One, Warn),
-    ("--enable-auto-tool-choice", Values::None, On(&[""])), ("--tool-call-parser", Values::One, On(CALLS)),
-    ("--enable-reasoning", Values::None, On(&[""])), ("--reasoning-parser", Values::One, On(REASONING)),
+    ("--trust-remote-code", Values::None, Warn),
+    ("--cpu-offload-gb", One, Only(&["0"])),
+    ("--disable-custom-all-reduce", Values::None, Warn), ("--max-parallel-loading-workers", One, Warn),
+    ("--seed-per-rank", Values::None, Warn), ("--prefix-caching-hash-algo", One, Warn),
+    ("--max-seq-len-to-capture", One, Warn), ("--disable-cascade-attn", Values::None, Warn),
+    ("--limit-mm-per-prompt", One, Warn), ("--guided-decoding-backend", One, Warn),
+    ("--structured-outputs-config", One, Warn),
+    ("--enable-auto-tool-choice", Values::None, On(&[""])), ("--tool-call-parser", One, On(CALLS)),
+    ("--enable-reasoning", Values::None, On(&[""])), ("--reasoning-parser", One, On(REASONING)),
     ("--enable-lora", Values::None, Refuse),
-    ("--lora-modules", Values::Many, Refuse), ("--tokenizer", Values::One, Refuse),
-    ("--chat-template", Values::One, Refuse), ("--rope-scaling", Values::One, Refuse),
-    ("--rope-theta", Values::One, Refuse),
-    ("--override-generation-config", Values::One, Refuse), ("--speculative-config", Values::One, Refuse),
-    ("--kv-transfer-config", Values::One, Refuse), ("--enable-expert-parallel", Values::None, Refuse),
-    ("--ssl-keyfile", Values::One, Refuse), ("--ssl-certfile", Values::One, Refuse),
-    ("--root-path", Values::One, Refuse), ("--response-role", Values::One, Refuse),
-    ("--logits-processors", Values::Many, Refuse),
+    ("--lora-modules", Many, Refuse), ("--tokenizer", One, Refuse),
+    ("--chat-template", One, RefuseFor("put chat_template.jinja into the model's directory")),
+    ("--rope-scaling", One, RefuseFor("give it by --hf-overrides '{\"rope_scaling\": {…}}'")),
+    ("--rope-theta", One, RefuseFor("give it by --hf-overrides '{\"rope_theta\": …}'")),
+    ("--override-generation-config", One, Refuse), ("--speculative-config", One, Refuse),
+    ("--kv-transfer-config", One, Refuse), ("--enable-expert-parallel", Values::None, Refuse),
+    ("--enable-eplb", Values::None, Refuse),
+    ("--max-logprobs", One, Only(&["20"])), ("--logprobs-mode", One, Only(&["raw_logprobs"])),
+    ("--kv-cache-memory-bytes", One, RefuseFor("give the KV cache's size by --num-gpu-blocks-override or --gpu-memory-utilization")),
+    ("--pooler-config", One, RefuseFor("embeddings are the last token's, scaled to length 1, as Qwen3's are made")),
+    ("--config", One, RefuseFor("write the file's flags out")),
+    ("--uds", One, RefuseFor("this engine listens on --host and --port")),
+    ("--middleware", One, RefuseFor("there is no Python here; put a proxy before the engine")),
+    ("--ssl-keyfile", One, TLS), ("--ssl-certfile", One, TLS), ("--ssl-ca-certs", One, TLS),
+    ("--root-path", One, Refuse), ("--response-role", One, Refuse),
+    ("--logits-processors", Many, Refuse),
 ];
 
 /// Takes the known flags out of the arguments; also reads `--max_model_len` as `--max-model-len`, as vLLM does.
@@ -76,27 +104,25 @@ pub(super) fn filter(args: Vec<String>) -> Result<(Vec<String>, Vec<String>), Fa
     let (mut rest, mut warnings) = (Vec::new(), Vec::new());
     let mut args = args.into_iter().map(dashes).peekable();
     while let Some(arg) = args.next() {
-        let (name, inline) = match arg.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (arg.as_str(), None),
-        };
-        let Some((name, values, rule)) = KNOWN.iter().find(|(known, ..)| *known == name) else {
+        let (name, inline) = split(&arg);
+        let Some((values, rule)) = find(name) else {
             rest.push(arg);
             continue;
         };
-        let mut given: Vec<String> = inline.into_iter().collect();
+        let mut given: Vec<String> = inline.map(str::to_owned).into_iter().collect();
         let most = match values {
             Values::None => 0,
-            Values::One => 1,
-            Values::Many => usize::MAX,
+            One => 1,
+            Many => usize::MAX,
         };
         while given.len() < most
-            && let Some(value) = args.next_if(|next| !next.starts_with('-'))
+            && let Some(value) = args.next_if(|next| !next.starts_with('-') || next.parse::<f64>().is_ok())
         {
             given.push(value);
         }
-        judge(name, &given.join(" "), *rule)?;
+        judge(name, &given.join(" "), rule)?;
         let warning = match rule {
+            Instead(what) => format!("{name} is ignored: {what}"),
             On(_) => format!("{name} is not needed: this engine always reads reasoning and tool calls"),
             _ => format!("{name} has no meaning in this engine and is ignored"),
         };
@@ -107,21 +133,39 @@ pub(super) fn filter(args: Vec<String>) -> Result<(Vec<String>, Vec<String>), Fa
     Ok((rest, warnings))
 }
 
+/// The name of a flag, and the value in the same argument if there is one; vLLM also takes -O2.
+fn split(arg: &str) -> (&str, Option<&str>) {
+    match (arg.split_once('='), arg.strip_prefix("-O")) {
+        (_, Some(level)) if !level.is_empty() => ("-O", Some(level)),
+        (Some((name, value)), _) => (name, Some(value)),
+        (None, _) => (arg, None),
+    }
+}
+
+/// What is known of a flag; vLLM sets a key of a flag's JSON by --flag.key, and turns a flag off by --no-flag.
+fn find(name: &str) -> Option<(Values, Rule)> {
+    let flag = name.split('.').next().unwrap_or(name);
+    let known = |flag: &str| KNOWN.iter().find(|(known, ..)| *known == flag);
+    if let Some((_, values, rule)) = known(flag) {
+        return Some((*values, *rule));
+    }
+    let on = format!("--{}", flag.strip_prefix("--no-")?);
+    let off = known(&on).filter(|(_, values, _)| *values == Values::None);
+    off.map(|_| (Values::None, Warn))
+}
+
 fn judge(name: &str, value: &str, rule: Rule) -> Result<(), Fatal> {
     match rule {
-        Warn => Ok(()),
-        Only(only) if value == only => Ok(()),
-        Only(only) => Err(Fatal(format!(
-            "{name} {value} is not supported; leave {name} out or set it to {only}"
-        ))),
-        On(values) if values.contains(&value) => Ok(()),
-        On(values) => Err(Fatal(format!(
+        Warn | Instead(_) => Ok(()),
+        Only(values) | On(values) if values.contains(&value) => Ok(()),
+        Only(values) | On(values) => Err(Fatal(format!(
             "{name} {value} is not supported; leave {name} out or set it to {}",
             values.join(" or ")
         ))),
         Refuse => Err(Fatal(format!(
             "{name} would change what is served and is not supported; leave it out"
         ))),
+        RefuseFor(advice) => Err(Fatal(format!("{name} is not supported; leave it out: {advice}"))),
     }
 }
 

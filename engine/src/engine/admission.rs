@@ -1,5 +1,6 @@
 //! What the handles and the engine thread share: places in the queue, drain, and signs of life.
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,13 @@ use crate::scheduler::{EngineConfig, RunningLimit};
 
 /// Starts remembered to measure the drain rate.
 const RATE_WINDOW: usize = 32;
+/// Requests in a row for which the model may compute NaN: its weights may be right and one client's prompt overflow.
+const MOST_NAN: usize = 16;
 /// The thread is stuck when it is at work and silent for `stuck_after` and for this many times the longest silence so far.
 const STUCK_FACTOR: u32 = 10;
+
+/// Why a request ends for which the model computed NaN; nothing that a request asks for leads there.
+pub(super) const NAN: &str = "the model computed NaN: its weights are damaged (download them again), or --dtype float16 overflows (use bfloat16 or float32); the request is not to blame";
 
 /// Whether the engine thread works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub enum Health {
     Stepping,
     /// It has requests and gives no sign of life, for this long by now.
     Stuck(Duration),
+    /// The model computed NaN for so many requests, and for none anything else since.
+    Nan(usize),
     /// It has ended by a panic; only a restart helps.
     Dead,
 }
@@ -35,6 +43,8 @@ pub(super) struct Shared {
     max_queued: usize,
     max_queued_tokens: usize,
     stuck_after: Duration,
+    /// Requests for which the model computed NaN since it last computed anything else.
+    nan: AtomicUsize,
     /// Requests submitted and not ended.
     live: watch::Sender<usize>,
 }
@@ -72,6 +82,7 @@ impl Shared {
             max_queued: config.max_queued_requests,
             max_queued_tokens: config.max_queued_tokens,
             stuck_after: config.stuck_after,
+            nan: AtomicUsize::new(0),
             live: watch::Sender::new(0),
         }
     }
@@ -156,6 +167,18 @@ impl Shared {
         &self.heartbeat
     }
 
+    /// The model has computed something for a request, numbers or NaN. True for numbers.
+    pub(super) fn note_computed(&self, numbers: bool) -> bool {
+        match numbers {
+            true => self.nan.store(0, Ordering::Relaxed),
+            false => {
+                self.nan.fetch_add(1, Ordering::Relaxed);
+                tracing::error!("{NAN}");
+            }
+        }
+        numbers
+    }
+
     pub(super) fn set_dead(&self) {
         self.lock().dead = true;
     }
@@ -165,8 +188,10 @@ impl Shared {
         let silence = self.heartbeat.silence(now);
         // A machine whose steps were slow before may be as slow again.
         let patience = self.stuck_after.max(self.heartbeat.longest() * STUCK_FACTOR);
+        let nan = self.nan.load(Ordering::Relaxed);
         match state.working {
             _ if state.dead => Health::Dead,
+            _ if nan >= MOST_NAN => Health::Nan(nan),
             false => Health::Idle,
             true if silence > patience => Health::Stuck(silence),
             true => Health::Stepping,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::admission::Shared;
+use super::admission::{NAN, Shared};
 use super::{Command, OnEnd};
 use crate::model::{Logits, Model, ModelError, StepPlan};
 use crate::request::{
@@ -332,6 +332,12 @@ impl Worker {
                 continue;
             };
             self.shared.heartbeat().beat();
+            // The first number ends the search, so a good row costs nothing.
+            let numbers = row.iter().any(|logit| logit.is_finite());
+            if !self.shared.note_computed(numbers) {
+                failed.push((id, NAN.to_owned()));
+                continue;
+            }
             if let Some(prompt) = live.prompt_logprobs.take() {
                 self.outbox
                     .push((live.events.clone(), TokenEvent::Prompt(prompt)));
@@ -365,10 +371,12 @@ impl Worker {
                 Some(last) => stats.inter_token_latencies.push((now - last).as_secs_f64()),
             }
             let end = live.take(token, now, self.config.max_model_len);
-            if end != Some(FinishReason::Stop) {
-                let event = logprobs.map_or(TokenEvent::Token(token), TokenEvent::Scored);
-                self.outbox.push((live.events.clone(), event));
-            }
+            let event = match (end, logprobs) {
+                (Some(FinishReason::Stop), _) => TokenEvent::Stop(token),
+                (_, Some(scored)) => TokenEvent::Scored(scored),
+                (_, None) => TokenEvent::Token(token),
+            };
+            self.outbox.push((live.events.clone(), event));
             ended.extend(end.map(|reason| (id, reason)));
         }
         self.scheduler.complete(plan, &sampled);
@@ -386,6 +394,11 @@ impl Worker {
         self.scheduler.complete(plan, &HashMap::new());
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         for (chunk, row) in wanted.zip(rows.rows()) {
+            let numbers = row.iter().all(|number| number.is_finite());
+            if !self.shared.note_computed(numbers) {
+                self.fail(&[chunk.sequence], NAN);
+                continue;
+            }
             if let Some(live) = self.live.get_mut(&chunk.sequence) {
                 let latency = (now - live.request.arrival).as_secs_f64();
                 stats.first_token_latencies.push(latency);

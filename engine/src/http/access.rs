@@ -72,6 +72,7 @@ async fn recorded(
     };
     let response = record.clone().scope(caught(answer)).await;
     record.note_status(response.status());
+    record.note_refusal(response.extensions().get().cloned());
     // Its header follows when the answer is written.
     exchange.bytes[1] = response.body().size_hint().exact().unwrap_or(0);
     // The closure owns the exchange, so it is dropped with the body: at the end of a stream, or when the client leaves.

@@ -1,40 +1,32 @@
 //! /v1/chat/completions: a conversation becomes a prompt, a constraint and a way to read the answer.
-use std::{sync::Arc, time::Instant};
-
-use axum::{Extension, extract::State, response::Response};
+use axum::response::Response;
 
 use super::{
-    App,
-    access::RequestId,
-    auth::Client,
+    call::{Call, Use, check_name},
     choosing::{constrain_chat, resolve},
-    generate::{Body, Job, Use, admit, check_model, encode, generate, off_thread},
+    encoder::Encoder,
+    generate::{Job, generate, off_thread},
     reader::Reader,
-    until::Until,
 };
 use crate::{
     parse::Thinking,
-    wire::{ApiError, ChatRequest, Endpoint, Fields},
+    wire::{ApiError, ChatRequest, Endpoint},
 };
 
-pub(super) async fn create(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    Extension(client): Extension<Client>,
-    until: Until,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (serving, body) = admit(&app, body, Use::Text)?;
-    let mut request = ChatRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
-    check_model(&app, &request.params)?;
+pub(super) async fn create(mut call: Call) -> Result<Response, ApiError> {
+    let fields = call.admit(Use::Text)?;
+    let serving = call.app.ready()?;
+    let mut request = ChatRequest::parse(fields, &serving.defaults)?;
+    let params = &request.params;
+    check_name(&call.app, params.model.as_ref())?;
     let Some(template) = serving.template.clone() else {
         return Err(ApiError::invalid(
             "messages",
             "This model has no chat template; use /v1/completions.",
         ));
     };
-    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
+    let encoder =
+        Encoder::new(serving, request.special).cut(params.truncation, params.max_tokens.unwrap_or(1));
     let grammars = serving.grammars.clone();
     let prepared = off_thread(move || {
         let text = template
@@ -45,27 +37,21 @@ pub(super) async fn create(
                 request.ending,
             )
             .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-        let prompt = encode(&tokenizer, &text, request.special, most, "messages")?;
+        let prompt = encoder.encode(&text, "messages")?;
         let thinking = Thinking::after(&text);
-        resolve(&mut request.params, &tokenizer)?;
-        let constraint = constrain_chat(&mut request, thinking, &tokenizer, &grammars)?;
+        resolve(&mut request.params, &encoder.tokenizer)?;
+        let constraint = constrain_chat(&mut request, thinking, &encoder.tokenizer, &grammars)?;
         let reader = Reader::of_chat(&request, thinking);
         Ok((prompt, request.params, constraint, reader))
     });
     let (prompt, params, constraint, reader) = prepared.await?;
-    generate(
-        &app,
-        Job {
-            endpoint: Endpoint::Chat,
-            id: id.0,
-            prompts: vec![prompt],
-            params,
-            constraint,
-            reader,
-            client,
-            until,
-            arrival,
-        },
-    )
+    generate(Job {
+        endpoint: Endpoint::Chat,
+        prompts: vec![prompt],
+        params,
+        constraint,
+        reader,
+        call,
+    })
     .await
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use futures::{FutureExt, Stream, StreamExt, stream};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{reader::Reader, until::Until};
 use crate::{
@@ -21,42 +21,61 @@ use crate::{
 /// Counts the tokens of one HTTP request; when dropped, tells the metrics that it ended, however that came about.
 pub(super) struct Tally {
     metrics: Arc<Metrics>,
+    /// Only chats are read for reasoning.
+    chat: bool,
     n: usize,
-    prompt_tokens: usize,
-    /// Tokens of each choice, prompt after prompt.
-    generated: Vec<AtomicUsize>,
-    /// Those of all choices that were reasoning; only chats are read for it.
-    reasoning: Option<AtomicUsize>,
+    /// Tokens of each prompt.
+    prompts: Vec<usize>,
+    /// Of each choice, prompt after prompt.
+    choices: Vec<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    generated: AtomicUsize,
+    /// Those of them that were reasoning.
+    reasoning: AtomicUsize,
 }
 
 impl Tally {
     pub(super) fn new(metrics: Arc<Metrics>, endpoint: Endpoint, prompts: &[Vec<u32>], n: usize) -> Self {
-        let generated = std::iter::repeat_with(AtomicUsize::default)
-            .take(prompts.len() * n)
-            .collect();
+        let choices = std::iter::repeat_with(Counts::default);
         Self {
             metrics,
+            chat: endpoint == Endpoint::Chat,
             n,
-            prompt_tokens: prompts.iter().map(Vec::len).sum(),
-            generated,
-            reasoning: (endpoint == Endpoint::Chat).then(AtomicUsize::default),
+            prompts: prompts.iter().map(Vec::len).collect(),
+            choices: choices.take(prompts.len() * n).collect(),
         }
     }
 
+    /// Of the whole request so far.
     pub(super) fn usage(&self) -> Usage {
-        let counts = self.generated.iter().map(|count| count.load(Ordering::Relaxed));
-        let usage = Usage::new(self.prompt_tokens, counts.sum());
-        match &self.reasoning {
-            Some(count) => usage.with_reasoning(count.load(Ordering::Relaxed)),
-            None => usage,
+        self.added_up(self.prompts.iter().sum(), &self.choices)
+    }
+
+    /// Of one choice and its prompt so far.
+    pub(super) fn usage_of(&self, index: usize) -> Usage {
+        self.added_up(self.prompts[index / self.n], &self.choices[index..=index])
+    }
+
+    fn added_up(&self, prompt_tokens: usize, choices: &[Counts]) -> Usage {
+        let sum = |count: fn(&Counts) -> &AtomicUsize| {
+            let counts = choices.iter().map(|one| count(one).load(Ordering::Relaxed));
+            counts.sum()
+        };
+        let usage = Usage::new(prompt_tokens, sum(|one| &one.generated));
+        match self.chat {
+            true => usage.with_reasoning(sum(|one| &one.reasoning)),
+            false => usage,
         }
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        for choices in self.generated.chunks_mut(self.n) {
-            let longest = choices.iter_mut().map(|count| *count.get_mut()).max();
+        for choices in self.choices.chunks_mut(self.n) {
+            let longest = choices.iter_mut().map(|one| *one.generated.get_mut()).max();
             self.metrics.request_ended(self.n, longest.unwrap_or(0));
         }
     }
@@ -81,8 +100,10 @@ pub(super) struct Part {
     pub(super) piece: Piece,
     /// The field `logprobs` of its tokens, where it was asked for.
     pub(super) logprobs: Option<Value>,
-    /// The field `prompt_logprobs`, once, where it was asked for.
-    pub(super) prompt_logprobs: Option<Value>,
+    /// Its tokens, where they were asked for.
+    pub(super) token_ids: Option<Vec<u32>>,
+    /// Fields about the prompt that were asked for; each comes once.
+    pub(super) prompt: Map<String, Value>,
 }
 
 impl Part {
@@ -91,7 +112,8 @@ impl Part {
             index,
             piece: Piece::Failed(error),
             logprobs: None,
-            prompt_logprobs: None,
+            token_ids: None,
+            prompt: Map::new(),
         }
     }
 }
@@ -104,10 +126,24 @@ pub(super) struct Report {
     pub(super) held: Vec<TokenLogprobs>,
     /// The prompt, until the text has begun with it.
     pub(super) echo: Option<Vec<u32>>,
+    /// The prompt, where its tokens were asked for, until they are told.
+    pub(super) prompt_ids: Option<Vec<u32>>,
+    /// Tokens that are not told yet, where they were asked for.
+    pub(super) token_ids: Option<Vec<u32>>,
     /// Alternatives for each token of the prompt that the client asked for.
     pub(super) prompt_logprobs: Option<usize>,
     /// Whether the engine tells the prompt's log probabilities first.
     pub(super) prompt_comes: bool,
+}
+
+impl Report {
+    /// The prompt's tokens, once, where they were asked for.
+    pub(super) fn prompt(&mut self) -> Map<String, Value> {
+        let ids = self.prompt_ids.take();
+        ids.map(|ids| ("prompt_token_ids".to_owned(), json!(ids)))
+            .into_iter()
+            .collect()
+    }
 }
 
 pub(super) struct Choice {
@@ -159,11 +195,12 @@ impl Choice {
                     token
                 }
                 Some(TokenEvent::Prompt(prompt)) => return (self.opening(&prompt), Some(self)),
+                Some(TokenEvent::Stop(token)) => {
+                    // Generated, told and counted, as in vLLM, but no text.
+                    self.count(token);
+                    continue;
+                }
                 Some(TokenEvent::Finished(reason)) => {
-                    if reason == FinishReason::Stop {
-                        // The stop token: generated and counted, as in vLLM, but no text.
-                        self.count();
-                    }
                     let rest = self.text.finish();
                     return (self.end(&rest, reason), None);
                 }
@@ -178,7 +215,8 @@ impl Choice {
                 // A model that makes embeddings takes no completion requests.
                 Some(TokenEvent::Embedding(_)) => continue,
             };
-            let emitted = self.text.push(token, self.count() > self.min_tokens);
+            let watch = self.count(token) > self.min_tokens;
+            let emitted = self.text.push(token, watch);
             if emitted.stopped {
                 let part = self.end(&emitted.text, FinishReason::Stop);
                 self.tokens.stop();
@@ -195,10 +233,8 @@ impl Choice {
     fn read(&mut self, text: &str) -> Vec<Delta> {
         let before = self.reader.is_reasoning();
         let deltas = self.reader.push(text);
-        if let Some(count) = &self.tally.reasoning
-            && before
-            && self.reader.is_reasoning()
-        {
+        if before && self.reader.is_reasoning() {
+            let count = &self.tally.choices[self.index].reasoning;
             count.fetch_add(1, Ordering::Relaxed);
         }
         deltas
@@ -213,19 +249,21 @@ impl Choice {
     /// What is told of the prompt before the answer begins.
     fn opening(&mut self, prompt: &[TokenLogprobs]) -> Part {
         let echo = self.report.echo.take().unwrap_or_default();
-        let text = self.tokenizer.decode(&echo);
+        let text = match self.report.token_ids {
+            // As in vLLM, the prompt comes as tokens only.
+            Some(_) => String::new(),
+            None => self.tokenizer.decode(&echo),
+        };
+        let mut part = self.part(Piece::More(vec![Delta::Content(text)]));
         let writer = self.report.writer.as_mut();
-        Part {
-            index: self.index,
-            piece: Piece::More(vec![Delta::Content(text)]),
-            logprobs: writer
-                .zip(echo.first())
-                .map(|(writer, first)| writer.echo(*first, prompt)),
-            prompt_logprobs: self
-                .report
-                .prompt_logprobs
-                .map(|count| prompt_logprobs(&self.tokenizer, prompt, count)),
+        part.logprobs = writer
+            .zip(echo.first())
+            .map(|(writer, first)| writer.echo(*first, prompt));
+        if let Some(count) = self.report.prompt_logprobs {
+            let found = prompt_logprobs(&self.tokenizer, prompt, count);
+            part.prompt.insert("prompt_logprobs".to_owned(), found);
         }
+        part
     }
 
     fn part(&mut self, piece: Piece) -> Part {
@@ -237,12 +275,17 @@ impl Choice {
                 Some(writer) if !held.is_empty() => Some(writer.answer(&held)),
                 _ => None,
             },
-            prompt_logprobs: None,
+            token_ids: self.report.token_ids.as_mut().map(std::mem::take),
+            prompt: self.report.prompt(),
         }
     }
 
-    /// Counts one more token; returns how many there are.
-    fn count(&self) -> usize {
-        self.tally.generated[self.index].fetch_add(1, Ordering::Relaxed) + 1
+    /// Takes one more token; returns how many there are.
+    fn count(&mut self, token: u32) -> usize {
+        if let Some(tokens) = &mut self.report.token_ids {
+            tokens.push(token);
+        }
+        let count = &self.tally.choices[self.index].generated;
+        count.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

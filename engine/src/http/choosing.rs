@@ -132,7 +132,7 @@ fn refused_as(param: &str, field: &str, error: &ConstraintError) -> ApiError {
 /// The tokens around the thought that an answer may begin with.
 fn thought(thinking: Thinking, tokenizer: &Tokenizer) -> Option<Thought> {
     let open = match thinking {
-        Thinking::Begun => None,
+        Thinking::Begun | Thinking::Within => None,
         Thinking::MayBegin => Some(tokenizer.token_id(THINK)?),
         Thinking::Never => return None,
     };

@@ -1,56 +1,48 @@
 //! /v1/embeddings: every input is a sequence that ends with its prompt.
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use axum::{
-    Extension, Json,
-    extract::State,
+    Json,
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, future::try_join_all};
 
 use super::{
-    App,
-    access::RequestId,
-    auth::Client,
-    generate::{Body, Use, admit, check_name, count_rejection, off_thread, tokens},
+    call::{Call, Use, check_name, count_rejection},
+    encoder::Encoder,
+    generate::off_thread,
     record::{Asked, Record},
-    until::Until,
 };
 use crate::{
     engine::TokenStream,
     request::{GenerateRequest, SamplingParams, StopParams, Terms, TokenEvent},
-    wire::{ApiError, Embedding, EmbeddingsReply, EmbeddingsRequest, Fields},
+    wire::{ApiError, Embedding, EmbeddingsReply, EmbeddingsRequest},
 };
 
-pub(super) async fn create(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    Extension(client): Extension<Client>,
-    until: Until,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (serving, body) = admit(&app, body, Use::Embeddings)?;
+pub(super) async fn create(mut call: Call) -> Result<Response, ApiError> {
+    let fields = call.admit(Use::Embeddings)?;
+    let serving = call.app.ready()?;
     let width = serving.engine.embedding_width().unwrap_or(0);
-    let request = EmbeddingsRequest::parse(Fields::parse(&body)?, width)?;
-    check_name(&app, request.model.as_ref())?;
-    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
-    let (inputs, special) = (request.inputs, request.special);
+    let request = EmbeddingsRequest::parse(fields, width)?;
+    check_name(&call.app, request.model.as_ref())?;
+    let encoder = Encoder::new(serving, request.special).cut(request.truncation, 0);
+    let (inputs, most) = (request.inputs, serving.max_model_len);
     let prompts = off_thread(move || {
-        let checked = |input| check(tokens(&tokenizer, input, special, most, "input")?, most);
+        let checked = |input| check(encoder.tokens(input, "input")?, most);
         inputs.into_iter().map(checked).collect::<Result<Vec<_>, _>>()
     });
     let prompts = prompts.await?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
     let terms = Terms {
-        client: client.0,
-        priority: request.priority,
+        client: call.client.0,
+        ..request.terms
     };
-    let model = request.model.as_deref().unwrap_or(app.name());
+    let id = &call.id;
+    let model = request.model.as_deref().unwrap_or(call.app.name());
     Record::note_asked(Asked {
         operation: "embeddings",
         model: model.to_owned(),
-        response: id.0.clone(),
+        response: id.clone(),
         prompt_tokens,
         n: 1,
         stream: false,
@@ -59,7 +51,7 @@ pub(super) async fn create(
         top_p: None,
     });
     let submit = |(index, prompt)| {
-        let request = embed(format!("{}-{index}", id.0), prompt, terms, arrival);
+        let request = embed(format!("{id}-{index}"), prompt, terms, call.arrival);
         serving.engine.submit_then(request, Record::note_end(index))
     };
     // All, or none: those already taken are aborted when a later one is refused.
@@ -68,15 +60,15 @@ pub(super) async fn create(
         .enumerate()
         .map(submit)
         .collect::<Result<Vec<_>, _>>();
-    let streams = streams.inspect_err(|error| count_rejection(&app, error))?;
+    let streams = streams.inspect_err(|error| count_rejection(&call.app, error))?;
     let hidden = tokio::select! {
         hidden = try_join_all(streams.into_iter().map(last)) => hidden?,
-        error = until.passed() => return Err(error),
+        error = call.until.passed() => return Err(error),
     };
     let embedding = |(index, hidden)| Embedding::new(index, hidden, request.dimensions, request.form);
     let data = hidden.into_iter().enumerate().map(embedding).collect();
     let created = jiff::Timestamp::now().as_second().try_into().unwrap_or(0);
-    Ok(Json(EmbeddingsReply::new(&id.0, created, model, data, prompt_tokens)).into_response())
+    Ok(Json(EmbeddingsReply::new(id, created, model, data, prompt_tokens)).into_response())
 }
 
 /// Errors: no token, or more than the model's length.
@@ -119,6 +111,7 @@ async fn last(mut stream: TokenStream) -> Result<Vec<f32>, ApiError> {
             TokenEvent::Failed(message) => return Err(ApiError::Internal(message)),
             TokenEvent::Token(_)
             | TokenEvent::Scored(_)
+            | TokenEvent::Stop(_)
             | TokenEvent::Prompt(_)
             | TokenEvent::Finished(_) => {}
         }

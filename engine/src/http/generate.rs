@@ -1,192 +1,73 @@
 //! The two completion endpoints: from a body to a stream of choices, and from those to an answer.
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    Extension, Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::StatusCode,
+    Json,
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
 use futures::{Stream, StreamExt, stream};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{
-    App, BODY_LIMIT, PromptLog, Serving,
-    access::RequestId,
-    auth::Client,
+    PromptLog, Serving,
+    call::{Call, Use, check_name, count_rejection},
     choice::{Choice, Part, Piece, Report, Tally},
     choosing::{constrain, resolve},
+    encoder::Encoder,
     reader::Reader,
     record::{Asked, Record, log_prompts},
-    until::Until,
 };
 use crate::{
     constraint::Constraint,
     request::{GenerateRequest, StopParams, SubmitError, Terms},
-    tokenizer::{Detokenizer, Tokenizer},
+    tokenizer::Detokenizer,
     wire::{
-        Answer, ApiError, CompletionRequest, Endpoint, Fields, Head, LogprobsWriter, Params, Prompt, append,
+        Answer, ApiError, CompletionRequest, Endpoint, Head, LogprobsWriter, Params, StreamUsage, append,
     },
 };
 
-pub(super) type Body = Result<Bytes, BytesRejection>;
-
-pub(super) async fn completion(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    Extension(client): Extension<Client>,
-    until: Until,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (serving, body) = admit(&app, body, Use::Text)?;
-    let request = CompletionRequest::parse(Fields::parse(&body)?, &serving.defaults)?;
-    check_model(&app, &request.params)?;
-    let (tokenizer, most) = (serving.tokenizer.clone(), serving.max_model_len);
+pub(super) async fn completion(mut call: Call) -> Result<Response, ApiError> {
+    let fields = call.admit(Use::Text)?;
+    let serving = call.app.ready()?;
+    let request = CompletionRequest::parse(fields, &serving.defaults)?;
+    let mut params = request.params;
+    check_name(&call.app, params.model.as_ref())?;
+    let encoder =
+        Encoder::new(serving, request.special).cut(params.truncation, params.max_tokens.unwrap_or(1));
     let grammars = serving.grammars.clone();
-    let prompts = off_thread(move || {
-        let tokens = |prompt| tokens(&tokenizer, prompt, request.special, most, "prompt");
-        let mut params = request.params;
-        let prompts = request.prompts.into_iter().map(tokens);
+    let prepared = off_thread(move || {
+        let prompts = request.prompts.into_iter();
+        let prompts = prompts.map(|prompt| encoder.tokens(prompt, "prompt"));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        resolve(&mut params, &tokenizer)?;
+        resolve(&mut params, &encoder.tokenizer)?;
         let constraint = constrain(params.structured.as_ref(), &grammars)?;
         Ok((prompts, params, constraint))
     });
-    let (prompts, params, constraint) = prompts.await?;
-    generate(
-        &app,
-        Job {
-            endpoint: Endpoint::Completion,
-            id: id.0,
-            prompts,
-            params,
-            constraint,
-            reader: Reader::default(),
-            client,
-            until,
-            arrival,
-        },
-    )
+    let (prompts, params, constraint) = prepared.await?;
+    generate(Job {
+        endpoint: Endpoint::Completion,
+        prompts,
+        params,
+        constraint,
+        reader: Reader::default(),
+        call,
+    })
     .await
 }
 
 /// A request whose prompts are tokens.
 pub(super) struct Job {
     pub(super) endpoint: Endpoint,
-    pub(super) id: String,
     pub(super) prompts: Vec<Vec<u32>>,
     pub(super) params: Params,
     pub(super) constraint: Option<Constraint>,
     /// Reads each choice.
     pub(super) reader: Reader,
-    pub(super) client: Client,
-    pub(super) until: Until,
-    pub(super) arrival: Instant,
-}
-
-/// What a model is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    Text,
-    Embeddings,
-}
-
-/// What can be refused without reading the body is refused first: overload must stay cheap.
-pub(super) fn admit(app: &App, body: Body, wanted: Use) -> Result<(&Serving, Bytes), ApiError> {
-    let serving = app.ready()?;
-    match (wanted, serving.engine.embedding_width()) {
-        (Use::Text, Some(_)) => {
-            let message = "This model makes embeddings and no text; use POST /v1/embeddings.";
-            return Err(ApiError::invalid("model", message));
-        }
-        (Use::Embeddings, None) => {
-            let message = "This model makes text and no embeddings; serve an embedding model, or this one with --runner pooling.";
-            return Err(ApiError::invalid("model", message));
-        }
-        (Use::Text, None) | (Use::Embeddings, Some(_)) => {}
-    }
-    if let Some(full) = serving.engine.queue_full() {
-        count_rejection(app, &full);
-        return Err(full.into());
-    }
-    Ok((serving, whole_body(body)?))
-}
-
-/// The body, if it came whole.
-pub(super) fn whole_body(body: Body) -> Result<Bytes, ApiError> {
-    body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(BODY_LIMIT),
-        _ => ApiError::Invalid {
-            param: None,
-            message: format!("The body could not be read: {error}."),
-        },
-    })
-}
-
-pub(super) fn count_rejection(app: &App, error: &SubmitError) {
-    if let Some(limit) = error.limit_reached() {
-        app.metrics.rejected(limit);
-    }
-}
-
-pub(super) fn check_model(app: &App, params: &Params) -> Result<(), ApiError> {
-    check_name(app, params.model.as_ref())
-}
-
-pub(super) fn check_name(app: &App, model: Option<&String>) -> Result<(), ApiError> {
-    match model {
-        Some(model) if !app.names.contains(model) => Err(ApiError::UnknownModel(model.clone())),
-        _ => Ok(()),
-    }
-}
-
-/// Tokens of a prompt; those that come as tokens must be the model's.
-pub(super) fn tokens(
-    tokenizer: &Tokenizer,
-    prompt: Prompt,
-    special: bool,
-    most: usize,
-    param: &str,
-) -> Result<Vec<u32>, ApiError> {
-    match prompt {
-        Prompt::Text(text) => encode(tokenizer, &text, special, most, param),
-        Prompt::Tokens(tokens) => match tokens.iter().find(|token| **token as usize >= tokenizer.size()) {
-            Some(token) => {
-                let last = tokenizer.size() - 1;
-                let message = format!("{token} is no token of this model; they end at {last}.");
-                Err(ApiError::invalid(param, message))
-            }
-            None => Ok(tokens),
-        },
-    }
-}
-
-/// Tokens of a text; one that is too long whatever its tokens are is refused unread.
-pub(super) fn encode(
-    tokenizer: &Tokenizer,
-    text: &str,
-    special: bool,
-    most: usize,
-    param: &str,
-) -> Result<Vec<u32>, ApiError> {
-    let fewest = tokenizer.at_least(text.len());
-    if fewest > most {
-        return Err(ApiError::invalid(
-            param,
-            format!(
-                "The text has {} bytes, which are more than {fewest} tokens, and this model takes {most}; shorten it.",
-                text.len()
-            ),
-        ));
-    }
-    tokenizer
-        .encode(text, special)
-        .map_err(|error| ApiError::invalid(param, error.to_string()))
+    pub(super) call: Call,
 }
 
 /// Requests whose text becomes tokens at the same time: each may take a hundred times its size in memory.
@@ -207,14 +88,12 @@ pub(super) async fn off_thread<T: Send + 'static>(
     }
 }
 
-pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> {
-    let serving = app.ready()?;
-    let head = Head::new(
-        job.endpoint,
-        &job.id,
-        job.params.model.as_deref().unwrap_or(app.name()),
-    );
-    let (stream, include_usage) = (job.params.stream, job.params.include_usage);
+pub(super) async fn generate(job: Job) -> Result<Response, ApiError> {
+    let app = job.call.app.clone();
+    let (serving, id) = (app.ready()?, &job.call.id);
+    let model = job.params.model.as_deref().unwrap_or(app.name());
+    let head = Head::new(job.endpoint, id, model);
+    let (stream, usage) = (job.params.stream, job.params.usage);
     let param = match job.endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completion => "prompt",
@@ -226,7 +105,7 @@ pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> 
         .collect::<Result<Vec<_>, _>>()?;
     check_places(serving, &job)?;
     if let Some(PromptLog { most }) = app.prompt_log {
-        log_prompts(&job.id, &job.prompts, &job.params, &serving.tokenizer, most);
+        log_prompts(id, &job.prompts, &job.params, &serving.tokenizer, most);
     }
     Record::note_asked(Asked::new(job.endpoint, &head, &job.params, &job.prompts));
     let tally = Arc::new(Tally::new(
@@ -235,9 +114,9 @@ pub(super) async fn generate(app: &App, job: Job) -> Result<Response, ApiError> 
         &job.prompts,
         job.params.n,
     ));
-    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(app, error))?;
+    let choices = submit(serving, job, &budgets, &tally).inspect_err(|error| count_rejection(&app, error))?;
     Ok(match stream {
-        true => streamed(head, choices, tally, include_usage),
+        true => streamed(head, choices, tally, usage),
         false => whole(head, choices, &tally).await?,
     })
 }
@@ -310,7 +189,7 @@ fn submit(
             // Choices of one request differ, and each can be had again.
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
             let request = GenerateRequest {
-                id: format!("{}-{index}", job.id),
+                id: format!("{}-{index}", job.call.id),
                 prompt: prompt.clone(),
                 sampling,
                 stop: StopParams {
@@ -320,10 +199,10 @@ fn submit(
                 },
                 constraint: job.constraint.clone(),
                 terms: Terms {
-                    client: job.client.0,
-                    priority: params.priority,
+                    client: job.call.client.0,
+                    ..params.terms
                 },
-                arrival: job.arrival,
+                arrival: job.call.arrival,
             };
             let tokens = serving.engine.submit_then(request, Record::note_end(index))?;
             let text = Detokenizer::new(
@@ -340,7 +219,7 @@ fn submit(
                 reader: job.reader.clone(),
                 min_tokens: params.min_tokens,
                 report: report(serving, &job, prompt),
-                until: job.until.clone(),
+                until: job.call.until.clone(),
                 tally: tally.clone(),
             });
         }
@@ -354,6 +233,7 @@ fn report(serving: &Serving, job: &Job, prompt: &[u32]) -> Report {
         echo,
         skip_special,
         prompt_logprobs,
+        return_token_ids,
         ..
     } = &job.params;
     let tokenizer = &serving.tokenizer;
@@ -362,6 +242,8 @@ fn report(serving: &Serving, job: &Job, prompt: &[u32]) -> Report {
         writer: sampling.logprobs.map(writer),
         held: Vec::new(),
         echo: echo.then(|| prompt.to_vec()),
+        prompt_ids: return_token_ids.then(|| prompt.to_vec()),
+        token_ids: return_token_ids.then(Vec::new),
         prompt_logprobs: *prompt_logprobs,
         prompt_comes: sampling.prompt_logprobs.is_some(),
     }
@@ -385,35 +267,46 @@ async fn whole(head: Head, choices: Vec<Choice>, tally: &Tally) -> Result<Respon
             Piece::Failed(error) => return Err(error),
         }
         append(&mut answer.logprobs, part.logprobs.unwrap_or_default());
-        answer.prompt_logprobs = answer.prompt_logprobs.take().or(part.prompt_logprobs);
+        answer.prompt.extend(part.prompt);
+        if let Some(more) = part.token_ids {
+            answer.token_ids.get_or_insert_default().extend(more);
+        }
     }
     Ok(Json(head.whole(done, tally.usage())).into_response())
 }
 
-fn streamed(head: Head, choices: Vec<Choice>, tally: Arc<Tally>, include_usage: bool) -> Response {
-    let opening: Vec<_> = (0..choices.len())
-        .filter_map(|index| head.opening(index))
-        .collect();
+fn streamed(head: Head, mut choices: Vec<Choice>, tally: Arc<Tally>, usage: StreamUsage) -> Response {
+    let every = (usage == StreamUsage::Always).then(|| tally.clone());
+    let usage_of = move |index| every.as_ref().map(|tally| tally.usage_of(index));
+    let opening = |choice: &mut Choice| {
+        let mut chunk = head.opening(choice.index)?;
+        head.complete(&mut chunk, choice.report.prompt(), usage_of(choice.index));
+        Some(chunk)
+    };
+    let opening: Vec<_> = choices.iter_mut().filter_map(opening).collect();
     let last = head.clone();
-    let chunks = merged(choices).flat_map(move |part| {
+    let chunks = merged(choices).flat_map(move |mut part| {
         let index = part.index;
         let (deltas, end) = match part.piece {
             Piece::More(deltas) => (deltas, None),
             Piece::End(deltas, reason) => (deltas, Some(head.end(index, reason))),
-            Piece::Failed(error) => (Vec::new(), Some(error.body())),
+            Piece::Failed(error) => return stream::iter(vec![error.body()]),
         };
         let mut chunks: Vec<_> = deltas.iter().map(|delta| head.delta(index, delta)).collect();
         chunks.extend(end);
-        if let Some(place) = chunks
-            .first_mut()
-            .and_then(|chunk| chunk.pointer_mut("/choices/0/logprobs"))
-        {
-            *place = part.logprobs.unwrap_or_default();
+        for chunk in &mut chunks {
+            // The first has all that belongs to the tokens.
+            let choice = &mut chunk["choices"][0];
+            choice["logprobs"] = part.logprobs.take().unwrap_or_default();
+            if let Some(tokens) = &mut part.token_ids {
+                choice["token_ids"] = json!(std::mem::take(tokens));
+            }
+            head.complete(chunk, std::mem::take(&mut part.prompt), usage_of(index));
         }
         stream::iter(chunks)
     });
     // Counted only when the last choice has ended.
-    let usage = stream::once(async move { include_usage.then(|| last.usage(tally.usage())) })
+    let usage = stream::once(async move { (usage != StreamUsage::Never).then(|| last.usage(tally.usage())) })
         .filter_map(std::future::ready);
     let events = stream::iter(opening)
         .chain(chunks)

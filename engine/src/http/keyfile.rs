@@ -100,7 +100,9 @@ fn read(flag: &'static str, path: &Path) -> Result<Arc<[KeyDigest]>, KeyFileErro
         path: path(),
         error,
     })?;
+    // Editors on Windows begin a file with a byte order mark.
     let keys: Arc<[KeyDigest]> = text
+        .trim_start_matches('\u{feff}')
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -159,7 +161,7 @@ mod tests {
         assert!(admits(&keys, "three", after(4)) && !admits(&keys, "", after(4)));
         std::fs::remove_file(&link).unwrap();
         assert!(admits(&keys, "three", after(6)) && !admits(&keys, "one", after(6)));
-        publish("4", "four");
+        publish("4", "\u{feff}four");
         assert!(admits(&keys, "four", after(8)) && !admits(&keys, "three", after(8)));
     }
 

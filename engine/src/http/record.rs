@@ -21,8 +21,11 @@ use crate::{
     request::{FinishReason, FinishedRequest},
     telemetry::Traces,
     tokenizer::Tokenizer,
-    wire::{Endpoint, Head, Params},
+    wire::{ApiError, Endpoint, Head, Params},
 };
+
+/// Characters of a path that is no route, in a log line.
+const LONGEST_PATH: usize = 128;
 
 tokio::task_local! {
     /// The record of the exchange that a handler works on. In the task, as the current span is for tracing, so that
@@ -52,6 +55,8 @@ pub(super) struct Record {
 pub(super) struct State {
     /// None as long as no answer has begun.
     pub(super) status: Option<StatusCode>,
+    /// The error that was the answer, if it was one.
+    refusal: Option<ApiError>,
     pub(super) ended: Option<Instant>,
     pub(super) asked: Option<Asked>,
     /// How each sequence ended, with its place among the choices.
@@ -121,6 +126,10 @@ impl Record {
         self.lock().status = Some(status);
     }
 
+    pub(super) fn note_refusal(&self, refusal: Option<ApiError>) {
+        self.lock().refusal = refusal;
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.lock().status()
     }
@@ -156,11 +165,20 @@ impl Record {
         let caller = Some(parent.span_context()).filter(|context| context.is_valid());
         let trace_id = span.or(caller).map(|context| context.trace_id().to_string());
         let span_id = span.map(|context| context.span_id().to_string());
-        let (id, method, path) = (&self.id, &self.method, &self.route);
+        let (id, method) = (&self.id, &self.method);
+        let path = match self.route.as_str() {
+            "none" => shortened(&self.path, Some(LONGEST_PATH)),
+            route => route.to_owned(),
+        };
+        let refusal = state.refusal.as_ref();
+        let (param, reason) = (
+            refusal.and_then(ApiError::param),
+            refusal.and_then(ApiError::logged),
+        );
         let status = state.status().as_u16();
         let e2e_seconds = state.took(self.started).as_secs_f64();
         let Some(asked) = &state.asked else {
-            info!(request_id = %id, trace_id, span_id, %method, %path, status, e2e_seconds, "request");
+            info!(request_id = %id, trace_id, span_id, %method, %path, status, param, reason, e2e_seconds, "request");
             return;
         };
         info!(
@@ -170,6 +188,7 @@ impl Record {
             %method,
             %path,
             status,
+            reason,
             model = asked.model,
             prompt_tokens = asked.prompt_tokens,
             generated_tokens = state.generated(),

@@ -167,7 +167,7 @@ impl App {
         self.names.first().map_or("", String::as_str)
     }
 
-    /// Why only a restart of the engine would help, if so: a word for it and a sentence.
+    /// Why no request would be answered well until a restart, if so: a word for it and a sentence.
     pub(super) fn broken(&self) -> Option<(&'static str, String)> {
         match self.loaded()?.engine.health() {
             Health::Idle | Health::Stepping => None,
@@ -177,6 +177,12 @@ impl App {
                     "The engine has requests and has given no sign of life for {seconds} s; only a restart helps."
                 );
                 Some(("stuck", text))
+            }
+            Health::Nan(requests) => {
+                let text = format!(
+                    "The model computed NaN for {requests} requests in a row: its weights are damaged or --dtype float16 overflows."
+                );
+                Some(("nan", text))
             }
             Health::Dead => {
                 let text =

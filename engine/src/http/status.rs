@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -75,8 +75,9 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
 
 pub(super) async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::invalid("model", "The name in the path is not UTF-8."))?;
     match app.names.contains(&name) {
         true => Ok(Json(describe(&app, &name))),
         false => Err(ApiError::UnknownModel(name)),

@@ -5,25 +5,22 @@ use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
 use super::{
-    App, Serving,
-    generate::{Body, check_name, encode, off_thread, tokens, whole_body},
+    App,
+    call::{Body, check_name, fields},
+    encoder::Encoder,
+    generate::off_thread,
 };
 use crate::{
     template::ChatTemplate,
-    wire::{ApiError, DetokenizeRequest, Fields, Prompt, TokenizeInput, TokenizeRequest},
+    wire::{ApiError, DetokenizeRequest, Prompt, TokenizeInput, TokenizeRequest},
 };
 
 pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, ApiError> {
     let serving = app.ready()?;
-    let request = TokenizeRequest::parse(Fields::parse(&whole_body(body)?)?, &serving.defaults)?;
+    let request = TokenizeRequest::parse(fields(body)?, &serving.defaults)?;
     check_name(&app, request.model.as_ref())?;
-    let Serving {
-        tokenizer,
-        template,
-        max_model_len,
-        ..
-    } = serving;
-    let (tokenizer, template, length) = (tokenizer.clone(), template.clone(), *max_model_len);
+    let encoder = Encoder::new(serving, request.special);
+    let (template, length) = (serving.template.clone(), serving.max_model_len);
     let answer = off_thread(move || {
         let (text, field) = match &request.input {
             TokenizeInput::Prompt(text) => (text.clone(), "prompt"),
@@ -42,11 +39,11 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<
                 (text, "messages")
             }
         };
-        let tokens = encode(&tokenizer, &text, request.special, length, field)?;
+        let tokens = encoder.encode(&text, field)?;
         let strings = request.strings.then(|| {
             tokens
                 .iter()
-                .map(|token| tokenizer.token(*token))
+                .map(|token| encoder.tokenizer.token(*token))
                 .collect::<Vec<_>>()
         });
         Ok(json!({"count": tokens.len(), "max_model_len": length, "tokens": tokens, "token_strs": strings}))
@@ -56,18 +53,12 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<
 
 pub(super) async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, ApiError> {
     let serving = app.ready()?;
-    let request = DetokenizeRequest::parse(Fields::parse(&whole_body(body)?)?)?;
+    let request = DetokenizeRequest::parse(fields(body)?)?;
     check_name(&app, request.model.as_ref())?;
-    let (tokenizer, length) = (serving.tokenizer.clone(), serving.max_model_len);
+    let encoder = Encoder::new(serving, false);
     let answer = off_thread(move || {
-        let tokens = tokens(
-            &tokenizer,
-            Prompt::Tokens(request.tokens),
-            false,
-            length,
-            "tokens",
-        )?;
-        Ok(json!({"prompt": tokenizer.decode(&tokens)}))
+        let tokens = encoder.tokens(Prompt::Tokens(request.tokens), "tokens")?;
+        Ok(json!({"prompt": encoder.tokenizer.decode(&tokens)}))
     });
     answer.await.map(Json)
 }

@@ -2,7 +2,7 @@
 use std::{error::Error, io, ops::Range, time::Duration};
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Response, StatusCode, Url, header};
 
 use super::{HubError, Site};
 
@@ -54,6 +54,10 @@ impl Client {
             .unwrap_or(site.public())
             .trim_end_matches('/')
             .to_owned();
+        let url = Url::parse(&endpoint).ok();
+        if !url.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host()) {
+            return Err(HubError::Endpoint { site, endpoint });
+        }
         Ok(Self {
             http,
             site,
@@ -230,6 +234,24 @@ mod tests {
             ("-1", None),
         ] {
             assert_eq!(asked(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url() {
+        let client = |endpoint| Client::new(Site::HuggingFace, Some(endpoint), None);
+        for bad in [
+            "foo",
+            "hub.example",
+            "hub.example:80",
+            "ftp://hub.example",
+            "https://",
+        ] {
+            let error = client(bad).err().unwrap().to_string();
+            assert!(error.contains("HF_ENDPOINT"), "{error}");
+        }
+        for good in ["", "https://hub.example/", "http://127.0.0.1:1/mirror"] {
+            assert!(client(good).is_ok(), "{good}");
         }
     }
 

@@ -22,6 +22,14 @@ pub enum HubError {
         /// What was given.
         revision: String,
     },
+    /// The base URL is none.
+    #[error("{endpoint:?} is not the URL of a model hub; give {} as for example https://hub.example", .site.endpoint_names())]
+    Endpoint {
+        /// Which hub.
+        site: Site,
+        /// What was given.
+        endpoint: String,
+    },
     /// The hub cannot be reached, or stopped answering.
     #[error("cannot read {url}: {reason}; check the network and {}", .site.endpoint_names())]
     Unreachable {

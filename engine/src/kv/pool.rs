@@ -66,11 +66,19 @@ impl BlockPool {
         })
     }
 
-    /// Whether a content can be found, and if so, whether in a block that is in use: that one costs no free block.
-    pub fn in_use(&self, hash: &BlockHash) -> Option<bool> {
+    /// The uses that each block would still have without these.
+    pub fn uses_without(&self, ended: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut uses = self.lock().uses.clone();
+        ended.for_each(|id| uses[id as usize] -= 1);
+        uses
+    }
+
+    /// Whether a content can be found, and if so, whether in a block that is in use, now or after a change of `uses`:
+    /// that one costs no free block.
+    pub fn in_use(&self, hash: &BlockHash, uses: Option<&[u32]>) -> Option<bool> {
         let blocks = self.lock();
         match blocks.by_content.get(hash) {
-            Some(&id) => Some(blocks.uses[id as usize] > 0),
+            Some(&id) => Some(uses.unwrap_or(&blocks.uses)[id as usize] > 0),
             None => blocks.host.holds(hash).then_some(false),
         }
     }
@@ -107,12 +115,6 @@ impl BlockPool {
         }
         let held: HashSet<_> = wanted.filter(|hash| blocks.host.holds(hash)).collect();
         held.len() as f64 / blocks.host.total() as f64
-    }
-
-    /// Share of the host blocks that hold a content; 0 without any.
-    pub fn host_usage(&self) -> f64 {
-        let blocks = self.lock();
-        blocks.host.used() as f64 / blocks.host.total().max(1) as f64
     }
 
     /// Forgets all contents, in host memory too: none is found any more.

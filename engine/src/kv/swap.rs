@@ -78,10 +78,6 @@ impl HostBlocks {
         std::mem::take(&mut self.copies)
     }
 
-    pub(super) fn used(&self) -> usize {
-        self.total - self.empty.len()
-    }
-
     pub(super) fn total(&self) -> usize {
         self.total
     }

@@ -9,10 +9,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::layout::{Role, Weight};
-use super::linear::{Embedding, Linear};
-use super::packed;
+use super::linear::{Embedding, Linear, Quantized};
 use super::stored::StoredWeights;
 use super::weights::WeightsError;
+use super::{packed, q8};
 
 /// Numbers converted at once; large enough to hide the cost of handing them to a thread.
 const PIECE: usize = 1 << 16;
@@ -96,7 +96,12 @@ impl<'a> Checkpoint<'a> {
                 .collect();
             return Ok(Linear::Dense(self.dense(&parts, &[rows, columns])?));
         }
-        let matrix = |group: &Group<'_>| Ok(QMatMul::from_arc(Arc::new(self.blocks(group, columns)?))?);
+        let matrix = |group: &Group<'_>| {
+            Ok(match self.ordered(group, columns)? {
+                Some(matrix) => Quantized::Q8(Arc::new(matrix)),
+                None => Quantized::Candle(QMatMul::from_arc(Arc::new(self.blocks(group, columns)?))?),
+            })
+        };
         let matrices = groups.iter().map(matrix).collect::<Result<_, WeightsError>>()?;
         let linear = Linear::Quantized(matrices);
         self.quantized.push(linear.clone());
@@ -113,7 +118,11 @@ impl<'a> Checkpoint<'a> {
         Ok(match self.stored.find(name, &[rows, columns])?.blocks() {
             None => Embedding::Dense(self.matrix(name, rows, columns)?),
             Some(dtype) => {
-                Embedding::Quantized(Arc::new(self.blocks(&(dtype, vec![(name, rows)]), columns)?))
+                let group = (dtype, vec![(name, rows)]);
+                match self.ordered(&group, columns)? {
+                    Some(matrix) => Embedding::Q8(Arc::new(matrix)),
+                    None => Embedding::Quantized(Arc::new(self.blocks(&group, columns)?)),
+                }
             }
         })
     }
@@ -168,6 +177,23 @@ impl<'a> Checkpoint<'a> {
         Ok(Tensor::from_vec(all.into_vec(), shape, &Device::Cpu)?)
     }
 
+    /// Quantized matrices one below the other in our own order, if there is a kernel for it.
+    fn ordered(
+        &mut self,
+        (dtype, parts): &Group<'_>,
+        columns: usize,
+    ) -> Result<Option<q8::Matrix>, WeightsError> {
+        if !ordered(*dtype, &self.target.device) {
+            return Ok(None);
+        }
+        let data = parts
+            .iter()
+            .map(|(name, rows)| Ok(self.stored.find(name, &[*rows, columns])?.data));
+        let matrix = q8::Matrix::new(&data.collect::<Result<Vec<_>, WeightsError>>()?, columns);
+        parts.iter().for_each(|(name, _)| self.advance(name));
+        Ok(Some(matrix))
+    }
+
     /// Quantized matrices one below the other, their blocks as they are.
     fn blocks(&mut self, (dtype, parts): &Group<'_>, columns: usize) -> Result<QTensor, WeightsError> {
         let mut data = Cow::Borrowed(&[][..]);
@@ -191,9 +217,20 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
+/// Whether blocks of this type are kept in our own order.
+fn ordered(dtype: GgmlDType, device: &Device) -> bool {
+    dtype == GgmlDType::Q8_0 && device.is_cpu() && q8::supported()
+}
+
 /// Bytes that a weight takes on the device once it is loaded as `blocks`, or in plain numbers of `dtype`.
 pub(super) fn bytes_on_device(weight: &Weight, blocks: Option<GgmlDType>, target: &Target) -> u64 {
     match (blocks, weight.role) {
+        (Some(blocks), _) if ordered(blocks, &target.device) => {
+            let [rows, columns] = weight.shape[..] else {
+                return 0;
+            };
+            q8::bytes(rows, columns)
+        }
         (Some(blocks), Role::Linear | Role::Embedding | Role::Head) => {
             let stored = weight.numbers() / blocks.block_size() as u64 * blocks.type_size() as u64;
             stored + packed::bytes(blocks, &weight.shape, &target.device)

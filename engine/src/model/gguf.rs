@@ -68,6 +68,19 @@ impl GgufModel {
             .tensor_infos
             .get("token_embd.weight")
             .and_then(|info| info.shape.dims().first().copied());
+        let needed = [
+            "embedding_length",
+            "block_count",
+            "attention.head_count",
+            "attention.head_count_kv",
+            "context_length",
+            "attention.layer_norm_rms_epsilon",
+            "rope.freq_base",
+        ];
+        if let Some(end) = needed.into_iter().find(|end| real(end).is_none()) {
+            return Err(format!("it has no number {architecture}.{end}"));
+        }
+        let vocabulary = vocabulary.ok_or("it has no weight token_embd.weight")?;
         let scaling = get("rope.scaling.type").and_then(|value| value.to_string().ok());
         let config = json!({
             "architectures": [named],

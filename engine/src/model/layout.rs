@@ -99,6 +99,8 @@ impl List {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     /// A published config.json, down to what changes the model.
@@ -116,7 +118,8 @@ mod tests {
         tied: bool,
         /// Width of an expert, of which there are 128, 8 for each token.
         expert: Option<usize>,
-        /// Numbers in the checkpoint, as its page on the hub says; an embedding model has no head.
+        /// Numbers in the checkpoint, as its page on the hub says; an embedding model has no head, and a tied one is
+        /// counted once.
         parameters: u64,
     }
 
@@ -194,7 +197,16 @@ mod tests {
         one
     }
 
+    fn find(name: &str) -> &'static Published {
+        FAMILY.iter().find(|one| one.name == name).unwrap()
+    }
+
     impl Published {
+        fn weights(&self) -> Vec<Weight> {
+            let config = Qwen3Config::parse(&self.json().to_string()).unwrap();
+            config.weights(!self.name.contains("Embedding"))
+        }
+
         fn json(&self) -> serde_json::Value {
             let mut json = serde_json::json!({
                 "architectures": [self.architecture], "attention_bias": false, "head_dim": 128, "hidden_act": "silu",
@@ -221,24 +233,56 @@ mod tests {
     fn every_published_model_has_its_number_of_parameters() {
         for published in FAMILY {
             let config = Qwen3Config::parse(&published.json().to_string()).unwrap();
-            let head = !published.name.contains("Embedding");
-            let numbers: u64 = config.weights(head).iter().map(Weight::numbers).sum();
+            let numbers: u64 = published.weights().iter().map(Weight::numbers).sum();
             assert_eq!(numbers, published.parameters, "{}", published.name);
             assert_eq!(config.max_positions, published.positions);
             assert_eq!(config.rope_theta, published.theta);
+        }
+        // These two store the tied head a second time, which their pages count.
+        for (name, stored) in [("Qwen3-0.6B", 751_632_384), ("Qwen3-1.7B", 2_031_739_904)] {
+            let mut json = find(name).json();
+            json["tie_word_embeddings"] = false.into();
+            let config = Qwen3Config::parse(&json.to_string()).unwrap();
+            assert_eq!(config.parameters(), stored, "{name}");
+        }
+    }
+
+    /// With the sum above, no tensor is missing either.
+    #[test]
+    fn every_tensor_of_every_published_model_has_its_shape() {
+        for published in FAMILY {
+            let Published { vocab, hidden, .. } = *published;
+            let (queries, keys) = (published.heads * 128, published.kv * 128);
+            let middle = published.expert.unwrap_or(published.middle);
+            let weights = published.weights();
+            let names: HashSet<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
+            assert_eq!(names.len(), weights.len(), "{}", published.name);
+            for Weight { name, shape, .. } in &weights {
+                let mut parts = name.strip_suffix(".weight").unwrap().rsplit('.');
+                let expected: &[usize] = match parts.next().unwrap() {
+                    "embed_tokens" | "lm_head" => &[vocab, hidden],
+                    "norm" | "input_layernorm" | "post_attention_layernorm" => &[hidden],
+                    "q_norm" | "k_norm" => &[128],
+                    "q_proj" => &[queries, hidden],
+                    "k_proj" | "v_proj" => &[keys, hidden],
+                    "o_proj" => &[hidden, queries],
+                    "gate_proj" | "up_proj" => &[middle, hidden],
+                    "down_proj" => &[hidden, middle],
+                    "gate" => &[128, hidden],
+                    other => panic!("{other}"),
+                };
+                assert_eq!(shape, expected, "{} {name}", published.name);
+            }
         }
     }
 
     #[test]
     fn names_and_shapes_are_those_of_the_hub() {
-        let find = |model: &str, name: &str| {
-            let published = FAMILY.iter().find(|one| one.name == model).unwrap();
-            let config = Qwen3Config::parse(&published.json().to_string()).unwrap();
-            let found = config
-                .weights(true)
-                .into_iter()
-                .find(|weight| weight.name == name);
-            found.map(|weight| weight.shape)
+        let shape_of = |model: &str, name: &str| {
+            let mut weights = find(model).weights().into_iter();
+            weights
+                .find(|weight| weight.name == name)
+                .map(|weight| weight.shape)
         };
         for (model, name, shape) in [
             (
@@ -270,14 +314,13 @@ mod tests {
                 Some(vec![128]),
             ),
         ] {
-            assert_eq!(find(model, name), shape, "{model} {name}");
+            assert_eq!(shape_of(model, name), shape, "{model} {name}");
         }
     }
 
     #[test]
     fn dense_layers_among_sparse_ones_are_found() {
-        let published = FAMILY.iter().find(|one| one.name == "Qwen3-30B-A3B").unwrap();
-        let mut json = published.json();
+        let mut json = find("Qwen3-30B-A3B").json();
         json["decoder_sparse_step"] = 2.into();
         json["mlp_only_layers"] = serde_json::json!([3]);
         let config = Qwen3Config::parse(&json.to_string()).unwrap();

@@ -4,13 +4,33 @@ use std::sync::Arc;
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Result, Tensor};
 
+use super::q8;
+
 /// A matrix in the checkpoint's layout: rows are outputs.
 #[derive(Debug, Clone)]
 pub(super) enum Linear {
     /// Numbers of the model's type.
     Dense(Tensor),
     /// Matrices one below the other; files may quantize those of one layer in different ways.
-    Quantized(Vec<QMatMul>),
+    Quantized(Vec<Quantized>),
+}
+
+/// Quantized blocks.
+#[derive(Debug, Clone)]
+pub(super) enum Quantized {
+    /// Any type, with candle's kernels.
+    Candle(QMatMul),
+    /// Q8_0 on CPUs for which we have a kernel.
+    Q8(Arc<q8::Matrix>),
+}
+
+impl Quantized {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Candle(matrix) => matrix.forward(x),
+            Self::Q8(matrix) => matrix.forward(x),
+        }
+    }
 }
 
 impl Linear {
@@ -36,7 +56,7 @@ impl Linear {
             return Ok(());
         };
         for part in parts {
-            if let QMatMul::QTensor(matrix) = part {
+            if let Quantized::Candle(QMatMul::QTensor(matrix)) = part {
                 // For some types a single row does without the copy.
                 let x = Tensor::zeros((2, matrix.shape().dims2()?.1), DType::F32, &matrix.device())?;
                 part.forward(&x)?;
@@ -53,6 +73,8 @@ pub(super) enum Embedding {
     Dense(Tensor),
     /// Rows are unpacked as they are looked up.
     Quantized(Arc<QTensor>),
+    /// The same, from the matrix that is also the head.
+    Q8(Arc<q8::Matrix>),
 }
 
 impl Embedding {
@@ -61,6 +83,7 @@ impl Embedding {
         match self {
             Self::Dense(rows) => rows.index_select(tokens, 0),
             Self::Quantized(rows) => rows.embedding(tokens)?.to_dtype(dtype),
+            Self::Q8(rows) => rows.embedding(&tokens.to_vec1()?)?.to_dtype(dtype),
         }
     }
 
@@ -68,16 +91,19 @@ impl Embedding {
     pub(super) fn as_head(&self) -> Result<Linear> {
         Ok(match self {
             Self::Dense(rows) => Linear::Dense(rows.clone()),
-            Self::Quantized(rows) => Linear::Quantized(vec![QMatMul::from_arc(rows.clone())?]),
+            Self::Quantized(rows) => {
+                Linear::Quantized(vec![Quantized::Candle(QMatMul::from_arc(rows.clone())?)])
+            }
+            Self::Q8(rows) => Linear::Quantized(vec![Quantized::Q8(rows.clone())]),
         })
     }
 
     /// Tokens.
     pub(super) fn rows(&self) -> usize {
-        let rows = match self {
-            Self::Dense(rows) => rows.dims().first(),
-            Self::Quantized(rows) => rows.shape().dims().first(),
-        };
-        rows.copied().unwrap_or(0)
+        match self {
+            Self::Dense(rows) => rows.dims().first().copied().unwrap_or(0),
+            Self::Quantized(rows) => rows.shape().dims().first().copied().unwrap_or(0),
+            Self::Q8(rows) => rows.rows(),
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! From config.json and weights files to a model that fits memory.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use candle_core::DType;
@@ -33,6 +33,8 @@ pub struct LoadOptions {
     pub pooling: bool,
     /// `--max-model-len`; `None` means the model's own length.
     pub max_model_len: Option<usize>,
+    /// Whether that is lowered to what fits memory.
+    pub fit_length: bool,
     /// `--max-num-seqs`.
     pub max_num_seqs: usize,
     /// `--max-num-batched-tokens`.
@@ -160,7 +162,7 @@ pub fn load(
         stuck_after: patience(&config, options.max_num_batched_tokens, on_cpu),
         model: Qwen3::new(&config, &mut checkpoint, build)?,
         config,
-        max_model_len,
+        max_model_len: plan.needs.max_model_len,
         plan,
     })
 }
@@ -190,7 +192,7 @@ fn weight_bytes(
     list.iter().map(each).sum()
 }
 
-/// The file with the quantized weights, written now unless an earlier start has.
+/// The file with the quantized weights, written now unless an earlier start has and it is still whole.
 fn quantized(
     stored: &StoredWeights<'_>,
     weights: &[Weights],
@@ -201,13 +203,27 @@ fn quantized(
 ) -> Result<PathBuf, LoadError> {
     let dir = options.cache_dir.as_deref().ok_or(LoadError::NoCacheDir)?;
     let path = quantize::place(dir, weights, quantization, options.pooling);
-    if !path.is_file() {
+    let kept = path.is_file()
+        && check_kept(&path, list)
+            .inspect_err(
+                |error| tracing::warn!(%error, "what an earlier start quantized is damaged; it is made anew"),
+            )
+            .is_ok();
+    if !kept {
         let total = stored.bytes();
         quantize::write(stored, list, quantization, &path, &mut |done| {
             progress(done, total)
         })?;
     }
     Ok(path)
+}
+
+/// Looks at everything but the numbers. Errors: a bad disk or another hand has cut or changed the file.
+fn check_kept(path: &Path, list: &[Weight]) -> Result<(), WeightsError> {
+    let file = [Opened::open(&Weights::File(path.into()))?];
+    let stored = StoredWeights::new(&file, None)?;
+    list.iter()
+        .try_for_each(|weight| stored.find(&weight.name, &weight.shape).map(drop))
 }
 
 fn needs(
@@ -234,6 +250,7 @@ fn needs(
         kv_per_token: config.kv_numbers_per_token() * kv_dtype.size_in_bytes() as u64,
         block_size: options.block_size,
         max_model_len,
+        fit_length: options.fit_length,
         max_num_seqs: options.max_num_seqs,
         utilization: options.memory_utilization,
         num_blocks: options.num_blocks,

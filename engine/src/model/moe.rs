@@ -7,11 +7,17 @@ use super::config::Experts;
 use super::linear::Linear;
 use super::weights::WeightsError;
 
+/// Numbers between the projections at once on a CPU, 8 MiB: they stay in its caches, and the allocator keeps buffers
+/// of that size.
+const SLICE: usize = 2 << 20;
+
 /// Gate and up projections stacked, and the projection back.
 #[derive(Debug)]
 pub(super) struct FeedForward {
     gate_up: Linear,
     down: Linear,
+    /// Outputs of each of the first two.
+    middle: usize,
 }
 
 impl FeedForward {
@@ -26,11 +32,18 @@ impl FeedForward {
         Ok(Self {
             gate_up: weights.linear(&[(&gate, middle), (&up, middle)], hidden)?,
             down: weights.linear(&[(&down, hidden)], middle)?,
+            middle,
         })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&swiglu(&self.gate_up.forward(x)?)?)
+        let (tokens, step) = (x.dim(0)?, (SLICE / (2 * self.middle)).max(1));
+        if tokens <= step || !x.device().is_cpu() {
+            return self.down.forward(&swiglu(&self.gate_up.forward(x)?)?);
+        }
+        let slice = |first| self.forward(&x.narrow(0, first, step.min(tokens - first))?);
+        let slices: Vec<_> = (0..tokens).step_by(step).map(slice).collect::<Result<_>>()?;
+        Tensor::cat(&slices, 0)
     }
 }
 

@@ -32,8 +32,23 @@ impl Yarn {
         json: &Value,
         max_positions: usize,
     ) -> std::result::Result<Option<Self>, ConfigError> {
+        const KNOWN: [&str; 9] = [
+            "rope_type",
+            "type",
+            "rope_theta",
+            "factor",
+            "original_max_position_embeddings",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+            "truncate",
+        ];
         let unsupported = |name, value: String, hint| Err(ConfigError::Unsupported { name, value, hint });
         match json["rope_type"].as_str().or_else(|| json["type"].as_str()) {
+            None if !json["factor"].is_null() => {
+                let hint = "add \"rope_type\": \"yarn\" beside it";
+                return unsupported("a factor without rope_type", json["factor"].to_string(), hint);
+            }
             None | Some("default") => return Ok(None),
             Some("yarn") => {}
             Some(other) => {
@@ -46,13 +61,27 @@ impl Yarn {
                 return unsupported(name, json[name].to_string(), "give attention_factor instead");
             }
         }
+        let mut given = json.as_object().into_iter().flatten();
+        let unknown = given.find(|(name, value)| !value.is_null() && !KNOWN.contains(&name.as_str()));
+        if let Some((name, _)) = unknown {
+            return unsupported(
+                "a key of rope_scaling",
+                name.clone(),
+                "check its spelling, or remove it",
+            );
+        }
         let optional = |name| {
             (!json[name].is_null())
                 .then(|| number(&json[name], name))
                 .transpose()
         };
-        let original = optional("original_max_position_embeddings")?.map_or(max_positions, |n| n as usize);
-        let factor = optional("factor")?.unwrap_or(max_positions as f64 / original.max(1) as f64);
+        let (stated, factor) = (optional("original_max_position_embeddings")?, optional("factor")?);
+        let original = stated.map_or(max_positions, |n| n as usize);
+        let factor = match (factor, stated) {
+            (Some(factor), _) => factor,
+            (None, Some(_)) => max_positions as f64 / original.max(1) as f64,
+            (None, None) => number(&Value::Null, "factor")?,
+        };
         Ok(Some(Self {
             factor,
             original,
@@ -211,6 +240,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_mistyped_key_does_not_leave_yarn_off() {
+        for (json, words) in [
+            (serde_json::json!({"rope_type": "yarn", "factr": 4}), "to factr"),
+            (serde_json::json!({"rope_type": "yarn"}), "\"factor\""),
+            (
+                serde_json::json!({"rope_typ": "yarn", "factor": 4}),
+                "without rope_type",
+            ),
+        ] {
+            let error = Yarn::parse(&json, 40_960).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let derived =
+            serde_json::json!({"type": "yarn", "original_max_position_embeddings": 32768, "factor": null});
+        assert_eq!(Yarn::parse(&derived, 131_072).unwrap().unwrap().factor, 4.0);
     }
 
     #[test]

@@ -18,13 +18,16 @@ pub(super) fn schemas() -> Map<String, Value> {
         all
     };
     let reason = json!({"enum": ["stop", "length", "tool_calls", "abort", "error", null]});
+    let tokens = array(count.clone());
     let choice = |content: (&str, Value), logprobs: &str| {
-        object(&[
+        let fields = [
             ("index", count.clone()),
             content,
             ("logprobs", json!({"anyOf": [of(logprobs), nothing.clone()]})),
             ("finish_reason", reason.clone()),
-        ])
+            ("token_ids", tokens.clone()),
+        ];
+        optional(object(&fields), &["token_ids"])
     };
     let prompt_logprobs =
         array(json!({"type": ["object", "null"], "description": "By token: logprob, rank, decoded_token."}));
@@ -50,9 +53,10 @@ pub(super) fn schemas() -> Map<String, Value> {
         object(&[&message[..], &thought].concat()),
         &["reasoning", "reasoning_content", "tool_calls"],
     );
-    let completion_choice = |prompt: bool| {
+    let completion_choice = |whole: bool| {
         let mut schema = choice(("text", text.clone()), "CompletionLogprobs");
-        if prompt {
+        schema["properties"]["prompt_token_ids"] = tokens.clone();
+        if whole {
             schema["properties"]["prompt_logprobs"] = prompt_logprobs.clone();
         }
         schema
@@ -112,24 +116,26 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("max_model_len", or_null("integer")),
     ];
     let whole = |object: &str, choice: Value| with(head(object, choice), "usage", of("Usage"));
+    let of_chat =
+        |object: &str, choice: Value| with(whole(object, choice), "prompt_token_ids", tokens.clone());
     let all = [
         ("Message", message_in()),
         (
             "ChatCompletion",
             required(
                 with(
-                    whole("chat.completion", choice(("message", message), "ChatLogprobs")),
+                    of_chat("chat.completion", choice(("message", message), "ChatLogprobs")),
                     "prompt_logprobs",
                     prompt_logprobs.clone(),
                 ),
-                &["prompt_logprobs"],
+                &["prompt_logprobs", "prompt_token_ids"],
             ),
         ),
         (
             "ChatCompletionChunk",
             required(
-                whole("chat.completion.chunk", choice(("delta", delta), "ChatLogprobs")),
-                &["usage"],
+                of_chat("chat.completion.chunk", choice(("delta", delta), "ChatLogprobs")),
+                &["usage", "prompt_token_ids"],
             ),
         ),
         (
@@ -175,7 +181,7 @@ pub(super) fn schemas() -> Map<String, Value> {
             object(&[
                 ("count", count.clone()),
                 ("max_model_len", count.clone()),
-                ("tokens", array(count.clone())),
+                ("tokens", tokens.clone()),
                 ("token_strs", json!({"type": ["array", "null"], "items": text})),
             ]),
         ),

@@ -36,6 +36,9 @@ pub(super) fn schemas() -> Map<String, Value> {
         "add_special_tokens": special(true),
         "encoding_format": {"enum": ["float", "base64"], "default": "float"},
         "dimensions": {"type": "integer", "minimum": 1, "description": "Numbers of each vector, up to the model's; the vector is cut and scaled to length 1."},
+        "truncate_prompt_tokens": truncate(),
+        "truncation_side": side("right"),
+        "cache_salt": salt(),
         "priority": priority(),
     });
     let tokenize = joined(&[
@@ -154,6 +157,18 @@ fn priority() -> Value {
     json!({"type": "integer", "default": 0, "description": "Lower comes earlier; other than 0 only with --scheduling-policy priority."})
 }
 
+fn truncate() -> Value {
+    json!({"type": "integer", "minimum": -1, "description": "A longer prompt is cut to so many tokens, at least 1; -1 is as many as the model takes beside the answer."})
+}
+
+fn side(default: &str) -> Value {
+    json!({"enum": ["left", "right"], "default": default, "description": "What truncate_prompt_tokens cuts off: the begin or the end."})
+}
+
+fn salt() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": 1024, "description": "Only requests of the same salt share cached prompts; random and kept secret."})
+}
+
 /// What both kinds of generation take; defaults of sampling are the model's own.
 fn shared() -> Value {
     let flag =
@@ -169,7 +184,7 @@ fn shared() -> Value {
         "stream": flag(false, "Whether the answer comes as server-sent events."),
         "stream_options": {
             "type": "object",
-            "properties": {"include_usage": flag(false, "Whether a last chunk tells the usage."), "include_obfuscation": flag(false, "Accepted; changes nothing here.")},
+            "properties": {"include_usage": flag(false, "Whether a last chunk tells the usage."), "continuous_usage_stats": flag(false, "Whether the other chunks tell that of their choice so far, too; needs include_usage."), "include_obfuscation": flag(false, "Accepted; changes nothing here.")},
             "additionalProperties": false,
             "description": "Only with stream.",
         },
@@ -192,6 +207,10 @@ fn shared() -> Value {
         "ignore_eos": flag(false, "Whether the model's end tokens do not end the answer."),
         "skip_special_tokens": flag(true, "Whether special tokens are left out of the text."),
         "prompt_logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "description": "Tell how likely the prompt was, beside so many of the likeliest tokens; not with stream."},
+        "truncate_prompt_tokens": truncate(),
+        "truncation_side": side("left"),
+        "return_token_ids": flag(false, "Whether the answer tells prompt_token_ids and token_ids."),
+        "cache_salt": salt(),
         "priority": priority(),
         "response_format": {
             "type": "object",

@@ -2,7 +2,7 @@
 use serde_json::{Value, json};
 
 use super::{CALL, CALL_END};
-use crate::constraint::Grammar;
+use crate::constraint::{Grammar, close};
 
 /// A function that may be called.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +57,7 @@ fn arguments(function: &Function) -> Value {
         Some(schema) => schema.clone(),
         None => json!({"additionalProperties": false}),
     };
+    close(&mut schema);
     if let Value::Object(schema) = &mut schema {
         schema.entry("type").or_insert(json!("object"));
         schema.insert(

@@ -1,6 +1,6 @@
 //! The state machine: pieces of text in, deltas out; how the text was cut never shows.
 use super::call::{ObjectScan, Step, footer, header, whole};
-use super::{CALL, CALL_END, THINK, THINK_END};
+use super::{CALL, CALL_END, MESSAGE, MESSAGE_END, THINK, THINK_END};
 
 /// What an answer gained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,16 +34,27 @@ pub enum Thinking {
     MayBegin,
     /// The prompt has opened `<think>` already.
     Begun,
+    /// It has written a part of the thought, too.
+    Within,
 }
 
 impl Thinking {
-    /// What a prompt that ends so leaves to the model: Qwen3's template writes an empty thought where thinking is
-    /// switched off, and those of the Thinking models open one.
+    /// What a prompt leaves to the model: Qwen3's template writes an empty thought where thinking is switched off, those
+    /// of the Thinking models open one, and a message that is to be continued may have either.
     pub fn after(prompt: &str) -> Self {
-        match prompt.trim_end() {
-            end if end.ends_with(THINK) => Self::Begun,
-            end if end.ends_with(THINK_END) => Self::Never,
-            _ => Self::MayBegin,
+        let end = prompt.trim_end();
+        let turn = match end.rsplit_once(MESSAGE) {
+            Some((_, turn)) if turn.starts_with("assistant") && !turn.ends_with(MESSAGE_END) => turn,
+            // What others say of thoughts begins none.
+            Some(_) => "",
+            // In prompts of other forms only the end is sure to be the assistant's.
+            None => &end[boundary(end, end.len().saturating_sub(THINK_END.len()))..],
+        };
+        match (turn.rfind(THINK), turn.rfind(THINK_END)) {
+            (None, None) => Self::MayBegin,
+            (open, close) if open < close => Self::Never,
+            _ if turn.ends_with(THINK) => Self::Begun,
+            _ => Self::Within,
         }
     }
 }
@@ -89,7 +100,7 @@ impl Parser {
             state: match thinking {
                 Thinking::Never => State::Content,
                 Thinking::MayBegin => State::Start,
-                Thinking::Begun => State::Reasoning,
+                Thinking::Begun | Thinking::Within => State::Reasoning,
             },
             tools,
             single,

@@ -69,6 +69,12 @@ fn thoughts_are_told_apart() {
             vec![reasoning("Hm."), content("Hi")],
         ),
         (Thinking::Begun, "Hm.\n</thin", vec![reasoning("Hm.\n</thin")]),
+        (Thinking::Begun, "\nHm.", vec![reasoning("Hm.")]),
+        (
+            Thinking::Within,
+            "\n\nHm.\n</think>\n\nHi",
+            vec![reasoning("\n\nHm."), content("Hi")],
+        ),
         (
             Thinking::Never,
             "<think>x</think>",
@@ -76,6 +82,35 @@ fn thoughts_are_told_apart() {
         ),
     ] {
         assert_eq!(with_tools(thinking, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_prompt_says_where_the_answer_begins() {
+    let user = "<|im_start|>user\nWhat are <think> and </think>?<|im_end|>\n";
+    let begin = format!("{user}<|im_start|>assistant\n");
+    for (end, expected) in [
+        ("", Thinking::MayBegin),
+        ("<think>\n", Thinking::Begun),
+        ("<think>\n\n</think>\n\n", Thinking::Never),
+        ("Hello wor", Thinking::MayBegin),
+        ("<think>\nHm.\n</think>\n\nHello wor", Thinking::Never),
+        ("<think>\nHm, let", Thinking::Within),
+        // As Qwen3's template writes a last message that only begins a thought.
+        ("<think>\n\n</think>\n\n<think>\nHm, let", Thinking::Within),
+        ("<think>\n\n</think>\n\n<think>\n", Thinking::Begun),
+        ("<think>\nHm, let<|im_end|>\n", Thinking::MayBegin),
+    ] {
+        assert_eq!(Thinking::after(&format!("{begin}{end}")), expected, "{end}");
+    }
+    assert_eq!(Thinking::after(user), Thinking::MayBegin);
+    for (prompt, expected) in [
+        ("", Thinking::MayBegin),
+        ("u:Hi\n<think>\n", Thinking::Begun),
+        ("u:Hi\n<think>\n\n</think>\n\n", Thinking::Never),
+        ("u:<think>, 世界", Thinking::MayBegin),
+    ] {
+        assert_eq!(Thinking::after(prompt), expected, "{prompt}");
     }
 }
 
@@ -205,7 +240,8 @@ fn texts() -> impl Strategy<Value = Vec<&'static str>> {
 }
 
 fn thinkings() -> impl Strategy<Value = Thinking> {
-    prop::sample::select(vec![Thinking::Never, Thinking::MayBegin, Thinking::Begun])
+    use Thinking::{Begun, MayBegin, Never, Within};
+    prop::sample::select(vec![Never, MayBegin, Begun, Within])
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use tracing::info;
 
 use crate::{
     cli::Fatal,
-    config::Config,
+    config::{Config, MaxModelLen},
     constraint::Grammars,
     engine::{Engine, EngineConfig, EngineHandle},
     http::Serving,
@@ -18,20 +18,19 @@ use crate::{
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
-    wire::Defaults,
 };
+
+use super::generation;
 
 /// Length served where --max-model-len is not given: KV for the model's full 262,144 tokens is rarely meant.
 const USUAL_LENGTH: usize = 32_768;
-/// How Qwen3 ends a message, and a text.
-const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
 /// Finds, reads and starts the model. Blocks; `runtime` does the downloads. Errors: one sentence on what is wrong with which file or flag.
 pub(super) fn load(
-    config: &Config,
+    config: Config,
     runtime: &Handle,
-    progress: &Progress,
-    metrics: &Arc<Metrics>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
     let options = SourceOptions {
         revision: config.revision.clone(),
@@ -60,25 +59,37 @@ pub(super) fn load(
         .generation_config
         .as_deref()
         .map_or(Ok(Value::Null), |text| json("generation_config.json", text))?;
-    let most = Qwen3Config::parse(&files.config).map_err(fatal)?.max_positions;
-    let max_model_len = length(config.max_model_len, most)?;
-    // A large vocabulary takes as long to read as small weights.
-    let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::from_bytes(&files.tokenizer).map_err(fatal));
-        let engine = start(config, &files, max_model_len, progress, metrics)?;
-        let failed = |_| Fatal("the thread that reads the tokenizer failed; see the log above".to_owned());
-        Ok::<_, Fatal>((tokenizer.join().map_err(failed)??, engine))
-    })?;
+    let Qwen3Config {
+        vocab_size,
+        max_positions,
+        ..
+    } = Qwen3Config::parse(&files.config).map_err(fatal)?;
+    let most = length(config.max_model_len, max_positions)?;
+    let defaults = generation::defaults(&config, &generation)?;
+    let mut eos = generation::end_tokens(&generation, &model_config, vocab_size)?;
+    let vocabulary = std::mem::take(&mut files.tokenizer);
+    // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
+    // program before large weights are there.
+    let engine = std::thread::Builder::new()
+        .name("weights".to_owned())
+        .spawn(move || start(&config, &files, most, &progress, &metrics))
+        .map_err(|error| Fatal(format!("cannot start the thread that reads the weights: {error}")))?;
+    let tokenizer = Tokenizer::from_bytes(&vocabulary).map_err(fatal)?;
+    drop(vocabulary);
+    let failed = |_| Fatal("the thread that reads the weights failed; see the log above".to_owned());
+    let engine = engine.join().map_err(failed)??;
     memory::trim();
-    let eos = end_tokens(&generation, &model_config, &tokenizer);
+    if eos.is_empty() {
+        eos = generation::usual_end_tokens(&tokenizer);
+    }
     Ok(Serving {
+        max_model_len: engine.config().max_model_len,
         engine,
         grammars: Grammars::new(tokenizer.clone(), eos.clone()),
         tokenizer,
         template,
-        max_model_len,
         eos,
-        defaults: defaults(config, &generation),
+        defaults,
     })
 }
 
@@ -104,63 +115,23 @@ fn merge(into: &mut Value, overrides: &serde_json::Map<String, Value>) {
     }
 }
 
-fn length(asked: Option<usize>, most: usize) -> Result<usize, Fatal> {
+/// The length to serve, or the most that memory may lower.
+fn length(asked: MaxModelLen, most: usize) -> Result<usize, Fatal> {
     match asked {
-        Some(asked) if asked > most => Err(Fatal(format!(
+        MaxModelLen::Tokens(asked) if asked > most => Err(Fatal(format!(
             "--max-model-len {asked} is more than the model's {most} positions; use at most {most}"
         ))),
-        Some(asked) => Ok(asked),
-        None => Ok(most.min(USUAL_LENGTH)),
+        MaxModelLen::Tokens(asked) => Ok(asked),
+        MaxModelLen::Fits => Ok(most),
+        MaxModelLen::Usual => Ok(most.min(USUAL_LENGTH)),
     }
-}
-
-/// Tokens that end the text, from the model's own files; by name where these say nothing.
-fn end_tokens(generation: &Value, model: &Value, tokenizer: &Tokenizer) -> Vec<u32> {
-    let listed = |value: &Value| -> Vec<u32> {
-        let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        value.as_array().map_or_else(
-            || one(value).into_iter().collect(),
-            |list| list.iter().filter_map(one).collect(),
-        )
-    };
-    let mut tokens = listed(&generation["eos_token_id"]);
-    tokens.extend(listed(&model["eos_token_id"]));
-    if tokens.is_empty() {
-        tokens.extend(END_TOKENS.iter().filter_map(|name| tokenizer.token_id(name)));
-    }
-    tokens.sort_unstable();
-    tokens.dedup();
-    tokens
-}
-
-/// As vLLM: what generation_config.json recommends is the default of requests that say nothing.
-fn defaults(config: &Config, generation: &Value) -> Defaults {
-    let mut defaults = Defaults {
-        template_kwargs: config.chat_template_kwargs.clone(),
-        ..Defaults::default()
-    };
-    let sampling = &mut defaults.sampling;
-    sampling.seed = config.seed;
-    if config.model_sampling_defaults {
-        let number =
-            |name: &str, default: f32| generation[name].as_f64().map_or(default, |value| value as f32);
-        sampling.temperature = number("temperature", sampling.temperature);
-        sampling.top_p = number("top_p", sampling.top_p);
-        sampling.min_p = number("min_p", sampling.min_p);
-        sampling.repetition_penalty = number("repetition_penalty", sampling.repetition_penalty);
-        sampling.top_k = generation["top_k"]
-            .as_u64()
-            .and_then(|value| u32::try_from(value).ok())
-            .unwrap_or(sampling.top_k);
-    }
-    defaults
 }
 
 /// Reads the weights and starts the thread that runs them.
 fn start(
     config: &Config,
     files: &ModelFiles,
-    max_model_len: usize,
+    most: usize,
     progress: &Progress,
     metrics: &Arc<Metrics>,
 ) -> Result<EngineHandle, Fatal> {
@@ -171,7 +142,8 @@ fn start(
         quantization: config.quantization,
         cache_dir: config.download_dir.clone().or_else(source::default_download_dir),
         pooling: config.pooling.unwrap_or(files.pooled),
-        max_model_len: Some(max_model_len),
+        max_model_len: Some(most),
+        fit_length: config.max_model_len == MaxModelLen::Fits,
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
         block_size: config.block_size,
@@ -184,7 +156,8 @@ fn start(
         progress.set(Phase::Loading, done, total);
     });
     let loaded = loaded.map_err(fatal)?;
-    info!("{}", loaded.plan);
+    let max_model_len = loaded.max_model_len;
+    info!(max_model_len, "{}", loaded.plan);
     let limits = EngineConfig {
         max_num_seqs: config.max_num_seqs,
         auto_num_seqs: config.auto_num_seqs,

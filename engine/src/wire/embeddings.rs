@@ -3,6 +3,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, Fields, Prompt, params};
+use crate::{
+    request::Terms,
+    tokenizer::{Side, Truncation},
+};
 
 /// OpenAI's limit.
 const MOST_INPUTS: usize = 2048;
@@ -31,8 +35,10 @@ pub struct EmbeddingsRequest {
     pub form: EmbeddingForm,
     /// Numbers wanted, 1 to the model's.
     pub dimensions: usize,
-    /// Lower comes earlier, as in vLLM.
-    pub priority: i64,
+    /// What of a longer text is kept.
+    pub truncation: Option<Truncation>,
+    /// How urgent it is and with whom it shares; the client is not told by the body.
+    pub terms: Terms,
 }
 
 impl EmbeddingsRequest {
@@ -48,7 +54,8 @@ impl EmbeddingsRequest {
                 .number("encoding_format", |_| true, "\"float\" or \"base64\"")?
                 .unwrap_or_default(),
             dimensions: dimensions.unwrap_or(width),
-            priority: params::priority(&mut fields)?,
+            truncation: params::truncation(&mut fields, Side::Right)?,
+            terms: params::terms(&mut fields)?,
         };
         fields.finish()?;
         Ok(request)

@@ -98,13 +98,24 @@ impl ApiError {
             Self::Unavailable(_) | Self::Submit(_) => ("service_unavailable_error", None),
             _ => ("server_error", None),
         };
-        let param = match self {
+        json!({"error": {"message": self.to_string(), "type": kind, "param": self.param(), "code": code}})
+    }
+
+    /// The field to change.
+    pub fn param(&self) -> Option<&str> {
+        match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::UnknownModel(_) => Some("model"),
             Self::Submit(SubmitError::NoPriorities(_)) => Some("priority"),
             _ => None,
-        };
-        json!({"error": {"message": self.to_string(), "type": kind, "param": param, "code": code}})
+        }
+    }
+
+    /// The message for a log, which holds no prompts: where a field brings one, the message may quote it.
+    pub fn logged(&self) -> Option<String> {
+        let prompts = ["messages", "prompt", "input", "tokens"];
+        let quotes = |param: &str| prompts.iter().any(|name| param.starts_with(name));
+        (!self.param().is_some_and(quotes)).then(|| self.to_string())
     }
 }
 
@@ -130,6 +141,29 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
+        // For the log line of the exchange.
+        response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_gets_the_reason_but_no_prompt() {
+        for (param, told) in [
+            ("foo", true),
+            ("messages[0]", false),
+            ("prompt", false),
+            ("input", false),
+        ] {
+            assert_eq!(
+                ApiError::invalid(param, "It is \"secret\".").logged().is_some(),
+                told,
+                "{param}"
+            );
+        }
     }
 }

@@ -43,8 +43,6 @@ pub const NEUTRAL: &[(&str, &[&str])] = &[
     ("web_search_options", &[]),
     ("early_stopping", &["false"]),
     ("watermarking", &["false"]),
-    ("truncate_prompt_tokens", &[]),
-    ("truncation_side", &["\"left\"", "\"right\""]),
     ("logprob_token_ids", &[]),
     ("documents", &["[]"]),
     ("chat_template", &[]),
@@ -54,7 +52,6 @@ pub const NEUTRAL: &[(&str, &[&str])] = &[
     ("prompt_embeds", &[]),
     ("routed_experts_prompt_start", &["0"]),
     ("return_prompt_text", &["false"]),
-    ("cache_salt", &[]),
     ("kv_transfer_params", &["{}"]),
     ("ec_transfer_params", &["{}"]),
     ("vllm_xargs", &["{}"]),
@@ -78,6 +75,10 @@ impl Fields {
     /// Reads a body. Errors: not JSON, a key that comes twice, or not an object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let refused = |message| ApiError::Invalid { param: None, message };
+        if body.starts_with(&[0x1f, 0x8b]) {
+            let text = "The body is packed by gzip; send it as it is, without Content-Encoding.";
+            return Err(refused(text.to_owned()));
+        }
         let text = std::str::from_utf8(body).map_err(|error| {
             refused(format!(
                 "The body is not UTF-8 from its byte {} on.",
@@ -164,6 +165,10 @@ impl Fields {
             if INERT.contains(&name.as_str()) {
                 continue;
             }
+            if name == "enable_thinking" {
+                let text = "`enable_thinking` is a variable of the chat template; send `chat_template_kwargs`: {\"enable_thinking\": false}.";
+                return Err(ApiError::invalid(name, text));
+            }
             let Some((_, neutral)) = NEUTRAL.iter().find(|(known, _)| known == name) else {
                 return Err(ApiError::invalid(
                     name,
@@ -196,6 +201,14 @@ pub(crate) mod tests {
     thread_local! {
         /// What the last object that was read to its end on this thread was asked for.
         pub(crate) static ASKED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn what_others_take_is_told_with_what_works_here() {
+        let thinking = Fields::parse(br#"{"enable_thinking": false}"#).and_then(Fields::finish);
+        assert!(thinking.unwrap_err().to_string().contains("chat_template_kwargs"));
+        let packed = Fields::parse(&[0x1f, 0x8b, 8, 0]);
+        assert!(packed.unwrap_err().to_string().contains("Content-Encoding"));
     }
 
     #[test]

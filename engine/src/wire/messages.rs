@@ -163,12 +163,15 @@ fn read_message(place: &str, message: Value) -> Result<Message, ApiError> {
 fn text_part(place: &str, part: Value) -> Result<String, ApiError> {
     match (part["type"].as_str(), part["text"].as_str()) {
         (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (kind, _) => Err(ApiError::invalid(
+        (None | Some("text"), _) => Err(ApiError::invalid(
             place,
             format!(
-                "`{place}.content` has a part of type {:?}; this model reads text only.",
-                kind.unwrap_or("?")
+                "`{place}.content` has a part without type or text; send {{\"type\": \"text\", \"text\": …}}."
             ),
+        )),
+        (Some(kind), _) => Err(ApiError::invalid(
+            place,
+            format!("`{place}.content` has a part of type {kind:?}; this model reads text only."),
         )),
     }
 }

@@ -5,13 +5,19 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{ApiError, Fields, Structured};
-use crate::request::SamplingParams;
+use crate::{
+    kv::BlockHash,
+    request::{SamplingParams, Terms},
+    tokenizer::{Side, Truncation},
+};
 
 /// Most choices of one request; also bounds what one request can queue.
 const MOST_CHOICES: usize = 128;
 /// Most stop strings; each is searched for in every piece of text.
 const MOST_STOPS: usize = 64;
 
+/// vLLM's longest `cache_salt`, in characters.
+const MOST_SALT: usize = 1024;
 /// vLLM's default of --max-logprobs, and OpenAI's limit for chats.
 const MOST_LOGPROBS: usize = 20;
 
@@ -31,6 +37,17 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+/// Where a stream tells its usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamUsage {
+    /// Nowhere.
+    Never,
+    /// In a last chunk, that of the whole request.
+    Last,
+    /// There, and in every other chunk that of its choice so far.
+    Always,
+}
+
 /// Checked values of the shared fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
@@ -38,8 +55,8 @@ pub struct Params {
     pub model: Option<String>,
     /// Whether to answer with server-sent events.
     pub stream: bool,
-    /// Whether a stream ends with a chunk of usage.
-    pub include_usage: bool,
+    /// Where a stream tells its usage.
+    pub usage: StreamUsage,
     /// Choices per prompt, 1 to 128.
     pub n: usize,
     /// Most tokens to generate; `None` means up to the model's length.
@@ -66,8 +83,12 @@ pub struct Params {
     pub include_stop: bool,
     /// Whether special tokens are left out of the text.
     pub skip_special: bool,
-    /// Lower comes earlier, as in vLLM.
-    pub priority: i64,
+    /// What of a longer prompt is kept.
+    pub truncation: Option<Truncation>,
+    /// Whether the answer tells the numbers of its tokens and of the prompt's.
+    pub return_token_ids: bool,
+    /// How urgent it is and with whom it shares; the client is not told by the body.
+    pub terms: Terms,
 }
 
 impl Params {
@@ -110,7 +131,7 @@ impl Params {
         Ok(Self {
             model: fields.text("model")?,
             stream,
-            include_usage: include_usage(fields, stream)?,
+            usage: usage(fields, stream)?,
             n: fields
                 .number(
                     "n",
@@ -130,23 +151,50 @@ impl Params {
             ignore_eos: fields.flag("ignore_eos", false)?,
             include_stop: fields.flag("include_stop_str_in_output", false)?,
             skip_special: fields.flag("skip_special_tokens", true)?,
-            priority: priority(fields)?,
+            truncation: truncation(fields, Side::Left)?,
+            return_token_ids: fields.flag("return_token_ids", false)?,
+            terms: terms(fields)?,
         })
     }
 }
 
-/// Takes `priority` out.
-pub(super) fn priority(fields: &mut Fields) -> Result<i64, ApiError> {
+/// Takes `priority` and `cache_salt` out.
+pub(super) fn terms(fields: &mut Fields) -> Result<Terms, ApiError> {
     let priority = fields.number("priority", |_| true, "a whole number of 64 bits")?;
-    Ok(priority.unwrap_or(0))
+    let fits = |salt: &String| (1..=MOST_SALT).contains(&salt.chars().count());
+    let salt = fields.number("cache_salt", fits, "a string of 1 to 1024 characters")?;
+    Ok(Terms {
+        priority: priority.unwrap_or(0),
+        salt: salt.as_deref().map(BlockHash::of_salt),
+        ..Terms::default()
+    })
 }
 
-fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+/// Takes out what of a longer prompt is kept; `side` is what vLLM cuts off where the request does not say.
+pub(super) fn truncation(fields: &mut Fields, side: Side) -> Result<Option<Truncation>, ApiError> {
+    let range = "-1 (as many tokens as the model takes) or a number of tokens, at least 1";
+    let keep = fields.number(
+        "truncate_prompt_tokens",
+        |keep: &i64| *keep == -1 || *keep > 0,
+        range,
+    )?;
+    let side = fields
+        .number("truncation_side", |_| true, "\"left\" or \"right\"")?
+        .unwrap_or(side);
+    Ok(keep.map(|keep| Truncation {
+        keep: usize::try_from(keep).ok(),
+        side,
+    }))
+}
+
+fn usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, ApiError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct StreamOptions {
         #[serde(default)]
         include_usage: bool,
+        #[serde(default)]
+        continuous_usage_stats: bool,
         /// Padding against traffic analysis, which this server does not add; the text is the same.
         #[serde(default, rename = "include_obfuscation")]
         _include_obfuscation: bool,
@@ -156,7 +204,12 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
             "stream_options",
             "`stream_options` needs `stream`: true.",
         )),
-        options => Ok(options.is_some_and(|options| options.include_usage)),
+        Some(options) if options.include_usage => Ok(match options.continuous_usage_stats {
+            true => StreamUsage::Always,
+            false => StreamUsage::Last,
+        }),
+        // As in vLLM, the second option needs the first.
+        _ => Ok(StreamUsage::Never),
     }
 }
 
@@ -201,7 +254,8 @@ fn prompt_logprobs(fields: &mut Fields, stream: bool) -> Result<Option<usize>, A
     }
 }
 
-fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
+/// Takes the fields that say how tokens are chosen. Errors name the field and its range.
+pub fn sampling(fields: &mut Fields, default: &SamplingParams) -> Result<SamplingParams, ApiError> {
     let penalty = |value: &f32| (-2.0..=2.0).contains(value);
     let top_k = fields.number(
         "top_k",

@@ -2,7 +2,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::parse::Delta;
 use crate::request::FinishReason;
@@ -68,8 +68,10 @@ pub struct Answer {
     pub reason: Option<&'static str>,
     /// The field `logprobs`; null where it was not asked for.
     pub logprobs: Value,
-    /// The field `prompt_logprobs`, where it was asked for.
-    pub prompt_logprobs: Option<Value>,
+    /// The field `token_ids`, where it was asked for.
+    pub token_ids: Option<Vec<u32>>,
+    /// Fields about the prompt that were asked for.
+    pub prompt: Map<String, Value>,
 }
 
 impl Answer {
@@ -161,21 +163,23 @@ impl Head {
 
     /// The whole answer; `choices` in order.
     pub fn whole(&self, choices: Vec<Answer>, usage: Usage) -> Value {
-        let mut prompt_logprobs = None;
+        let mut shared = Map::new();
         let choices: Vec<Value> = choices
             .into_iter()
             .enumerate()
             .map(|(index, mut answer)| {
                 let (reason, logprobs) = (answer.reason, answer.logprobs.take());
-                let found = answer.prompt_logprobs.take();
+                let (tokens, prompt) = (answer.token_ids.take(), std::mem::take(&mut answer.prompt));
                 let mut choice = match self.endpoint {
                     Endpoint::Chat => json!({"index": index, "message": answer.message(), "logprobs": logprobs, "finish_reason": reason}),
                     Endpoint::Completion => json!({"index": index, "text": answer.text, "logprobs": logprobs, "finish_reason": reason}),
                 };
-                match (self.endpoint, found) {
-                    (_, None) => {}
-                    (Endpoint::Chat, found) => prompt_logprobs = found,
-                    (Endpoint::Completion, Some(found)) => choice["prompt_logprobs"] = found,
+                if let Some(tokens) = tokens {
+                    choice["token_ids"] = json!(tokens);
+                }
+                match self.endpoint {
+                    Endpoint::Chat => shared = prompt,
+                    Endpoint::Completion => insert(&mut choice, prompt),
                 }
                 choice
             })
@@ -186,9 +190,7 @@ impl Head {
         };
         let mut body = json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage});
         // All choices of a chat have one prompt, so vLLM tells this beside them.
-        if let Some(found) = prompt_logprobs {
-            body["prompt_logprobs"] = found;
-        }
+        insert(&mut body, shared);
         body
     }
 
@@ -230,6 +232,17 @@ impl Head {
         }
     }
 
+    /// Adds to a chunk of one choice what is told of its prompt, and the usage so far.
+    pub fn complete(&self, chunk: &mut Value, prompt: Map<String, Value>, usage: Option<Usage>) {
+        match self.endpoint {
+            Endpoint::Chat => insert(chunk, prompt),
+            Endpoint::Completion => insert(&mut chunk["choices"][0], prompt),
+        }
+        if let Some(usage) = usage {
+            chunk["usage"] = json!(usage);
+        }
+    }
+
     /// The chunk of usage that ends a stream where it was asked for.
     pub fn usage(&self, usage: Usage) -> Value {
         self.chunk_of(json!([]), Some(usage))
@@ -256,6 +269,12 @@ impl Head {
             chunk["usage"] = json!(usage);
         }
         chunk
+    }
+}
+
+fn insert(object: &mut Value, fields: Map<String, Value>) {
+    if let Some(object) = object.as_object_mut() {
+        object.extend(fields);
     }
 }
 

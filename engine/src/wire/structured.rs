@@ -75,6 +75,10 @@ fn response_format(format: &Value) -> Result<Option<Grammar>, ApiError> {
             )),
             schema => Ok(Some(Grammar::JsonSchema(schema.clone()))),
         },
+        _ if !format.is_object() => Err(ApiError::invalid(
+            FIELD,
+            "`response_format` must be an object, for example {\"type\": \"json_object\"}.",
+        )),
         _ => Err(ApiError::invalid(
             FIELD,
             format!(
@@ -178,6 +182,7 @@ mod tests {
     fn what_is_malformed_is_named() {
         for (body, word) in [
             (json!({"response_format": {"type": "xml"}}), "\"xml\""),
+            (json!({"response_format": "json"}), "must be an object"),
             (
                 json!({"response_format": {"type": "json_schema"}}),
                 "json_schema.schema",

@@ -8,7 +8,7 @@ use crate::support::{END, LENGTH, Server, VOCABULARY, answering, serving};
 
 const WIDTH: usize = 4;
 
-/// The hidden state of a prompt is [its last token, its length, 0, 1].
+/// The hidden state of a prompt is [its last token, its length, 0, 1]; behind token 0 it is NaN.
 struct Pooling;
 
 impl Model for Pooling {
@@ -23,7 +23,11 @@ impl Model for Pooling {
     fn forward(&mut self, plan: &StepPlan) -> Result<Logits, ModelError> {
         let row = |chunk: &qwen_engine::model::Chunk| {
             let length = chunk.start + chunk.tokens.len();
-            [*chunk.tokens.last().unwrap() as f32, length as f32, 0.0, 1.0]
+            let last = match *chunk.tokens.last().unwrap() {
+                0 => f32::NAN,
+                last => last as f32,
+            };
+            [last, length as f32, 0.0, 1.0]
         };
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
         Ok(Logits::new(wanted.flat_map(row).collect(), WIDTH))
@@ -90,6 +94,21 @@ async fn every_form_of_input_is_embedded_in_its_order() {
 }
 
 #[tokio::test]
+async fn a_longer_input_loses_its_end_unless_its_begin_was_named() {
+    let server = server();
+    for (more, last) in [(json!({}), 98.0), (json!({"truncation_side": "left"}), 100.0)] {
+        let mut body = json!({"input": ["abcd", "bd"], "truncate_prompt_tokens": 2});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let body = server.post("/v1/embeddings", body).await.json();
+        assert_close(&body["data"][0]["embedding"], &unit(&[last, 2.0, 0.0, 1.0]));
+        assert_close(&body["data"][1]["embedding"], &unit(&[100.0, 2.0, 0.0, 1.0]));
+        assert_eq!(body["usage"]["prompt_tokens"], 4);
+    }
+}
+
+#[tokio::test]
 async fn dimensions_cut_and_base64_is_little_endian_f32() {
     let server = server();
     let reply = server
@@ -100,6 +119,13 @@ async fn dimensions_cut_and_base64_is_little_endian_f32() {
     let reply = server.post("/v1/embeddings", body).await;
     // 1.0 is 00 00 80 3f.
     assert_eq!(reply.json()["data"][0]["embedding"], "AACAPw==");
+}
+
+#[tokio::test]
+async fn an_embedding_with_nan_is_none() {
+    let reply = server().post("/v1/embeddings", json!({"input": [[0]]})).await;
+    assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", reply.body);
+    assert!(reply.body.contains("computed NaN"), "{}", reply.body);
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! Health: a frozen step, and what must not be taken for one.
 use std::{
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -59,6 +63,63 @@ async fn a_frozen_step_is_told_and_ends_readiness() {
     }
     assert_eq!(engine.health_at(Instant::now() + 1000 * HOUR), Health::Idle);
     assert_eq!(server.get("/ready").await.status, StatusCode::OK);
+}
+
+/// Computes NaN while it is told so.
+struct Damaged {
+    damaged: Arc<AtomicBool>,
+    inner: FakeModel,
+}
+
+impl Model for Damaged {
+    fn vocab_size(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> Result<Logits, ModelError> {
+        let mut logits = self.inner.forward(plan)?;
+        if self.damaged.load(Ordering::Relaxed) {
+            logits.rows_mut().for_each(|row| row.fill(f32::NAN));
+        }
+        Ok(logits)
+    }
+}
+
+#[tokio::test]
+async fn nan_is_told_as_the_models_fault_and_ends_health_when_nothing_else_comes() {
+    let damaged = Arc::new(AtomicBool::new(true));
+    let model = Damaged {
+        damaged: damaged.clone(),
+        inner: FakeModel::new(VOCABULARY),
+    };
+    let server = serving_with(model, config(1, 1));
+    let ask = || server.post("/v1/completions", json!({"prompt": "x", "max_tokens": 1}));
+    for _ in 0..16 {
+        assert_eq!(server.get("/health").await.status, StatusCode::OK);
+        let reply = ask().await;
+        assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
+        let error = reply.json()["error"].clone();
+        assert!(
+            error["type"] == "server_error"
+                && error["message"]
+                    .as_str()
+                    .is_some_and(|text| text.contains("computed NaN")),
+            "{error}"
+        );
+    }
+    for path in ["/health", "/ready"] {
+        let reply = server.get(path).await;
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(
+            reply.body.contains("NaN for 16 requests in a row"),
+            "{}",
+            reply.body
+        );
+    }
+    // One prompt alone may overflow: what goes well takes the blame off the weights.
+    damaged.store(false, Ordering::Relaxed);
+    assert_eq!(ask().await.status, StatusCode::OK);
+    assert_eq!(server.get("/health").await.status, StatusCode::OK);
 }
 
 /// A step that is as long as the test wants it, and beats when the test says so.

@@ -2,7 +2,7 @@
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Server, marked};
+use crate::support::{Server, marked, templated};
 
 async fn ask(server: &Server, more: Value) -> Value {
     let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "temperature": 0});
@@ -82,6 +82,37 @@ async fn the_prompt_says_where_an_answer_begins() {
             (&message["reasoning"], &message["content"]),
             (&reasoning, &content),
             "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_thought_that_the_last_message_began_is_gone_on_with() {
+    let server = templated("\n\nHm.</think>\n\nYes.");
+    for (begun, more, reasoning, content) in [
+        ("<think>\nLet", json!({}), json!("\n\nHm."), "Yes."),
+        (
+            "<think>\nLet",
+            json!({"chat_template_kwargs": {"enable_thinking": true}}),
+            json!("\n\nHm."),
+            "Yes.",
+        ),
+        (
+            "<think>\nLet me.\n</think>\n\nI",
+            json!({}),
+            json!(null),
+            "\n\nHm.</think>\n\nYes.",
+        ),
+    ] {
+        let mut body = json!({"add_generation_prompt": false, "continue_final_message": true, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": begun}]});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let message = &ask(&server, body).await["choices"][0]["message"];
+        assert_eq!(
+            (&message["reasoning"], &message["content"]),
+            (&reasoning, &json!(content)),
+            "{begun}"
         );
     }
 }

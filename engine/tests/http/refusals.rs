@@ -64,9 +64,14 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             "stream_options",
         ),
         (
-            json!({"stream": true, "stream_options": {"continuous_usage_stats": true}}),
+            json!({"stream": true, "stream_options": {"frobnicate": true}}),
             "stream_options",
         ),
+        (json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens"),
+        (json!({"truncate_prompt_tokens": -2}), "truncate_prompt_tokens"),
+        (json!({"truncation_side": "both"}), "truncation_side"),
+        (json!({"cache_salt": ""}), "cache_salt"),
+        (json!({"cache_salt": "s".repeat(1025)}), "cache_salt"),
         (json!({"messages": []}), "messages"),
         (
             json!({"messages": [{"role": "judge", "content": "x"}]}),

@@ -110,6 +110,17 @@ pub fn marked(text: &str) -> Server {
     speaking(tokenizer, reply)
 }
 
+/// As `marked`, with the chat template of the demo model, which is Qwen3's.
+pub fn templated(text: &str) -> Server {
+    let tokenizer = tokenizer(&MARKS, &[]);
+    let reply = tokenizer.encode(text, false).unwrap();
+    let config = include_str!("../../../examples/nano/model/tokenizer_config.json");
+    let config: Value = serde_json::from_str(config).unwrap();
+    let (app, mut loaded) = loaded(tokenizer, reply);
+    loaded.0.template = Some(ChatTemplate::new(config["chat_template"].as_str().unwrap()).unwrap());
+    served(app, loaded)
+}
+
 /// As `answering`, with each piece of the text in one token.
 pub fn cut(pieces: &[&[u8]]) -> Server {
     let tokenizer = tokenizer(&[], pieces);
@@ -148,11 +159,17 @@ fn tokenizer(marks: &[&str], words: &[&[u8]]) -> Tokenizer {
     Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap()
 }
 
-fn speaking(tokenizer: Tokenizer, mut reply: Vec<u32>) -> Server {
+fn speaking(tokenizer: Tokenizer, reply: Vec<u32>) -> Server {
+    let (app, loaded) = loaded(tokenizer, reply);
+    served(app, loaded)
+}
+
+fn loaded(tokenizer: Tokenizer, mut reply: Vec<u32>) -> (Arc<App>, Loaded) {
     reply.extend(tokenizer.token_id(END_TOKEN));
     let model = FakeModel::new(tokenizer.size()).with_reply(reply);
     let (app, metrics, _) = loading(&[]);
-    served(app, load_speaking(model, config(8, 64), metrics, tokenizer))
+    let loaded = load_speaking(model, config(8, 64), metrics, tokenizer);
+    (app, loaded)
 }
 
 /// As `answering`, but every step waits for the gate; `seqs` run at once and `queue` may wait.

@@ -75,8 +75,8 @@ async fn every_route_is_in_the_document_and_answers_as_it_says() {
     assert_eq!(reply.headers["content-type"], "application/json");
     let document = reply.json();
     assert_eq!(document, openapi::document());
-    let chat = json!({"messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 1, "prompt_logprobs": 1});
-    let text = json!({"prompt": "a", "logprobs": 1, "prompt_logprobs": 1});
+    let chat = json!({"messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 1, "prompt_logprobs": 1, "return_token_ids": true});
+    let text = json!({"prompt": "a", "logprobs": 1, "prompt_logprobs": 1, "return_token_ids": true});
     let bodies = [
         (
             "/v1/chat/completions",
@@ -131,7 +131,8 @@ async fn every_route_is_in_the_document_and_answers_as_it_says() {
             if !events.is_null() {
                 let mut body = bodies[0].clone();
                 body["stream"] = json!(true);
-                body["stream_options"] = json!({"include_usage": true});
+                body["return_token_ids"] = json!(true);
+                body["stream_options"] = json!({"include_usage": true, "continuous_usage_stats": true});
                 for chunk in server.post(path, body).await.chunks() {
                     assert_eq!(breach(&document, &events, &chunk), None, "{path}");
                 }

@@ -23,6 +23,7 @@ pub fn options() -> LoadOptions {
         cache_dir: None,
         pooling: false,
         max_model_len: Some(1024),
+        fit_length: false,
         max_num_seqs: 8,
         max_num_batched_tokens: 256,
         block_size: BLOCK,

@@ -11,9 +11,10 @@ fn args() -> CheckArgs {
 }
 
 fn refusal(code: u16) -> (u16, Value) {
+    let reason = if code == 404 { "NotFound" } else { "Forbidden" };
     (
         code,
-        json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure", "message": format!("no ({code})"), "code": code }),
+        json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure", "message": format!("no ({code})"), "reason": reason, "code": code }),
     )
 }
 
@@ -108,7 +109,7 @@ async fn a_whole_cluster_lacks_nothing() {
         [
             "ok       Kubernetes: v1.33.1",
             "ok       QwenService definition: qwenservices.qwen-operator.io serves v1alpha1, with this program's fields and rules",
-            "ok       rights: all 61 of the chart's roles, for you",
+            "ok       rights: all 62 of the chart's roles, for you",
             "ok       HorizontalPodAutoscaler: autoscaling/v2",
             "ok       custom metrics: Service ns/op answers",
             "ok       Prometheus operator: serves ServiceMonitor, PrometheusRule and Prometheus",

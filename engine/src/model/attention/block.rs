@@ -1,9 +1,9 @@
-//! Attention of a few queries to one KV block: plain loops that the compiler turns into vector instructions.
+//! The inner loops of attention: plain ones that the compiler turns into vector instructions.
 //!
 //! They are compiled once for each width of vector registers, so everything here is inlined into its caller.
 
-/// Positions that are computed together: one vector register of AVX-512, two of AVX2.
-const LANES: usize = 16;
+/// Numbers that are computed together: one vector register of AVX-512, two of AVX2.
+pub(super) const LANES: usize = 16;
 
 /// Softmax over what was seen so far, for one query.
 pub(super) struct Running {
@@ -19,34 +19,29 @@ impl Running {
         }
     }
 
-    /// Adds the values of some positions to `output`, weighted by exp(score − highest score so far). The scores
-    /// become the weights.
+    /// Makes the scores of some positions weights: exp(score − highest score so far). Returns the factor by which
+    /// sums of earlier values shrink.
     #[inline(always)]
-    pub(super) fn add<const FUSED: bool>(&mut self, scores: &mut [f32], values: &[f32], output: &mut [f32]) {
+    pub(super) fn weigh(&mut self, scores: &mut [f32]) -> f32 {
         let highest = reduce(scores, self.highest, |a, b| if b > a { b } else { a });
-        if highest > self.highest {
-            let shrink = exp(self.highest - highest);
-            self.total *= shrink;
-            output.iter_mut().for_each(|value| *value *= shrink);
-            self.highest = highest;
-        }
+        let shrink = match highest > self.highest {
+            true => exp(self.highest - highest),
+            false => 1.0,
+        };
         scores.iter_mut().for_each(|score| *score = exp(*score - highest));
-        self.total += reduce(scores, 0.0, |a, b| a + b);
-        add_weighted::<FUSED>(scores, values, output);
+        self.total = self.total * shrink + reduce(scores, 0.0, |a, b| a + b);
+        self.highest = highest;
+        shrink
     }
 
-    /// Makes `output` the weighted mean.
+    /// Writes the weighted mean, of which `sums` are the weighted sums.
     #[inline(always)]
-    pub(super) fn finish(&self, output: &mut [f32]) {
+    pub(super) fn finish(&self, sums: &[f32], mean: &mut [f32]) {
         let inverse = self.total.recip();
-        output.iter_mut().for_each(|value| *value *= inverse);
+        mean.iter_mut()
+            .zip(sums)
+            .for_each(|(mean, sum)| *mean = sum * inverse);
     }
-}
-
-/// a × b + c. `FUSED` says that the CPU does it in one instruction; where it does not, the library would be slow.
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Folds all numbers and `start` into one, in any order.
@@ -68,78 +63,84 @@ fn reduce(numbers: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
     rest.iter().copied().fold(fold(start, lanes[0]), fold)
 }
 
-/// The product of each query with the key of each position. `keys` has a row of all the block's positions for each
-/// number of a query; `products` gets a row of them for each query.
+/// Adds to each row of `sums` a row of `a` times the matrix `b`, whose rows have `width` numbers. Rows of `a` and of
+/// `sums` begin at multiples of their strides. `ROWS` of them share what is read of `b`; `FUSED` says that the CPU
+/// multiplies and adds in one instruction; where it does not, the library would be slow.
 #[inline(always)]
-pub(super) fn products(mut queries: &[f32], dim: usize, keys: &[f32], mut products: &mut [f32]) {
-    let positions = keys.len() / dim;
-    while !queries.is_empty() {
-        // Several queries share what is read of the keys, and none waits for the sum of another.
-        let count = match queries.len() / dim {
-            4.. => 4,
+pub(super) fn add_product<const ROWS: usize, const FUSED: bool>(
+    [mut a, b]: [&[f32]; 2],
+    width: usize,
+    mut sums: &mut [f32],
+    [a_stride, stride]: [usize; 2],
+) {
+    // The last row may end before its stride does.
+    let mut left = sums.len().div_ceil(stride);
+    while left > 0 {
+        let strides = [a_stride, stride];
+        let count = match left {
+            left if left >= ROWS => ROWS,
             2.. => 2,
             _ => 1,
         };
-        let (some, more) = queries.split_at(count * dim);
-        let (theirs, rest) = products.split_at_mut(count * positions);
-        match count {
-            4 => some_products::<4>(some, keys, theirs),
-            2 => some_products::<2>(some, keys, theirs),
-            _ => some_products::<1>(some, keys, theirs),
+        // Eight registers of sums, or four: with fewer, each sum would wait for the one before.
+        match (count, ROWS) {
+            (1, 8) => add_some::<1, 8, FUSED>([a, b], width, sums, strides),
+            (1, _) => add_some::<1, 4, FUSED>([a, b], width, sums, strides),
+            (2, 8) => add_some::<2, 4, FUSED>([a, b], width, sums, strides),
+            (2, _) => add_some::<2, 2, FUSED>([a, b], width, sums, strides),
+            _ => add_some::<ROWS, 1, FUSED>([a, b], width, sums, strides),
         }
-        (queries, products) = (more, rest);
+        left -= count;
+        a = a.get(count * a_stride..).unwrap_or_default();
+        sums = sums.get_mut(count * stride..).unwrap_or_default();
     }
 }
 
+/// `N` rows; `PARTS` of the products go into sums of their own.
 #[inline(always)]
-fn some_products<const N: usize>(queries: &[f32], keys: &[f32], products: &mut [f32]) {
-    let (dim, positions) = (queries.len() / N, products.len() / N);
-    let queries: [&[f32]; N] = std::array::from_fn(|query| &queries[query * dim..][..dim]);
-    let whole = positions / LANES * LANES;
+fn add_some<const N: usize, const PARTS: usize, const FUSED: bool>(
+    [a, b]: [&[f32]; 2],
+    width: usize,
+    sums: &mut [f32],
+    [a_stride, stride]: [usize; 2],
+) {
+    let depth = b.len() / width;
+    let a: [&[f32]; N] = std::array::from_fn(|row| &a[row * a_stride..][..depth]);
+    let whole = width / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
-        let mut sums = [[0.0; LANES]; N];
-        for (at, row) in keys.chunks_exact(positions).enumerate() {
-            let row = &row[first..first + LANES];
-            for (sum, query) in sums.iter_mut().zip(&queries) {
-                let number = query[at];
-                // Fused, it would not become vector instructions.
-                for lane in 0..LANES {
-                    sum[lane] += number * row[lane];
+        let mut parts = [[[0.0; LANES]; N]; PARTS];
+        for (row, lanes) in parts[0].iter_mut().enumerate() {
+            lanes.copy_from_slice(&sums[row * stride + first..][..LANES]);
+        }
+        let mut add = |part: usize, at: usize| {
+            let b = &b[at * width + first..][..LANES];
+            for (lanes, a) in parts[part].iter_mut().zip(a) {
+                for (lane, b) in lanes.iter_mut().zip(b) {
+                    *lane = if FUSED {
+                        a[at].mul_add(*b, *lane)
+                    } else {
+                        a[at] * b + *lane
+                    };
                 }
             }
+        };
+        let even = depth / PARTS * PARTS;
+        for at in (0..even).step_by(PARTS) {
+            (0..PARTS).for_each(|part| add(part, at + part));
         }
-        for (sum, products) in sums.iter().zip(products.chunks_exact_mut(positions)) {
-            products[first..first + LANES].copy_from_slice(sum);
-        }
-    }
-    for (query, products) in queries.iter().zip(products.chunks_exact_mut(positions)) {
-        for (index, product) in products.iter_mut().enumerate().skip(whole) {
-            let column = keys.iter().skip(index).step_by(positions);
-            *product = query.iter().zip(column).map(|(a, b)| a * b).sum();
-        }
-    }
-}
-
-/// Adds the rows of `values`, each times its weight.
-#[inline(always)]
-fn add_weighted<const FUSED: bool>(weights: &[f32], values: &[f32], output: &mut [f32]) {
-    const WIDE: usize = 2 * LANES;
-    let dim = output.len();
-    let (whole, rest) = output.as_chunks_mut::<WIDE>();
-    for (index, lanes) in whole.iter_mut().enumerate() {
-        let mut sums = *lanes;
-        for (weight, row) in weights.iter().zip(values.chunks_exact(dim)) {
-            let row = &row[index * WIDE..][..WIDE];
-            for lane in 0..WIDE {
-                sums[lane] = multiply_add::<FUSED>(*weight, row[lane], sums[lane]);
+        (even..depth).for_each(|at| add(0, at));
+        for row in 0..N {
+            for part in 1..PARTS {
+                parts[0][row] = std::array::from_fn(|lane| parts[0][row][lane] + parts[part][row][lane]);
             }
+            sums[row * stride + first..][..LANES].copy_from_slice(&parts[0][row]);
         }
-        *lanes = sums;
     }
-    let first = whole.len() * WIDE;
-    for (weight, row) in weights.iter().zip(values.chunks_exact(dim)) {
-        for (sum, value) in rest.iter_mut().zip(&row[first..]) {
-            *sum += weight * value;
+    for column in whole..width {
+        let numbers = b.iter().skip(column).step_by(width);
+        for (row, a) in a.iter().enumerate() {
+            let products = a.iter().zip(numbers.clone()).map(|(a, b)| a * b);
+            sums[row * stride + column] += products.sum::<f32>();
         }
     }
 }
@@ -186,45 +187,52 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 1e-37 && exp(f32::NAN).is_nan());
     }
 
-    /// Blocks, heads and groups of any size, whole vectors or not.
+    /// Widths in whole vectors or not, rows in all remainders.
     #[test]
-    fn queries_see_a_softmax_of_their_keys() {
-        for (count, positions, dim, seen) in [
-            (7, 16, 128, 16),
-            (2, 16, 128, 5),
-            (5, 40, 20, 37),
-            (1, 1, 96, 1),
-            (3, 8, 33, 8),
-        ] {
-            let number = |index: usize| (index as f32 * 0.7).sin();
-            let numbers = |count: usize, salt: usize| -> Vec<f32> {
-                (0..count).map(|index| number(salt * index + 1)).collect()
-            };
-            let (queries, keys, values) = (
-                numbers(count * dim, 2),
-                numbers(dim * positions, 3),
-                numbers(dim * positions, 5),
-            );
-            let mut scores = vec![0.0; count * positions];
-            products(&queries, dim, &keys, &mut scores);
-            for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(positions)) {
-                let (mut running, mut output) = (Running::new(), vec![0.0; dim]);
-                running.add::<false>(&mut scores[..seen], &values, &mut output);
-                running.finish(&mut output);
-                let score = |at: usize| (0..dim).map(|d| query[d] * keys[d * positions + at]).sum::<f32>();
-                let weights: Vec<f32> = (0..seen).map(|at| score(at).exp()).collect();
-                let total: f32 = weights.iter().sum();
-                for (d, found) in output.iter().enumerate() {
-                    let expected = (0..seen)
-                        .map(|at| weights[at] * values[at * dim + d])
-                        .sum::<f32>()
-                        / total;
-                    assert!(
-                        (found - expected).abs() < 1e-5,
-                        "{positions} {dim} {d}: {found} {expected}"
-                    );
-                }
+    fn rows_are_multiplied_by_the_matrix() {
+        for (rows, depth, width) in [(11, 128, 16), (1, 20, 40), (7, 33, 8), (4, 1, 1)] {
+            let numbers =
+                |count, salt| -> Vec<f32> { (0..count).map(|i| ((i * salt) as f32).sin()).collect() };
+            let (a, b) = (numbers(rows * (depth + 2), 3), numbers(depth * width, 5));
+            let mut sums = numbers(rows * (width + 3), 7);
+            let before = sums.clone();
+            match rows {
+                11 => add_product::<8, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]),
+                _ => add_product::<4, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]),
+            }
+            for (at, found) in sums.iter().enumerate() {
+                let (row, column) = (at / (width + 3), at % (width + 3));
+                let product = |d| a[row * (depth + 2) + d] * b[d * width + column];
+                let added = if column < width {
+                    (0..depth).map(product).sum()
+                } else {
+                    0.0
+                };
+                assert!(
+                    (found - before[at] - added).abs() < 1e-4,
+                    "{rows} {depth} {width}: {row} {column}"
+                );
             }
         }
+    }
+
+    #[test]
+    fn a_softmax_in_parts_is_that_of_the_whole() {
+        let scores: Vec<f32> = (0..75).map(|i| (i as f32 * 0.7).sin() * 9.0).collect();
+        let (mut running, mut sum) = (Running::new(), 0.0);
+        for part in scores.chunks(20) {
+            let mut weights = part.to_vec();
+            sum *= running.weigh(&mut weights);
+            sum += weights
+                .iter()
+                .zip(part)
+                .map(|(weight, score)| weight * score)
+                .sum::<f32>();
+        }
+        let mut mean = [0.0];
+        running.finish(&[sum], &mut mean);
+        let total: f32 = scores.iter().map(|score| score.exp()).sum();
+        let expected = scores.iter().map(|score| score.exp() * score).sum::<f32>() / total;
+        assert!((mean[0] - expected).abs() < 1e-4, "{} {expected}", mean[0]);
     }
 }

@@ -1,18 +1,20 @@
 //! Attention on the CPU: reads keys and values where they lie, block by block, with a running softmax.
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::Heads;
-use super::block::{Running, products};
+use super::block::{LANES, Running, add_product};
 use crate::kv::BlockCopy;
+use crate::model::cpu::{run_all, with_slice};
 use crate::model::{Chunk, StepPlan};
 
 /// Tokens of a chunk that pass over the keys together: each block is then read from memory once for all of them.
-const TILE: usize = 8;
+const TILE: usize = 16;
+/// Positions, at least a block of them, between two looks at the highest score.
+const SPAN: usize = 64;
 /// Below this many multiplications threads cost more than they give.
 const WORTH_THREADS: usize = 1 << 17;
 
@@ -36,15 +38,15 @@ enum Numbers {
     F16(Vec<f16>),
 }
 
-/// A part of the output and the queries it belongs to.
+/// The query heads of some tokens that share a KV head.
 struct Task<'a> {
     chunk: &'a Chunk,
-    /// Index of the tile's first token in the chunk and in the batch.
+    /// Index of the first token in the chunk and in the batch.
     in_chunk: usize,
     in_batch: usize,
-    kv_heads: Range<usize>,
-    /// Tokens × the query heads of `kv_heads` × dim.
-    output: &'a mut [f32],
+    head: usize,
+    /// The heads' part of each token's row.
+    output: Vec<&'a mut [f32]>,
 }
 
 impl CpuCache {
@@ -124,40 +126,33 @@ impl CpuCache {
         if work < WORTH_THREADS {
             tasks.into_iter().for_each(|task| self.run(task, q));
         } else {
-            tasks.into_par_iter().for_each(|task| self.run(task, q));
+            run_all(tasks, |task| self.run(task, q));
         }
         output
     }
 
     /// Cuts the output into pieces that threads can fill on their own.
-    fn tasks<'a>(&self, mut output: &'a mut [f32], plan: &'a StepPlan) -> Vec<Task<'a>> {
-        let (row, head_row) = (
-            self.heads.query * self.heads.dim,
-            self.heads.group() * self.heads.dim,
-        );
+    fn tasks<'a>(&self, output: &'a mut [f32], plan: &'a StepPlan) -> Vec<Task<'a>> {
+        let head_row = self.heads.group() * self.heads.dim;
+        let mut rows = output.chunks_exact_mut(self.heads.kv * head_row);
         let mut tasks = Vec::new();
         let mut in_batch = 0;
         for chunk in &plan.chunks {
             for in_chunk in (0..chunk.tokens.len()).step_by(TILE) {
                 let count = TILE.min(chunk.tokens.len() - in_chunk);
-                let (tile, rest) = output.split_at_mut(count * row);
-                output = rest;
-                // A single token's heads lie apart, so a long context can be shared out by head.
-                let parts: Vec<_> = match count {
-                    1 => tile
-                        .chunks_exact_mut(head_row)
-                        .enumerate()
-                        .map(|(h, part)| (h..h + 1, part))
-                        .collect(),
-                    _ => vec![(0..self.heads.kv, tile)],
-                };
-                tasks.extend(parts.into_iter().map(|(kv_heads, output)| Task {
+                let task = |head| Task {
                     chunk,
                     in_chunk,
                     in_batch,
-                    kv_heads,
-                    output,
-                }));
+                    head,
+                    output: Vec::with_capacity(count),
+                };
+                let mut tile: Vec<_> = (0..self.heads.kv).map(task).collect();
+                for row in rows.by_ref().take(count) {
+                    let parts = tile.iter_mut().zip(row.chunks_exact_mut(head_row));
+                    parts.for_each(|(task, part)| task.output.push(part));
+                }
+                tasks.append(&mut tile);
                 in_batch += count;
             }
         }
@@ -171,11 +166,11 @@ impl CpuCache {
         {
             #[target_feature(enable = "avx512f")]
             fn with_avx512(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined::<true>(task, q);
+                cache.run_inlined::<8, true>(task, q);
             }
             #[target_feature(enable = "avx2,fma")]
             fn with_avx2(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined::<true>(task, q);
+                cache.run_inlined::<4, true>(task, q);
             }
             if is_x86_feature_detected!("avx512f") {
                 // SAFETY: the CPU has what the function is compiled for.
@@ -187,56 +182,69 @@ impl CpuCache {
             }
         }
         // Every 64-bit ARM multiplies and adds at once.
-        self.run_inlined::<{ cfg!(target_arch = "aarch64") }>(task, q);
+        self.run_inlined::<4, { cfg!(target_arch = "aarch64") }>(task, q);
     }
 
     #[inline(always)]
-    fn run_inlined<const FUSED: bool>(&self, task: Task<'_>, q: &[f32]) {
+    fn run_inlined<const ROWS: usize, const FUSED: bool>(&self, mut task: Task<'_>, q: &[f32]) {
         let Heads { query, dim, .. } = self.heads;
         let group = self.heads.group();
-        let width = task.kv_heads.len() * group * dim;
-        let tokens = task.output.len() / width;
-        let start = task.chunk.start + task.in_chunk;
         let scale = self.heads.scale() as f32;
-        let mut scores = vec![0.0; tokens * group * self.block_size];
-        let mut wide = [Vec::new(), Vec::new()];
-        for (column, head) in task.kv_heads.clone().enumerate() {
-            let place = |row: usize| {
-                let to = row / group * width + (column * group + row % group) * dim;
-                to..to + dim
-            };
-            // The queries of all tokens and of all heads that share these keys, one after the other.
-            let queries: Vec<f32> = (0..tokens)
-                .flat_map(|token| &q[((task.in_batch + token) * query + head * group) * dim..][..group * dim])
-                .map(|number| number * scale)
-                .collect();
-            let mut running: Vec<_> = (0..tokens * group).map(|_| Running::new()).collect();
-            for (index, &block) in task.chunk.blocks.iter().enumerate() {
-                let first = index * self.block_size;
-                if first >= start + tokens {
-                    break;
+        let tokens = task.output.len();
+        let start = task.chunk.start + task.in_chunk;
+        // The queries of all tokens and of all heads that share these keys, one after the other.
+        let queries: Vec<f32> = (0..tokens)
+            .flat_map(|token| {
+                &q[((task.in_batch + token) * query + task.head * group) * dim..][..group * dim]
+            })
+            .map(|number| number * scale)
+            .collect();
+        let mut running: Vec<_> = (0..tokens * group).map(|_| Running::new()).collect();
+        let mut sums = vec![0.0; queries.len()];
+        let in_span = (SPAN / self.block_size).max(1);
+        let width = in_span * self.block_size;
+        let mut scores = vec![0.0; running.len() * width];
+        let mut wide = Vec::new();
+        let visible = start + tokens;
+        let used = &task.chunk.blocks[..visible.div_ceil(self.block_size)];
+        for (index, blocks) in used.chunks(in_span).enumerate() {
+            let first = index * width;
+            scores.fill(0.0);
+            for (index, &block) in blocks.iter().enumerate() {
+                let at = self.head_start(block, task.head);
+                let keys = self.keys.read(at..at + self.block_size * dim, &mut wide);
+                let scores = &mut scores[index * self.block_size..];
+                add_product::<ROWS, FUSED>([&queries, keys], self.block_size, scores, [dim, width]);
+            }
+            let rows = scores.chunks_exact_mut(width).zip(sums.chunks_exact_mut(dim));
+            for (row, ((scores, sums), running)) in rows.zip(&mut running).enumerate() {
+                let seen = (start + row / group + 1).saturating_sub(first).min(width);
+                if seen == 0 {
+                    scores.fill(0.0);
+                    continue;
                 }
-                let at = self.head_start(block, head);
-                let [wide_keys, wide_values] = &mut wide;
-                let keys = self.keys.read(at..at + self.block_size * dim, wide_keys);
-                // Positions that no query of this task may see are not read.
-                let values = at..at + self.block_size.min(start + tokens - first) * dim;
-                let values = self.values.read(values, wide_values);
-                products(&queries, dim, keys, &mut scores);
-                let rows = scores.chunks_exact_mut(self.block_size).zip(&mut running);
-                for (row, (scores, state)) in rows.enumerate() {
-                    let seen = (start + row / group + 1)
-                        .saturating_sub(first)
-                        .min(self.block_size);
-                    if seen > 0 {
-                        state.add::<FUSED>(&mut scores[..seen], values, &mut task.output[place(row)]);
-                    }
+                // Hidden positions fill the last register, for what is left over is computed one by one.
+                scores[seen..].fill(f32::NEG_INFINITY);
+                let shrink = running.weigh(&mut scores[..seen.next_multiple_of(LANES).min(width)]);
+                scores[seen..].fill(0.0);
+                if shrink != 1.0 {
+                    sums.iter_mut().for_each(|sum| *sum *= shrink);
                 }
             }
-            for (row, state) in running.iter().enumerate() {
-                state.finish(&mut task.output[place(row)]);
+            for (index, &block) in blocks.iter().enumerate() {
+                let at = self.head_start(block, task.head);
+                let within = index * self.block_size;
+                // Positions that no query of this task may see are not read.
+                let seen = self.block_size.min(visible - first - within);
+                let values = self.values.read(at..at + seen * dim, &mut wide);
+                add_product::<ROWS, FUSED>([&scores[within..], values], dim, &mut sums, [width, dim]);
             }
         }
+        let sums = sums.chunks_exact(dim).zip(&running);
+        let output = task.output.iter_mut().flat_map(|row| row.chunks_exact_mut(dim));
+        output
+            .zip(sums)
+            .for_each(|(mean, (sums, running))| running.finish(sums, mean));
     }
 }
 
@@ -299,17 +307,4 @@ impl Numbers {
 enum Part {
     Keys,
     Values,
-}
-
-/// Reads a contiguous F32 tensor of the CPU in place.
-fn with_slice<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        candle_core::bail!("a tensor of the CPU path is on another device")
-    };
-    let start = layout.start_offset();
-    Ok(read(
-        &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()],
-    ))
 }
