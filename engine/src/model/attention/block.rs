@@ -78,27 +78,24 @@ pub(super) fn add_product<const ROWS: usize, const FUSED: bool>(
     while left > 0 {
         let strides = [a_stride, stride];
         let count = match left {
-            left if left >= ROWS => ROWS,
-            2.. => 2,
-            _ => 1,
+            left if left >= ROWS => {
+                add_some::<ROWS, FUSED>([a, b], width, sums, strides);
+                ROWS
+            }
+            2.. => {
+                add_some::<2, FUSED>([a, b], width, sums, strides);
+                2
+            }
+            _ => return add_some::<1, FUSED>([a, b], width, sums, strides),
         };
-        // Eight registers of sums, or four: with fewer, each sum would wait for the one before.
-        match (count, ROWS) {
-            (1, 8) => add_some::<1, 8, FUSED>([a, b], width, sums, strides),
-            (1, _) => add_some::<1, 4, FUSED>([a, b], width, sums, strides),
-            (2, 8) => add_some::<2, 4, FUSED>([a, b], width, sums, strides),
-            (2, _) => add_some::<2, 2, FUSED>([a, b], width, sums, strides),
-            _ => add_some::<ROWS, 1, FUSED>([a, b], width, sums, strides),
-        }
         left -= count;
         a = a.get(count * a_stride..).unwrap_or_default();
         sums = sums.get_mut(count * stride..).unwrap_or_default();
     }
 }
 
-/// `N` rows; `PARTS` of the products go into sums of their own.
 #[inline(always)]
-fn add_some<const N: usize, const PARTS: usize, const FUSED: bool>(
+fn add_some<const N: usize, const FUSED: bool>(
     [a, b]: [&[f32]; 2],
     width: usize,
     sums: &mut [f32],
@@ -108,13 +105,13 @@ fn add_some<const N: usize, const PARTS: usize, const FUSED: bool>(
     let a: [&[f32]; N] = std::array::from_fn(|row| &a[row * a_stride..][..depth]);
     let whole = width / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
-        let mut parts = [[[0.0; LANES]; N]; PARTS];
-        for (row, lanes) in parts[0].iter_mut().enumerate() {
+        let mut lanes = [[0.0; LANES]; N];
+        for (row, lanes) in lanes.iter_mut().enumerate() {
             lanes.copy_from_slice(&sums[row * stride + first..][..LANES]);
         }
-        let mut add = |part: usize, at: usize| {
+        for at in 0..depth {
             let b = &b[at * width + first..][..LANES];
-            for (lanes, a) in parts[part].iter_mut().zip(a) {
+            for (lanes, a) in lanes.iter_mut().zip(a) {
                 for (lane, b) in lanes.iter_mut().zip(b) {
                     *lane = if FUSED {
                         a[at].mul_add(*b, *lane)
@@ -123,17 +120,9 @@ fn add_some<const N: usize, const PARTS: usize, const FUSED: bool>(
                     };
                 }
             }
-        };
-        let even = depth / PARTS * PARTS;
-        for at in (0..even).step_by(PARTS) {
-            (0..PARTS).for_each(|part| add(part, at + part));
         }
-        (even..depth).for_each(|at| add(0, at));
-        for row in 0..N {
-            for part in 1..PARTS {
-                parts[0][row] = std::array::from_fn(|lane| parts[0][row][lane] + parts[part][row][lane]);
-            }
-            sums[row * stride + first..][..LANES].copy_from_slice(&parts[0][row]);
+        for (row, lanes) in lanes.iter().enumerate() {
+            sums[row * stride + first..][..LANES].copy_from_slice(lanes);
         }
     }
     for column in whole..width {
@@ -196,10 +185,7 @@ mod tests {
             let (a, b) = (numbers(rows * (depth + 2), 3), numbers(depth * width, 5));
             let mut sums = numbers(rows * (width + 3), 7);
             let before = sums.clone();
-            match rows {
-                11 => add_product::<8, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]),
-                _ => add_product::<4, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]),
-            }
+            add_product::<4, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]);
             for (at, found) in sums.iter().enumerate() {
                 let (row, column) = (at / (width + 3), at % (width + 3));
                 let product = |d| a[row * (depth + 2) + d] * b[d * width + column];
