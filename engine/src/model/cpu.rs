@@ -8,8 +8,11 @@ use candle_core::{Result, Storage, Tensor};
 /// Tasks for each thread: threads that are held up leave some to the others.
 const TASKS: usize = 4;
 
-/// Pieces that `total` units of work are best cut into, and the units of each but the last.
-pub(super) fn pieces(total: usize) -> usize {
+/// Added to a small number, it leaves the nearest whole number in the lowest bits.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
+/// Units of work in each piece but the last, where threads share out `total` of them.
+pub(super) fn in_piece(total: usize) -> usize {
     total.div_ceil((barrier_pool().n_workers() + 1) * TASKS).max(1)
 }
 

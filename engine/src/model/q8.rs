@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
-use super::cpu::{pieces, run_all, with_slice};
+use super::cpu::{ROUND, in_piece, run_all, with_slice};
 
 /// Numbers that share a scale.
 const BLOCK: usize = 32;
@@ -130,7 +130,7 @@ impl Matrix {
     fn product(&self, x: &[Activations], tokens: usize) -> Vec<f32> {
         let mut output = vec![0.0; tokens * self.rows];
         let per_row = self.columns / BLOCK;
-        let bands = pieces(self.rows.div_ceil(TILE));
+        let bands = in_piece(self.rows.div_ceil(TILE));
         let tiles = self.tiles.chunks(bands * per_row);
         // A task writes some columns of every row of the output.
         let mut tasks: Vec<_> = tiles.map(|tiles| (tiles, Vec::with_capacity(tokens))).collect();
@@ -186,8 +186,6 @@ fn quantize(x: &[f32]) -> Vec<Activations> {
 impl Activations {
     /// Rounds to 8 bits; the largest becomes ±127.
     fn new(block: &[f32; BLOCK]) -> Self {
-        /// Added to a small number, it leaves the nearest whole number in the lowest bits.
-        const ROUND: f32 = 12_582_912.0;
         let largest = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         // A block of zeros stays one.
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };

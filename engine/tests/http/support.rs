@@ -210,13 +210,15 @@ pub fn serving_with(model: impl Model + 'static, config: EngineConfig) -> Server
     served(app, load_with(model, config, metrics))
 }
 
-type Loaded = (
+/// A model that serves, and what `Server` tells of it.
+pub type Loaded = (
     Serving,
     UnboundedReceiver<FinishReason>,
     UnboundedReceiver<(usize, usize)>,
 );
 
-fn served(app: Arc<App>, (serving, finished, counts): Loaded) -> Server {
+/// A server with this model.
+pub fn served(app: Arc<App>, (serving, finished, counts): Loaded) -> Server {
     app.start_serving(serving);
     Server {
         router: qwen_engine::http::app(app.clone()),

@@ -3,26 +3,20 @@ use axum::http::StatusCode;
 use qwen_engine::{model::fake::FakeModel, template::ChatTemplate};
 use serde_json::{Value, json};
 
-use crate::support::{LENGTH, Server, VOCABULARY, answering, config, load_with, loading, post, send};
+use crate::support::{LENGTH, Server, VOCABULARY, answering, config, load_with, loading, post, send, served};
 
 /// What Qwen3's template does with tools and endings, in short.
 const TEMPLATE: &str = "{% if tools %}T{{ tools | tojson }}{% endif %}{% for message in messages %}<{{ message.content }}>{% endfor %}{% if add_generation_prompt %}A:{% if enable_thinking is defined and not enable_thinking %}!{% endif %}{% endif %}";
 
 fn chatty() -> Server {
     let (app, metrics, _) = loading(&[]);
-    let (mut serving, finished, counts) = load_with(
+    let mut loaded = load_with(
         FakeModel::new(VOCABULARY).with_reply(vec![97]),
         config(4, 4),
         metrics,
     );
-    serving.template = Some(ChatTemplate::new(TEMPLATE).unwrap());
-    app.start_serving(serving);
-    Server {
-        router: qwen_engine::http::app(app.clone()),
-        app,
-        finished,
-        counts,
-    }
+    loaded.0.template = Some(ChatTemplate::new(TEMPLATE).unwrap());
+    served(app, loaded)
 }
 
 async fn text_of(server: &Server, body: Value) -> String {

@@ -1,6 +1,7 @@
 //! The inner loops of attention: plain ones that the compiler turns into vector instructions.
 //!
 //! They are compiled once for each width of vector registers, so everything here is inlined into its caller.
+use crate::model::cpu::ROUND;
 
 /// Numbers that are computed together: one vector register of AVX-512, two of AVX2.
 pub(super) const LANES: usize = 16;
@@ -137,8 +138,6 @@ fn add_some<const N: usize, const FUSED: bool>(
 /// e to the power of a number up to 0, to 2 units in the last place: the library's is a call for each number.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Added to a small number, it leaves the nearest whole number in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
     // Powers of ln 2 by factorials: 2 to the power of the fraction, which is at most a half.
     const TERMS: [f32; 7] = [
         1.540_353e-4,
