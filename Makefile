@@ -126,6 +126,10 @@ golden: ## Make the golden logits again with transformers (pinned Python package
 bench-engine: need-rust ## Measure the engine on this machine's CPU, about ten minutes; the report goes to docs/benchmarks
 	cargo xtask bench-engine $(BENCH)
 
+.PHONY: bench-operator
+bench-operator: need-cluster-tools ## Measure the operator with 300 and 1,000 services on pretended nodes, about ten minutes; the report goes to docs/benchmarks
+	cargo xtask bench-operator $(BENCH)
+
 .PHONY: need-rust
 need-rust:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install a Rust toolchain with rustup, see https://rustup.rs'; exit 1; }

@@ -1,23 +1,26 @@
 //! Brings the cluster to the plan: prunes, hands replicas over, applies what differs. Client required: yes.
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::cache::{Cache, Caches, Key};
+use crate::child::Child;
 use crate::handover;
-use crate::observe::Observed;
+use crate::observe::{self, Observed};
 use crate::plan::{Desired, Kind, Plan};
-use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, Valid, owns};
+use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, MANAGED_BY, Valid, controls, owns};
 use crate::words::server_words;
 
 /// What the API server made of a plan.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Objects as they are now.
-    pub live: BTreeMap<Kind, DynamicObject>,
+    pub live: BTreeMap<Kind, Arc<Child>>,
     /// What failed; the rest was applied all the same.
     pub errors: Vec<ApplyError>,
     /// Kinds that were written or deleted in this pass.
@@ -37,6 +40,9 @@ pub enum ApplyError {
         /// Why it failed.
         source: kube::Error,
     },
+    /// The operator has no watch of the kind.
+    #[error("the {} is not watched", .0.name())]
+    Unwatched(Kind),
     /// Somebody else's object has the name.
     #[error("a {} named {name} exists that was not made for this service: delete it, or give the QwenService another name", kind.name())]
     Foreign {
@@ -52,14 +58,29 @@ impl ApplyError {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Request { kind, .. } | Self::Foreign { kind, .. } => *kind,
+            Self::Request { kind, .. } | Self::Foreign { kind, .. } | Self::Unwatched(kind) => *kind,
+        }
+    }
+
+    /// How long the API server asked to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Request {
+                source: kube::Error::Api(status),
+                ..
+            } => {
+                let seconds = status.details.as_ref()?.retry_after_seconds;
+                (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+            }
+            _ => None,
         }
     }
 }
 
 /// Remembers what was applied, so that an object that is as we left it costs no write.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<(String, String, Kind), Mark>>);
+pub struct Memory(Mutex<HashMap<(Key, Kind), Mark>>);
 
 /// What we asked for, and what we own of the object: a change of either needs an apply.
 /// Another writer of one of our fields takes it out of our entry in managedFields.
@@ -69,24 +90,44 @@ struct Mark {
     owned: u64,
 }
 
+/// A resource version that no child has: an apply that bears it makes the object, or fails if it exists.
+const NEVER: &str = "1";
+
+/// One service's writes.
+struct Pass<'a> {
+    client: &'a Client,
+    valid: &'a Valid,
+    caches: &'a Caches,
+    memory: &'a Memory,
+}
+
 /// Applies a plan, in its order, after deleting what it no longer has.
 pub async fn apply(
     client: &Client,
     valid: &Valid,
     plan: &Plan,
     observed: &Observed,
+    caches: &Caches,
     memory: &Memory,
 ) -> Applied {
+    let pass = Pass {
+        client,
+        valid,
+        caches,
+        memory,
+    };
     let mut applied = Applied {
         live: observed.children.clone(),
         ..Applied::default()
     };
     for (kind, object) in &observed.children {
-        if plan.objects.iter().any(|desired| desired.kind == *kind) || !owns(uid(valid), &object.metadata) {
+        let planned = plan.objects.iter().any(|desired| desired.kind == *kind);
+        let leaves = object.metadata.deletion_timestamp.is_some();
+        if planned || leaves || !owns(uid(valid), &object.metadata) {
             continue;
         }
         // The autoscaler goes before the Deployment gets a fixed number, or it would still move it.
-        match prune(client, valid, *kind, object).await {
+        match pass.prune(*kind, object).await {
             Ok(()) => {
                 applied.live.remove(kind);
                 applied.written.push(*kind);
@@ -99,15 +140,8 @@ pub async fn apply(
         .iter()
         .filter(|desired| observed.capabilities.serves(desired.kind))
     {
-        match apply_one(
-            client,
-            valid,
-            desired,
-            observed.children.get(&desired.kind),
-            memory,
-        )
-        .await
-        {
+        let live = observed.children.get(&desired.kind).cloned();
+        match pass.apply_one(desired, live).await {
             Ok(Some(object)) => {
                 applied.live.insert(desired.kind, object);
                 applied.written.push(desired.kind);
@@ -119,137 +153,156 @@ pub async fn apply(
     applied
 }
 
-async fn prune(client: &Client, valid: &Valid, kind: Kind, object: &DynamicObject) -> Result<(), ApplyError> {
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: object.uid(),
-            resource_version: None,
-        }),
-        ..DeleteParams::background()
-    };
-    match api(client, valid, kind).delete(&valid.name, &params).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(ApplyError::Request {
-            act: "delete",
-            kind,
-            source,
-        }),
-    }
-}
-
-/// Returns the object as the server answered, or nothing if it was as we left it.
-async fn apply_one(
-    client: &Client,
-    valid: &Valid,
-    desired: &Desired,
-    live: Option<&DynamicObject>,
-    memory: &Memory,
-) -> Result<Option<DynamicObject>, ApplyError> {
-    let kind = desired.kind;
-    if let Some(live) = live {
-        let labels = live.labels();
-        if labels.get("app.kubernetes.io/managed-by").map(String::as_str) != Some(crate::valid::MANAGED_BY)
-            || labels.get(crate::api::SERVICE_LABEL) != Some(&valid.name)
+impl Pass<'_> {
+    async fn prune(&self, kind: Kind, object: &Child) -> Result<(), ApplyError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: object.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        match api(self.client, self.valid, kind)
+            .delete(&self.valid.name, &params)
+            .await
         {
-            return Err(ApplyError::Foreign {
+            Err(source) if !is(&source, 404) => Err(failed("delete", kind, source)),
+            _ => {
+                self.cache(kind)?.removed(&self.key());
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns the object as the server answered, or nothing if it was as we left it.
+    async fn apply_one(
+        &self,
+        desired: &Desired,
+        live: Option<Arc<Child>>,
+    ) -> Result<Option<Arc<Child>>, ApplyError> {
+        let kind = desired.kind;
+        let Some(live) = live else {
+            return self.create(desired).await;
+        };
+        self.check_ours(kind, &live)?;
+        let hand_over = match self.valid.autoscaling() {
+            Some(autoscaling) if kind == Kind::Deployment => handover::before(&live, autoscaling),
+            _ => None,
+        };
+        let asked = hash(&desired.body.to_string());
+        let mark = Mark {
+            desired: asked,
+            owned: live.owned,
+        };
+        if hand_over.is_none() && self.memory.get(&(self.key(), kind)) == Some(mark) {
+            return Ok(None);
+        }
+        if let Some(replicas) = hand_over {
+            self.set_replicas(replicas).await?;
+        }
+        let object = self.send(kind, FIELD_MANAGER, &desired.body).await?;
+        self.remember(kind, asked, &object);
+        Ok(Some(object))
+    }
+
+    /// Makes an object. The watch knows our own only, so that of somebody else would look absent too.
+    async fn create(&self, desired: &Desired) -> Result<Option<Arc<Child>>, ApplyError> {
+        let kind = desired.kind;
+        let mut body = desired.body.clone();
+        body["metadata"]["resourceVersion"] = json!(NEVER);
+        let mut object = match self.send(kind, FIELD_MANAGER, &body).await {
+            Err(ApplyError::Request { source, .. }) if is(&source, 409) => {
+                let found = observe::read(self.client, self.cache(kind)?, kind, &self.key())
+                    .await
+                    .map_err(|source| failed("read", kind, source))?;
+                return match found {
+                    Some(found) => Box::pin(self.apply_one(desired, Some(found))).await,
+                    // Deleted meanwhile: the next pass makes it.
+                    None => Err(failed("apply", kind, source)),
+                };
+            }
+            outcome => outcome?,
+        };
+        if kind == Kind::Deployment
+            && let Some(replicas) = self.valid.autoscaling().and_then(handover::after_create)
+        {
+            object = self.set_replicas(replicas).await?;
+        }
+        self.remember(kind, hash(&desired.body.to_string()), &object);
+        Ok(Some(object))
+    }
+
+    /// By its labels, or by its owner if somebody took the labels off.
+    fn check_ours(&self, kind: Kind, live: &Child) -> Result<(), ApplyError> {
+        let labels = live.labels();
+        let labelled = labels.get("app.kubernetes.io/managed-by").map(String::as_str) == Some(MANAGED_BY)
+            && labels.get(crate::api::SERVICE_LABEL) == Some(&self.valid.name);
+        if labelled || controls(uid(self.valid), &live.metadata) {
+            Ok(())
+        } else {
+            Err(ApplyError::Foreign {
                 kind,
-                name: valid.name.clone(),
-            });
-        }
-    }
-    let hand_over = match valid.autoscaling() {
-        Some(autoscaling) if kind == Kind::Deployment => {
-            live.and_then(|live| handover::before(live, autoscaling))
-        }
-        _ => None,
-    };
-    let key = (valid.namespace.clone(), valid.name.clone(), kind);
-    let wanted = hash(&desired.body.to_string());
-    if hand_over.is_none()
-        && let Some(live) = live
-        && memory.get(&key)
-            == Some(Mark {
-                desired: wanted,
-                owned: owned(live),
+                name: self.valid.name.clone(),
             })
-    {
-        return Ok(None);
+        }
     }
-    if let Some(replicas) = hand_over {
-        set_replicas(client, valid, replicas).await?;
+
+    /// Writes the number of replicas under a manager of its own, which keeps it when ours lets go.
+    async fn set_replicas(&self, replicas: i32) -> Result<Arc<Child>, ApplyError> {
+        let body = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": { "name": self.valid.name, "namespace": self.valid.namespace },
+            "spec": { "replicas": replicas },
+        });
+        self.send(Kind::Deployment, HANDOVER_MANAGER, &body).await
     }
-    let mut object = send(client, valid, kind, FIELD_MANAGER, &desired.body).await?;
-    if kind == Kind::Deployment
-        && live.is_none()
-        && let Some(replicas) = valid.autoscaling().and_then(handover::after_create)
-    {
-        object = set_replicas(client, valid, replicas).await?;
+
+    async fn send(&self, kind: Kind, manager: &str, body: &Value) -> Result<Arc<Child>, ApplyError> {
+        let cache = self.cache(kind)?;
+        // Forced: these fields are ours, whoever wrote them last.
+        // https://kubernetes.io/docs/reference/using-api/server-side-apply/#using-server-side-apply-in-a-controller
+        let params = PatchParams {
+            field_manager: Some(manager.to_owned()),
+            force: true,
+            ..PatchParams::default()
+        };
+        let params = params.validation_strict();
+        api(self.client, self.valid, kind)
+            .patch(&self.valid.name, &params, &Patch::Apply(body))
+            .await
+            .map(|object| cache.wrote(object))
+            .map_err(|source| failed("apply", kind, source))
     }
-    memory.set(
-        key,
-        Mark {
-            desired: wanted,
-            owned: owned(&object),
-        },
-    );
-    Ok(Some(object))
+
+    fn remember(&self, kind: Kind, desired: u64, object: &Child) {
+        let owned = object.owned;
+        self.memory.set((self.key(), kind), Mark { desired, owned });
+    }
+
+    fn cache(&self, kind: Kind) -> Result<&Cache<Child>, ApplyError> {
+        self.caches.children(kind).ok_or(ApplyError::Unwatched(kind))
+    }
+
+    fn key(&self) -> Key {
+        (self.valid.namespace.clone(), self.valid.name.clone())
+    }
 }
 
-/// Writes the number of replicas under a manager of its own, which keeps it when ours lets go.
-async fn set_replicas(client: &Client, valid: &Valid, replicas: i32) -> Result<DynamicObject, ApplyError> {
-    let body = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": { "name": valid.name, "namespace": valid.namespace },
-        "spec": { "replicas": replicas },
-    });
-    send(client, valid, Kind::Deployment, HANDOVER_MANAGER, &body).await
+fn api(client: &Client, valid: &Valid, kind: Kind) -> Api<Child> {
+    Api::namespaced_with(client.clone(), &valid.namespace, &kind)
 }
 
-async fn send(
-    client: &Client,
-    valid: &Valid,
-    kind: Kind,
-    manager: &str,
-    body: &Value,
-) -> Result<DynamicObject, ApplyError> {
-    // Forced: these fields are ours, whoever wrote them last.
-    // https://kubernetes.io/docs/reference/using-api/server-side-apply/#using-server-side-apply-in-a-controller
-    let params = PatchParams {
-        field_manager: Some(manager.to_owned()),
-        force: true,
-        ..PatchParams::default()
-    };
-    let params = params.validation_strict();
-    api(client, valid, kind)
-        .patch(&valid.name, &params, &Patch::Apply(body))
-        .await
-        .map_err(|source| ApplyError::Request {
-            act: "apply",
-            kind,
-            source,
-        })
+const fn failed(act: &'static str, kind: Kind, source: kube::Error) -> ApplyError {
+    ApplyError::Request { act, kind, source }
 }
 
-fn api(client: &Client, valid: &Valid, kind: Kind) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), &valid.namespace, &kind.api_resource())
+fn is(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
 fn uid(valid: &Valid) -> Option<&str> {
     valid.owner["uid"].as_str()
-}
-
-/// What our own entry in managedFields says, as a number.
-fn owned(object: &DynamicObject) -> u64 {
-    let fields = object
-        .managed_fields()
-        .iter()
-        .find(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-        })
-        .and_then(|entry| entry.fields_v1.as_ref());
-    hash(&fields.map(|fields| fields.0.to_string()))
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -261,7 +314,7 @@ fn hash(value: &impl Hash) -> u64 {
 // === impl Memory ===
 
 impl Memory {
-    fn get(&self, key: &(String, String, Kind)) -> Option<Mark> {
+    fn get(&self, key: &(Key, Kind)) -> Option<Mark> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -269,7 +322,7 @@ impl Memory {
             .copied()
     }
 
-    fn set(&self, key: (String, String, Kind), mark: Mark) {
+    fn set(&self, key: (Key, Kind), mark: Mark) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -281,6 +334,6 @@ impl Memory {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(namespace, name, _), _| exists(namespace, name));
+            .retain(|((namespace, name), _), _| exists(namespace, name));
     }
 }

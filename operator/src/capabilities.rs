@@ -2,17 +2,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::api::{Api, DynamicObject};
-use kube::core::{ApiResource, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, predicates, watcher};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use tokio::sync::{broadcast, watch};
 
-use crate::api::{GROUP, SERVICE_LABEL};
-use crate::observe::prometheus_resource;
 use crate::plan::Kind;
-use crate::valid::MANAGED_BY;
 
 /// The group of the Prometheus operator.
 const MONITORING: &str = "monitoring.coreos.com/v1";
@@ -31,7 +24,7 @@ pub enum Capabilities {
 }
 
 /// Something outside of a service's own watch that asks for its reconcile.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Trigger {
     /// One service.
     Service {
@@ -86,35 +79,10 @@ pub async fn kinds(client: &Client, version: &str) -> Result<BTreeSet<String>, k
     }
 }
 
-/// Keeps `known` up to date and sends a trigger for each change of a watched object, for ever.
+/// Keeps `known` up to date and asks for every service when it changes, for ever.
 pub async fn run(client: Client, known: watch::Sender<Capabilities>, triggers: broadcast::Sender<Trigger>) {
-    let watched = [
-        (Kind::ServiceMonitor.api_resource(), true),
-        (Kind::PrometheusRule.api_resource(), true),
-        (prometheus_resource(), false),
-    ];
-    let watches = watched.map(|(resource, ours)| {
-        follow(
-            client.clone(),
-            resource,
-            ours,
-            known.subscribe(),
-            triggers.clone(),
-        )
-    });
-    tokio::join!(
-        probe_forever(&client, &known, &triggers),
-        futures::future::join_all(watches)
-    );
-}
-
-async fn probe_forever(
-    client: &Client,
-    known: &watch::Sender<Capabilities>,
-    triggers: &broadcast::Sender<Trigger>,
-) {
     loop {
-        let found = match probe(client).await {
+        let found = match probe(&client).await {
             Ok(kinds) => Capabilities::Known(kinds),
             Err(error) => {
                 tracing::warn!(%error, "failed to look up which kinds {MONITORING} has; the last answer stays");
@@ -135,59 +103,4 @@ async fn probe_forever(
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }
-}
-
-/// Watches one optional kind while the cluster has it: our own objects for drift, foreign ones for what they select.
-async fn follow(
-    client: Client,
-    resource: ApiResource,
-    ours: bool,
-    mut known: watch::Receiver<Capabilities>,
-    triggers: broadcast::Sender<Trigger>,
-) {
-    let config = if ours {
-        watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"))
-    } else {
-        watcher::Config::default()
-    };
-    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
-    while known.wait_for(|known| known.has(&resource.kind)).await.is_ok() {
-        let mut events = watcher(api.clone(), config.clone())
-            .default_backoff()
-            .touched_objects()
-            .predicate_filter(predicates::generation, Default::default())
-            .boxed();
-        let mut gone = known.clone();
-        loop {
-            let event = tokio::select! {
-                event = events.next() => event,
-                _ = gone.wait_for(|known| !known.has(&resource.kind)) => break,
-            };
-            let trigger = match event {
-                Some(Ok(object)) if ours => owner(&object),
-                Some(Ok(_)) => Some(Trigger::All),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, kind = resource.kind, "watch failed, it is tried again");
-                    None
-                }
-                None => break,
-            };
-            if let Some(trigger) = trigger {
-                let _ = triggers.send(trigger);
-            }
-        }
-    }
-}
-
-fn owner(object: &impl ResourceExt) -> Option<Trigger> {
-    let owned = object
-        .owner_references()
-        .iter()
-        .any(|owner| owner.api_version.starts_with(GROUP));
-    let name = object.labels().get(SERVICE_LABEL).cloned();
-    owned
-        .then_some(())
-        .and(name)
-        .zip(object.namespace())
-        .map(|(name, namespace)| Trigger::Service { namespace, name })
 }

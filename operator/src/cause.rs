@@ -16,18 +16,22 @@ pub struct Cause {
     pub fatal: bool,
 }
 
-/// The gravest cause among the pods that do not serve, or why there are no pods.
+/// The gravest of the causes of its pods, or why there are no pods.
 #[must_use]
-pub fn find(deployment: Option<&Deployment>, pods: &[Pod]) -> Option<Cause> {
-    let leaving = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
-    let mut causes: Vec<Cause> = pods.iter().filter(leaving).filter_map(of_pod).collect();
+pub fn find(deployment: Option<&Deployment>, pods: &[Cause]) -> Option<Cause> {
+    let mut causes = pods.to_vec();
     causes.extend(deployment.and_then(refused));
     // A stable order: the message must not change when the list of pods comes in another order.
     causes.sort_by(|a, b| (!a.fatal, a.reason, &a.message).cmp(&(!b.fatal, b.reason, &b.message)));
     causes.into_iter().next()
 }
 
-fn of_pod(pod: &Pod) -> Option<Cause> {
+/// Why a pod does not serve; nothing of one that serves or leaves.
+#[must_use]
+pub fn of_pod(pod: &Pod) -> Option<Cause> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
     let engine = status
@@ -166,7 +170,7 @@ mod tests {
     fn the_engines_own_sentence_is_the_message() {
         let ended = json!({ "terminated": { "exitCode": 2, "message": "INFO start\nqwen-engine: weights are truncated\n" } });
         let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 20s" } });
-        let cause = find(None, &[pod(engine(waiting, ended))]).unwrap();
+        let cause = of_pod(&pod(engine(waiting, ended))).unwrap();
         assert_eq!(
             (cause.reason, cause.message.as_str()),
             (reasons::ENGINE_FAILED, "qwen-engine: weights are truncated")
@@ -200,7 +204,7 @@ mod tests {
             ),
             (engine(json!({ "running": {} }), json!({})), reasons::LOADING),
         ] {
-            assert_eq!(find(None, &[pod(status)]).unwrap().reason, reason);
+            assert_eq!(of_pod(&pod(status)).unwrap().reason, reason);
         }
     }
 
@@ -208,12 +212,13 @@ mod tests {
     fn a_serving_pod_has_no_cause_and_a_failing_one_wins_over_a_loading_one() {
         let mut serving = engine(json!({ "running": {} }), json!({}));
         serving["containerStatuses"][0]["ready"] = json!(true);
-        assert_eq!(find(None, &[pod(serving)]), None);
-        let loading = pod(engine(json!({ "running": {} }), json!({})));
-        let failing = pod(engine(
+        assert_eq!(of_pod(&pod(serving)), None);
+        let loading = of_pod(&pod(engine(json!({ "running": {} }), json!({})))).unwrap();
+        let failing = of_pod(&pod(engine(
             json!({ "waiting": { "reason": "ErrImagePull" } }),
             json!({}),
-        ));
+        )))
+        .unwrap();
         assert_eq!(
             find(None, &[loading, failing]).unwrap().reason,
             reasons::IMAGE_PULL_FAILED

@@ -13,18 +13,21 @@ use tokio::sync::watch;
 use crate::api::QwenService;
 use crate::api::conditions::reasons;
 use crate::apply::{self, ApplyError};
+use crate::cache::Caches;
 use crate::capabilities::Capabilities;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::MetricsApiState;
 use crate::observe::{ObserveError, observe};
 use crate::plan::plan;
-use crate::report::{self, ReportError};
+use crate::report::{self, ReportError, Reported};
 use crate::status;
 use crate::valid::validate;
 
 /// A service is looked at this often even if nothing happens: the net under missed events.
 const RESYNC: Duration = Duration::from_secs(600);
+/// After a write it is seen to that the watch has shown it.
+const ECHO: Duration = Duration::from_secs(15);
 /// A failed reconcile is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,8 @@ pub struct Context {
     pub engine_image: Option<String>,
     /// Which optional kinds the cluster serves.
     pub capabilities: watch::Receiver<Capabilities>,
+    /// What the watches said of children and monitoring.
+    pub caches: Arc<Caches>,
     /// What the engine pods last said.
     pub board: LoadBoard,
     /// How the operator's own metrics API stands; `None` if it serves none.
@@ -76,6 +81,16 @@ impl ReconcileError {
     }
 }
 
+impl ReconcileError {
+    /// How long the API server asked to be left alone.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Apply(errors) => errors.iter().filter_map(ApplyError::retry_after).max(),
+            Self::Observe(_) | Self::Report(_) => None,
+        }
+    }
+}
+
 /// Brings one service to its spec.
 ///
 /// # Errors
@@ -104,17 +119,25 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
-            ctx.metrics.status_written(send(new).await?);
+            ctx.metrics.status_written(send(new).await? == Reported::Written);
             return Ok(Action::await_change());
         }
     };
     // observe (client)
     let capabilities = ctx.capabilities.borrow().clone();
-    let observed = observe(&ctx.client, &valid.namespace, &valid.name, capabilities).await?;
+    let observed = observe(
+        &ctx.client,
+        &ctx.caches,
+        &ctx.board,
+        &valid.namespace,
+        &valid.name,
+        capabilities,
+    )
+    .await?;
     // plan (no client)
     let plan = plan(&valid);
     // apply (client)
-    let applied = apply::apply(&ctx.client, &valid, &plan, &observed, &ctx.applied).await;
+    let applied = apply::apply(&ctx.client, &valid, &plan, &observed, &ctx.caches, &ctx.applied).await;
     for kind in &applied.written {
         ctx.metrics.object_written(*kind);
     }
@@ -134,12 +157,16 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     };
     let new = status::compute(&facts, &old, Timestamp::now(), numbers_due);
     // report (client)
-    ctx.metrics.status_written(send(new).await?);
-    if applied.errors.is_empty() {
-        Ok(Action::requeue(RESYNC))
-    } else {
-        Err(ReconcileError::Apply(applied.errors))
+    let reported = send(new).await?;
+    ctx.metrics.status_written(reported == Reported::Written);
+    if !applied.errors.is_empty() {
+        return Err(ReconcileError::Apply(applied.errors));
     }
+    Ok(Action::requeue(match reported {
+        Reported::Held(left) => left,
+        _ if !applied.written.is_empty() => ECHO,
+        _ => RESYNC,
+    }))
 }
 
 /// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.
@@ -181,5 +208,5 @@ pub fn error_policy(
         cause = source,
         "{error}"
     );
-    Action::requeue(RETRY)
+    Action::requeue(RETRY.max(error.retry_after().unwrap_or_default()))
 }

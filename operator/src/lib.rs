@@ -4,9 +4,11 @@
 pub mod admin;
 pub mod api;
 pub mod apply;
+pub mod cache;
 pub mod capabilities;
 pub mod cause;
 pub mod check;
+pub mod child;
 pub mod cli;
 pub mod controller;
 pub mod handover;
@@ -28,4 +30,5 @@ pub mod status;
 pub mod telemetry;
 pub mod triggers;
 pub mod valid;
+pub mod watches;
 pub mod words;

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
+use tokio::sync::watch;
+
+use crate::cache::Listed;
+use crate::cause::Cause;
 
 /// A pod that has not answered for this long is left out of every sum and named as silent.
 pub const SILENT_AFTER: Duration = Duration::from_secs(6);
@@ -95,6 +99,8 @@ pub struct EnginePod {
     pub address: Option<IpAddr>,
     /// It is being deleted: still counted while it answers, but not called silent.
     pub terminating: bool,
+    /// Why it does not serve.
+    pub cause: Option<Cause>,
 }
 
 /// The last answer of one pod, as the controller reads it.
@@ -136,7 +142,10 @@ pub struct PodValue {
 
 /// Shared board of all engine pods; clones see the same data.
 #[derive(Debug, Clone, Default)]
-pub struct LoadBoard(Arc<RwLock<Pods>>);
+pub struct LoadBoard {
+    pods: Arc<RwLock<Pods>>,
+    listed: Arc<watch::Sender<Listed>>,
+}
 
 /// Keyed by namespace and name.
 type Pods = BTreeMap<(String, String), Entry>;
@@ -215,16 +224,38 @@ impl LoadBoard {
             .collect()
     }
 
-    /// Adds or updates a pod. A new pod under an old name starts without an answer.
-    pub fn put(&self, pod: EnginePod) {
+    /// Why pods of a QwenService do not serve.
+    ///
+    /// # Errors
+    /// The pods were never listed.
+    pub async fn causes(&self, namespace: &str, name: &str) -> Result<Vec<Cause>, String> {
+        Listed::wait(&self.listed).await?;
+        let pods = self.read();
+        let mine = in_namespace(&pods, namespace).filter(|entry| entry.pod.service == name);
+        Ok(mine.filter_map(|entry| entry.pod.cause.clone()).collect())
+    }
+
+    /// Notes whether the pods could be listed.
+    pub fn listed(&self, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => drop(self.listed.send_replace(Listed::Yes)),
+            Err(error) => Listed::fail(&self.listed, error),
+        }
+    }
+
+    /// Adds or updates a pod, and tells whether it is other than before. A new pod under an old name starts
+    /// without an answer.
+    pub fn put(&self, pod: EnginePod) -> bool {
         let mut pods = self.write();
         let key = (pod.namespace.clone(), pod.name.clone());
         match pods.get_mut(&key) {
             Some(entry) if entry.pod.uid == pod.uid => {
+                let changed = entry.pod != pod;
                 if entry.pod.address.is_none() {
                     entry.since = Instant::now();
                 }
                 entry.pod = pod;
+                changed
             }
             _ => {
                 pods.insert(
@@ -235,6 +266,7 @@ impl LoadBoard {
                         last: None,
                     },
                 );
+                true
             }
         }
     }
@@ -274,11 +306,11 @@ impl LoadBoard {
 
     // A poisoned lock still guards whole entries: every write is a single insert, remove or assignment.
     fn read(&self) -> RwLockReadGuard<'_, Pods> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.pods.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Pods> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.pods.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -301,6 +333,7 @@ mod tests {
             labels: BTreeMap::from([("qwen-operator.io/service".into(), "chat".into())]),
             address: Some(IpAddr::from([127, 0, 0, 1])),
             terminating: false,
+            cause: None,
         }
     }
 

@@ -20,9 +20,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
 use crate::scrape;
 
@@ -159,6 +160,8 @@ pub struct Context {
     pub client: kube::Client,
     /// Board to fill and to serve from.
     pub board: LoadBoard,
+    /// Asks for the services whose pods change.
+    pub triggers: broadcast::Sender<Trigger>,
     /// State to report in.
     pub state: MetricsApiState,
     /// Whether this replica leads.
@@ -202,7 +205,7 @@ pub async fn run(ctx: Context) -> Result<(), MetricsApiError> {
         () = serve::serve(listener, active, Arc::new(app), ctx.shutdown.clone()) => {}
         () = material::watch(&ctx, provider, publish) => {}
         () = registration::run(&ctx) => {}
-        () = scrape::run(ctx.client.clone(), ctx.board.clone()) => {}
+        () = scrape::run(ctx.client.clone(), ctx.board.clone(), ctx.triggers.clone()) => {}
     }
     Ok(())
 }

@@ -1,22 +1,26 @@
 //! Reads what the cluster has of a service. Client required: yes.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 
-use crate::api::SERVICE_LABEL;
+use crate::cache::{Cache, Caches, Key};
 use crate::capabilities::Capabilities;
+use crate::cause::Cause;
+use crate::child::Child;
+use crate::load::LoadBoard;
 use crate::plan::Kind;
+use crate::words::server_words;
 
 /// What the cluster has of a service.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Objects that bear the service's name, of every kind that the cluster serves.
-    pub children: BTreeMap<Kind, DynamicObject>,
-    /// Its pods.
-    pub pods: Vec<Pod>,
+    pub children: BTreeMap<Kind, Arc<Child>>,
+    /// Why its pods do not serve, for each that does not.
+    pub causes: Vec<Cause>,
     /// Kinds that the cluster serves.
     pub capabilities: Capabilities,
     /// Everything that decides whether a Prometheus looks at the service.
@@ -27,7 +31,7 @@ pub struct Observed {
 #[derive(Debug, Clone)]
 pub struct PrometheusView {
     /// The Prometheus resources of the cluster; the error says why they could not be read.
-    pub instances: Result<Vec<DynamicObject>, String>,
+    pub instances: Result<Vec<Arc<DynamicObject>>, String>,
     /// Labels of the service's namespace.
     pub namespace_labels: BTreeMap<String, String>,
 }
@@ -43,10 +47,10 @@ impl Default for PrometheusView {
 
 /// The read that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read {what} of the service")]
+#[error("failed to read {what} of the service: {reason}")]
 pub struct ObserveError {
     what: &'static str,
-    source: kube::Error,
+    reason: String,
 }
 
 /// Where the API server serves Prometheus resources.
@@ -58,68 +62,85 @@ pub fn prometheus_resource() -> ApiResource {
     )
 }
 
-/// Reads children, pods and, where it matters, the monitoring of the cluster.
+/// Reads the caches; the cluster itself is asked only where a cache is in doubt.
 ///
 /// # Errors
-/// A read failed: nothing is known, so nothing may be changed.
+/// Something could never be listed: nothing is known of it, so nothing may be changed.
 pub async fn observe(
     client: &Client,
+    caches: &Caches,
+    board: &LoadBoard,
     namespace: &str,
     name: &str,
     capabilities: Capabilities,
 ) -> Result<Observed, ObserveError> {
+    let failed = |what: &'static str| move |reason: String| ObserveError { what, reason };
+    let key = (namespace.to_owned(), name.to_owned());
     let mut children = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| capabilities.serves(*kind)) {
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.api_resource());
-        let found = api.get_opt(name).await.map_err(|source| ObserveError {
-            what: kind.name(),
-            source,
-        })?;
-        if let Some(object) = found {
+        let Some(cache) = caches.children(kind) else {
+            continue;
+        };
+        cache.listed().await.map_err(failed(kind.name()))?;
+        if cache.doubtful(&key) {
+            read(client, cache, kind, &key)
+                .await
+                .map_err(|error| failed(kind.name())(server_words(&error)))?;
+        }
+        if let Some(object) = cache.get(&key) {
             children.insert(kind, object);
         }
     }
-    let selector = ListParams::default().labels(&format!("{SERVICE_LABEL}={name}"));
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace)
-        .list(&selector)
-        .await
-        .map_err(|source| ObserveError {
-            what: "the pods",
-            source,
-        })?;
+    let causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
     let prometheus = if capabilities.has("Prometheus") {
-        prometheus_view(client, namespace).await
+        prometheus_view(caches, namespace).await
     } else {
         PrometheusView::default()
     };
     Ok(Observed {
         children,
-        pods: pods.items,
+        causes,
         capabilities,
         prometheus,
     })
 }
 
+/// Reads one child into its cache.
+///
+/// # Errors
+/// The request failed.
+pub async fn read(
+    client: &Client,
+    cache: &Cache<Child>,
+    kind: Kind,
+    key: &Key,
+) -> Result<Option<Arc<Child>>, kube::Error> {
+    let api: Api<Child> = Api::namespaced_with(client.clone(), &key.0, &kind);
+    let found = api.get_opt(&key.1).await?;
+    if found.is_none() {
+        cache.removed(key);
+    }
+    Ok(found.map(|child| cache.found(child)))
+}
+
 /// A failure here only makes one condition unknown, so it does not stop the reconcile.
-async fn prometheus_view(client: &Client, namespace: &str) -> PrometheusView {
-    let all: Api<DynamicObject> = Api::all_with(client.clone(), &prometheus_resource());
-    let instances = all.list(&ListParams::default()).await.map(|list| list.items);
-    let labels = Api::<Namespace>::all(client.clone())
-        .get(namespace)
-        .await
-        .map(|mut ns| std::mem::take(ns.labels_mut()));
-    match (instances, labels) {
-        (Ok(instances), Ok(namespace_labels)) => PrometheusView {
-            instances: Ok(instances),
-            namespace_labels,
-        },
-        (Err(error), _) => PrometheusView {
-            instances: Err(format!("failed to list Prometheus resources: {error}")),
-            ..PrometheusView::default()
-        },
-        (_, Err(error)) => PrometheusView {
-            instances: Err(format!("failed to read namespace {namespace}: {error}")),
-            ..PrometheusView::default()
-        },
+async fn prometheus_view(caches: &Caches, namespace: &str) -> PrometheusView {
+    let unknown = |what: &str, error: String| PrometheusView {
+        instances: Err(format!("failed to list {what}: {error}")),
+        ..PrometheusView::default()
+    };
+    if let Err(error) = caches.prometheuses.listed().await {
+        return unknown("Prometheus resources", error);
+    }
+    if let Err(error) = caches.namespaces.listed().await {
+        return unknown("namespaces", error);
+    }
+    let mut instances = caches.prometheuses.all();
+    // A stable order: the first one's problem is told.
+    instances.sort_by_key(|one| (one.namespace(), one.name_any()));
+    let namespace = caches.namespaces.get(&(String::new(), namespace.to_owned()));
+    PrometheusView {
+        instances: Ok(instances),
+        namespace_labels: namespace.map(|found| found.labels().clone()).unwrap_or_default(),
     }
 }

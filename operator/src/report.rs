@@ -15,6 +15,8 @@ use crate::status;
 
 /// Numbers in the status move at most this often.
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+/// Steps on the way to the first ready replica are told at most this often: most replicas are ready before.
+pub const STEPS_EVERY: Duration = Duration::from_secs(30);
 /// The field manager of the status, apart from that of children.
 const STATUS_MANAGER: &str = "qwen-operator-status";
 
@@ -31,6 +33,7 @@ pub struct Memory(Mutex<HashMap<String, Memo>>);
 struct Memo {
     status: QwenServiceStatus,
     numbers_at: Instant,
+    written_at: Option<Instant>,
 }
 
 /// The last status of a service, and whether its numbers may move.
@@ -43,7 +46,18 @@ pub fn last(memory: &Memory, service: &QwenService) -> (QwenServiceStatus, bool)
     }
 }
 
-/// Writes `new` if it differs from `old`, and tells whether it was written.
+/// What became of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// It is as it was.
+    Same,
+    /// It was written.
+    Written,
+    /// It is no news yet; to be looked at again after this time.
+    Held(Duration),
+}
+
+/// Writes `new` if it differs from `old` and is news.
 ///
 /// # Errors
 /// The API server did not take the status.
@@ -54,9 +68,16 @@ pub async fn report(
     service: &QwenService,
     old: &QwenServiceStatus,
     new: QwenServiceStatus,
-) -> Result<bool, ReportError> {
-    let written = new != *old;
-    if written {
+) -> Result<Reported, ReportError> {
+    let differs = new != *old;
+    if differs
+        && status::settles(old, &new)
+        && !status::numbers_differ(old, &new)
+        && let Some(left) = memory.young(service)
+    {
+        return Ok(Reported::Held(left));
+    }
+    if differs {
         let namespace = service.namespace().unwrap_or_default();
         let body = json!({
             "apiVersion": QwenService::api_version(&()),
@@ -77,7 +98,11 @@ pub async fn report(
         }
     }
     memory.remember(service, old, new);
-    Ok(written)
+    Ok(if differs {
+        Reported::Written
+    } else {
+        Reported::Same
+    })
 }
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
@@ -135,10 +160,20 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long the last write of a service is still fresh.
+    fn young(&self, service: &QwenService) -> Option<Duration> {
+        let written_at = self.lock().get(&service.uid()?)?.written_at?;
+        STEPS_EVERY.checked_sub(written_at.elapsed())
+    }
+
     fn remember(&self, service: &QwenService, old: &QwenServiceStatus, new: QwenServiceStatus) {
         let Some(uid) = service.uid() else { return };
         let moved = status::numbers_differ(old, &new);
         let mut memos = self.lock();
+        let written_at = match memos.get(&uid) {
+            Some(memo) if memo.status == new => memo.written_at,
+            _ => (*old != new).then(Instant::now),
+        };
         let numbers_at = match memos.get(&uid) {
             Some(memo) if !moved => memo.numbers_at,
             _ => Instant::now(),
@@ -148,6 +183,7 @@ impl Memory {
             Memo {
                 status: new,
                 numbers_at,
+                written_at,
             },
         );
     }

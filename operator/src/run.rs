@@ -3,22 +3,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, Store};
 use kube::runtime::{Controller, WatchStreamExt, controller, predicates, watcher};
-use kube::{Client, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::api::{QwenService, SERVICE_LABEL};
+use crate::api::QwenService;
 use crate::capabilities::{self, Capabilities, Trigger};
 use crate::cli::{RunArgs, any};
 use crate::controller::{Context, error_policy, reconcile};
@@ -26,13 +23,13 @@ use crate::leader::Candidate;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
-use crate::triggers;
 use crate::valid::MANAGED_BY;
+use crate::{triggers, watches};
 
 /// Services reconciled at the same time.
 const CONCURRENCY: u16 = 16;
-/// Events of one service within this time are one reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Triggers that are held for a term that is slow to take them; more are taken as one for all services.
+const TRIGGERS: usize = 4096;
 
 /// A QwenService that may be unreadable.
 type Guarded = DeserializeGuard<QwenService>;
@@ -85,7 +82,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
         metrics_api: MetricsApiState::default(),
         capabilities: watch::Sender::new(Capabilities::default()),
         watching: watch::Sender::new(Err("QwenServices have not been looked at yet".to_owned())),
-        triggers: broadcast::Sender::new(1024),
+        triggers: broadcast::Sender::new(TRIGGERS),
         leads: watch::Sender::new(false),
         shutdown,
         args,
@@ -137,7 +134,7 @@ impl Operator {
             (&self.args.metrics_service, &self.args.release_cluster_role)
         else {
             tokio::select! {
-                () = crate::scrape::run(self.client.clone(), self.board.clone()) => {}
+                () = crate::scrape::run(self.client.clone(), self.board.clone(), self.triggers.clone()) => {}
                 () = self.shutdown.cancelled() => {}
             }
             return Ok(());
@@ -151,6 +148,7 @@ impl Operator {
         metrics_api::run(metrics_api::Context {
             client: self.client.clone(),
             board: self.board.clone(),
+            triggers: self.triggers.clone(),
             state: self.metrics_api.clone(),
             leader: self.leads.subscribe(),
             config,
@@ -231,7 +229,8 @@ impl Operator {
                     tracing::warn!(%error, "a watch failed, it is tried again");
                 }
             }) => {}
-            () = triggers::load(ctx, reader, self.triggers.clone()) => {}
+            () = watches::run(self.client.clone(), &ctx.caches, self.capabilities.subscribe(), &self.triggers) => {}
+            () = triggers::load(ctx.clone(), reader, self.triggers.clone()) => {}
             () = triggers::registration(self.metrics_api.watch(), &self.triggers) => {}
         }
     }
@@ -246,6 +245,7 @@ impl Operator {
             recorder: Recorder::new(self.client.clone(), reporter),
             engine_image: self.args.engine_image.clone(),
             capabilities: self.capabilities.subscribe(),
+            caches: Arc::default(),
             board: self.board.clone(),
             metrics_api: self
                 .args
@@ -266,23 +266,10 @@ impl Operator {
             .applied_objects()
             // Our own status writes leave the generation as it is.
             .predicate_filter(predicates::generation, Default::default());
-        let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
         Controller::for_stream(services, reader)
-            .owns(Api::<Deployment>::all(client.clone()), ours.clone())
-            .owns(Api::<Service>::all(client.clone()), ours.clone())
-            .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours.clone())
-            .watches(Api::<Pod>::all(client.clone()), ours, |pod| {
-                let name = pod.labels().get(SERVICE_LABEL).cloned();
-                name.zip(pod.namespace())
-                    .map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))
-            })
             .reconcile_on(triggers::of_one(self.triggers.subscribe()))
             .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
-            .with_config(
-                controller::Config::default()
-                    .debounce(DEBOUNCE)
-                    .concurrency(CONCURRENCY),
-            )
+            .with_config(controller::Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
     }
 }

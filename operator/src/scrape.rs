@@ -12,10 +12,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
+use crate::capabilities::Trigger;
 use crate::load::{EnginePod, LoadBoard, Sample};
+pub use pods::Pods;
 use text::SeriesReader;
 
 mod pods;
@@ -58,8 +61,8 @@ pub enum ScrapeError {
 type Http = HttpClient<HttpConnector, Empty<Bytes>>;
 
 /// Watches the engine pods and scrapes them, for ever.
-pub async fn run(client: kube::Client, board: LoadBoard) {
-    tokio::join!(pods::watch(client, board.clone()), rounds(board));
+pub async fn run(client: kube::Client, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
+    tokio::join!(pods::watch(client, board.clone(), triggers), rounds(board));
 }
 
 async fn rounds(board: LoadBoard) {

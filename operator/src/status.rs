@@ -3,7 +3,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::DynamicObject;
 
 use crate::api::conditions::{self as types, reasons};
 use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
@@ -87,11 +86,10 @@ pub fn compute(
     now: Timestamp,
     numbers_due: bool,
 ) -> QwenServiceStatus {
-    let deployment: Option<Deployment> = typed(facts.applied.live.get(&Kind::Deployment));
-    let autoscaler: Option<HorizontalPodAutoscaler> =
-        typed(facts.applied.live.get(&Kind::HorizontalPodAutoscaler));
+    let deployment: Option<Deployment> = typed(facts, Kind::Deployment);
+    let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts, Kind::HorizontalPodAutoscaler);
     let replicas = count(deployment.as_ref());
-    let cause = cause::find(deployment.as_ref(), &facts.observed.pods);
+    let cause = cause::find(deployment.as_ref(), &facts.observed.causes);
     let ready = ready(facts, &replicas, cause.as_ref());
     let rollout = rollout(deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
@@ -159,8 +157,8 @@ pub fn invalid(
     }
 }
 
-fn typed<K: kube::Resource + serde::de::DeserializeOwned>(object: Option<&DynamicObject>) -> Option<K> {
-    object.and_then(|object| object.clone().try_parse().ok())
+fn typed<K: serde::de::DeserializeOwned>(facts: &Facts<'_>, kind: Kind) -> Option<K> {
+    facts.applied.live.get(&kind)?.typed()
 }
 
 fn count(deployment: Option<&Deployment>) -> Replicas {
@@ -316,6 +314,34 @@ const fn whole(value: f64) -> i64 {
 pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
     let depth = |status: &QwenServiceStatus| status.autoscaling.as_ref().and_then(|s| s.current_queue_depth);
     a.model != b.model || depth(a) != depth(b)
+}
+
+/// Whether a change is only a step on the way to the first ready replica, which is no news for long.
+#[must_use]
+pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
+    let on_its_way = |status: &QwenServiceStatus| {
+        let ready = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == types::READY);
+        ready.is_some_and(|ready| {
+            [reasons::WAITING_FOR_PODS, reasons::LOADING].contains(&ready.reason.as_str())
+        })
+    };
+    let verdict = |status: &QwenServiceStatus, type_: &str| {
+        let found = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_);
+        found.map(|condition| (condition.status.clone(), condition.reason.clone()))
+    };
+    let same = |type_: &str| verdict(old, type_) == verdict(new, type_);
+    old.observed_generation == new.observed_generation
+        && on_its_way(old)
+        && on_its_way(new)
+        && same(types::MONITORING_READY)
+        && same(types::SCALING_ACTIVE)
+        && same(types::ROLLOUT_COMPLETE)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {

@@ -1,12 +1,13 @@
 //! Reasons to reconcile beside the watches: numbers of pods that changed, the metrics API, optional kinds.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio::sync::watch;
 
 use crate::api::QwenService;
@@ -16,6 +17,9 @@ use crate::load::ServiceLoad;
 use crate::metrics_api::Registration;
 use crate::report::NUMBERS_EVERY;
 use crate::status;
+
+/// Changes of one service's objects within this time are one reconcile.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// What of a load is seen in a status.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,8 +68,7 @@ pub async fn load(
             let (namespace, name) = key.clone();
             let _ = triggers.send(Trigger::Service { namespace, name });
         }
-        let uids: std::collections::HashSet<String> =
-            all.iter().filter_map(|service| service.uid()).collect();
+        let uids: HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
         ctx.reported.retain(|uid| uids.contains(uid));
         ctx.applied
             .retain(|namespace, name| now.contains_key(&(namespace.to_owned(), name.to_owned())));
@@ -81,11 +84,30 @@ pub async fn registration(mut changes: watch::Receiver<Registration>, triggers: 
     std::future::pending().await
 }
 
-/// The triggers that name one service.
+/// The triggers that name one service, each once within a while: children change several times in a row.
 pub fn of_one(
     triggers: broadcast::Receiver<Trigger>,
 ) -> impl Stream<Item = ObjectRef<DeserializeGuard<QwenService>>> + Send + 'static {
-    received(triggers).filter_map(async |trigger| match trigger {
+    stream::unfold(triggers, async |mut triggers| {
+        let mut asked = HashSet::new();
+        match triggers.recv().await {
+            Ok(trigger) => drop(asked.insert(trigger)),
+            // What was missed is asked for by `of_all`.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return None,
+        }
+        tokio::time::sleep(TOGETHER).await;
+        loop {
+            match triggers.try_recv() {
+                Ok(trigger) => drop(asked.insert(trigger)),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        Some((stream::iter(asked), triggers))
+    })
+    .flatten()
+    .filter_map(async |trigger| match trigger {
         Trigger::Service { namespace, name } => Some(ObjectRef::new(&name).within(&namespace)),
         Trigger::All => None,
     })

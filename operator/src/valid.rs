@@ -246,12 +246,17 @@ pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
         .as_ref()
         .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
         .is_some_and(|value| value == MANAGED_BY);
-    let owned = child.owner_references.iter().flatten().any(|owner| {
+    labelled && controls(uid, child)
+}
+
+/// Whether an object has a direct owner reference to the service with this uid, whatever its labels are.
+#[must_use]
+pub fn controls(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
+    child.owner_references.iter().flatten().any(|owner| {
         Some(owner.uid.as_str()) == uid
             && owner.api_version.starts_with(GROUP)
             && owner.controller == Some(true)
-    });
-    labelled && owned
+    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //!
 //! Everything runs on loopback, for about ten minutes after the set-up. What is compared runs in turn, round by round,
 //! so that a noisy neighbour meets both sides.
+mod audit;
 mod client;
 mod llama;
 mod machine;
+pub mod operator;
 mod report;
 mod scenes;
 mod server;
@@ -35,6 +37,9 @@ pub struct Options {
     pub out: Option<PathBuf>,
 }
 
+const ABOUT: &str = "Random weights in the exact shape of Qwen3-0.6B: speed and memory do not depend on their values, texts do.\n\
+    Ratios count, and only within this run; other runs on the same machine differ by 10 to 20 %.";
+
 /// Prepares, measures and writes the report.
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     let folder = paths.root.join("target/bench");
@@ -64,18 +69,28 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
             _ => scenes.fake(&mut report)?,
         }
     }
-    let date = shell::output(std::process::Command::new("date").arg("+%F"))?;
-    let date = date.trim();
-    let circumstances = machine::describe(&paths.root, &begin, scenes.rounds)?;
+    let date = today()?;
+    let command = format!("`make bench-engine`, {} rounds", scenes.rounds);
+    let circumstances = machine::describe(&paths.root, ABOUT, &command, &begin)?;
     let text = report.render(&format!("The engine on a CPU, {date}"), &circumstances);
     let out = match &options.out {
         Some(out) => out.clone(),
         None => paths.root.join(format!("docs/benchmarks/engine-{date}.md")),
     };
+    publish(&text, &out)
+}
+
+fn publish(text: &str, out: &Path) -> Result<()> {
     fs::create_dir_all(out.parent().unwrap_or(Path::new(".")))?;
-    fs::write(&out, &text).with_context(|| format!("cannot write {}", out.display()))?;
+    fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
     println!("\n{text}\nwritten to {}", out.display());
     Ok(())
+}
+
+/// The date as in file names.
+fn today() -> Result<String> {
+    let date = shell::output(std::process::Command::new("date").arg("+%F"))?;
+    Ok(date.trim().to_owned())
 }
 
 fn build(paths: &Paths) -> Result<()> {

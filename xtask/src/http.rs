@@ -15,6 +15,15 @@ fn agent(timeout: Duration) -> ureq::Agent {
         .into()
 }
 
+/// GET of a text.
+pub fn get_text(url: &str) -> Result<String> {
+    let mut response = agent(Duration::from_secs(10))
+        .get(url)
+        .call()
+        .with_context(|| format!("GET {url} failed"))?;
+    Ok(response.body_mut().read_to_string()?)
+}
+
 /// GET of a JSON document; `query` is percent-encoded.
 pub fn get_json(url: &str, query: &[(&str, &str)]) -> Result<Value> {
     let request = agent(Duration::from_secs(10))

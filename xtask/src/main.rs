@@ -24,6 +24,8 @@ enum Chore {
     Images(images::Options),
     /// Measures the engine on this machine's CPU and writes the report into docs/benchmarks.
     BenchEngine(bench::Options),
+    /// Measures the operator with hundreds of services on a control plane of its own, with pretended nodes.
+    BenchOperator(bench::operator::Options),
     /// The whole path of a user: cluster, operator, model, metrics, autoscaling, alert.
     Demo(demo::Options),
     /// Removes everything that the demo started.
@@ -61,6 +63,7 @@ fn run(cli: Cli) -> Result<()> {
         Chore::Cluster(Cluster::Programs) => xtask::programs::install(&paths),
         Chore::Images(options) => images::run(&paths, &options),
         Chore::BenchEngine(options) => bench::run(&paths, &options),
+        Chore::BenchOperator(options) => bench::operator::run(&paths, &options),
         Chore::Demo(options) => demo::up(&paths, &options),
         Chore::DemoDown(options) => demo::down(&paths, &options),
     }

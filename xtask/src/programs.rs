@@ -33,6 +33,10 @@ pub struct Family {
 }
 
 const CRANE: &str = "crane";
+/// Pretends to be nodes and pods by the thousand.
+pub const KWOK: &str = "kwok";
+/// Families that a plain cluster does without.
+const EXTRA: [&str; 2] = [CRANE, KWOK];
 
 const PLAIN: Family = Family {
     name: "",
@@ -130,6 +134,11 @@ pub const FAMILIES: &[Family] = &[
         packages: &["github.com/google/go-containerregistry/cmd/crane"],
         ..PLAIN
     },
+    Family {
+        name: KWOK,
+        packages: &["sigs.k8s.io/kwok/cmd/kwok"],
+        ..PLAIN
+    },
 ];
 
 impl Family {
@@ -215,15 +224,20 @@ impl Family {
 pub fn install(paths: &Paths) -> Result<()> {
     FAMILIES
         .iter()
-        .filter(|family| family.name != CRANE)
+        .filter(|family| !EXTRA.contains(&family.name))
         .try_for_each(|family| link(paths, family))
 }
 
 /// Builds crane, which only pushing images needs, and links it too.
 pub fn install_crane(paths: &Paths) -> Result<()> {
+    install_extra(paths, CRANE)
+}
+
+/// Builds a family that a plain cluster does without, and links it too.
+pub fn install_extra(paths: &Paths, name: &str) -> Result<()> {
     FAMILIES
         .iter()
-        .filter(|family| family.name == CRANE)
+        .filter(|family| family.name == name)
         .try_for_each(|family| link(paths, family))
 }
 

@@ -27,6 +27,11 @@ impl Proxy {
         }
     }
 
+    /// URL of a path of the API.
+    pub fn api(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     /// URL of a Service's port; the apiserver picks one of its ready pods for each connection.
     pub fn service(&self, namespace: &str, name: &str, port: &str) -> String {
         format!(

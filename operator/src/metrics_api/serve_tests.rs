@@ -95,6 +95,7 @@ fn board() -> LoadBoard {
             labels: BTreeMap::from([("app".into(), name.trim_end_matches("-1").into())]),
             address: Some([127, 0, 0, 1].into()),
             terminating: false,
+            cause: None,
         };
         board.put(pod.clone());
         board.answer(

@@ -5,45 +5,81 @@ use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::broadcast;
 use tracing::warn;
 
+use crate::capabilities::Trigger;
+use crate::cause;
 use crate::load::{EnginePod, LoadBoard};
 
 /// Label that names a pod's QwenService.
 pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 const ENGINE_PODS: &str = "app.kubernetes.io/name=qwen-engine,app.kubernetes.io/managed-by=qwen-operator";
 
-/// Watches engine pods of every namespace for ever; watch errors are logged and retried with backoff.
-pub async fn watch(client: Client, board: LoadBoard) {
+/// Watches engine pods of every namespace for ever and asks for their services; a failed watch is tried again.
+pub async fn watch(client: Client, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
     // Small pages: a whole pod is only held between its decoding and `engine_pod`.
     let config = watcher::Config::default().labels(ENGINE_PODS).page_size(50);
     let events = watcher(Api::<Pod>::all(client), config).default_backoff();
     pin_mut!(events);
-    let mut listed = BTreeSet::new();
+    let mut pods = Pods::default();
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => take(&board, event, &mut listed),
-            Err(error) => warn!(%error, "watching the engine pods failed; it is tried again"),
+            Ok(event) => {
+                if let Some(trigger) = pods.take(&board, event) {
+                    // Without a receiver nobody leads here.
+                    let _ = triggers.send(trigger);
+                }
+            }
+            Err(error) => {
+                warn!(%error, "watching the engine pods failed; it is tried again");
+                board.listed(Err(error.to_string()));
+            }
         }
     }
 }
 
-fn take(board: &LoadBoard, event: watcher::Event<Pod>, listed: &mut BTreeSet<(String, String)>) {
-    match event {
-        watcher::Event::Init => listed.clear(),
-        watcher::Event::InitApply(pod) => {
-            if let Some(pod) = engine_pod(&pod) {
-                listed.insert((pod.namespace.clone(), pod.name.clone()));
-                board.put(pod);
+/// The listing of engine pods under way.
+#[derive(Debug, Default)]
+pub struct Pods {
+    listed: BTreeSet<(String, String)>,
+}
+
+impl Pods {
+    /// Takes an event and tells whose status it may change.
+    pub fn take(&mut self, board: &LoadBoard, event: watcher::Event<Pod>) -> Option<Trigger> {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(pod) => {
+                if let Some(pod) = engine_pod(&pod) {
+                    self.listed.insert((pod.namespace.clone(), pod.name.clone()));
+                    board.put(pod);
+                }
+            }
+            watcher::Event::InitDone => {
+                board.retain(&std::mem::take(&mut self.listed));
+                board.listed(Ok(()));
+                return Some(Trigger::All);
+            }
+            watcher::Event::Apply(pod) => match engine_pod(&pod) {
+                Some(engine) => return board.put(engine).then(|| service_of(&pod)).flatten(),
+                None => forget(board, &pod),
+            },
+            watcher::Event::Delete(pod) => {
+                forget(board, &pod);
+                return service_of(&pod);
             }
         }
-        watcher::Event::InitDone => board.retain(&std::mem::take(listed)),
-        watcher::Event::Apply(pod) => match engine_pod(&pod) {
-            Some(pod) => board.put(pod),
-            None => forget(board, &pod),
-        },
-        watcher::Event::Delete(pod) => forget(board, &pod),
+        None
     }
+}
+
+fn service_of(pod: &Pod) -> Option<Trigger> {
+    let name = pod.labels().get(SERVICE_LABEL)?.clone();
+    Some(Trigger::Service {
+        namespace: pod.namespace()?,
+        name,
+    })
 }
 
 fn forget(board: &LoadBoard, pod: &Pod) {
@@ -65,6 +101,7 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
         labels: pod.labels().clone(),
         address: address.filter(|_| running),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        cause: cause::of_pod(pod),
     })
 }
 
@@ -90,18 +127,18 @@ mod tests {
 
     #[test]
     fn a_new_listing_replaces_the_old_one() {
-        let (board, mut listed) = (LoadBoard::default(), BTreeSet::new());
-        take(&board, watcher::Event::Apply(pod("gone", "Running")), &mut listed);
+        let (board, mut pods) = (LoadBoard::default(), Pods::default());
+        pods.take(&board, watcher::Event::Apply(pod("gone", "Running")));
         for event in [
             watcher::Event::Init,
             watcher::Event::InitApply(pod("new", "Running")),
             watcher::Event::InitDone,
         ] {
-            take(&board, event, &mut listed);
+            pods.take(&board, event);
         }
         let names: Vec<_> = board.targets().into_iter().map(|pod| pod.name).collect();
         assert_eq!(names, ["new"]);
-        take(&board, watcher::Event::Delete(pod("new", "Running")), &mut listed);
+        pods.take(&board, watcher::Event::Delete(pod("new", "Running")));
         assert!(board.targets().is_empty());
     }
 }

@@ -29,6 +29,7 @@ pub fn leaves(body: &Value) -> BTreeMap<Path, Value> {
         vec!["kind"],
         vec!["metadata", "name"],
         vec!["metadata", "namespace"],
+        vec!["metadata", "resourceVersion"],
     ];
     found.retain(|path, _| !identity.iter().any(|id| path == id));
     found

@@ -9,11 +9,15 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::watcher::Event;
 use qwen_operator::api::QwenService;
+use qwen_operator::cache::{Cache, Cached, Caches};
 use qwen_operator::capabilities::Capabilities;
 use qwen_operator::controller::{Context, ReconcileError, reconcile};
 use qwen_operator::load::LoadBoard;
 use qwen_operator::metrics::Metrics;
+use qwen_operator::plan::Kind;
+use qwen_operator::scrape::Pods;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -77,6 +81,7 @@ impl World {
             recorder: Recorder::new(client, reporter),
             engine_image: Some("qwen-engine:test".into()),
             capabilities: capabilities.subscribe(),
+            caches: Arc::new(Caches::default()),
             board: LoadBoard::default(),
             metrics_api: None,
             metrics: Metrics::new().unwrap(),
@@ -112,8 +117,45 @@ impl World {
         }
     }
 
-    /// One reconcile of a service.
+    /// One reconcile of a service, after the watches have caught up.
     pub async fn reconcile(&self, name: &str) -> Result<(), ReconcileError> {
+        self.watches_catch_up();
+        self.reconcile_behind(name).await
+    }
+
+    /// Brings every cache up to date, as a new listing does.
+    pub fn watches_catch_up(&self) {
+        let caches = &self.ctx.caches;
+        for kind in Kind::ALL {
+            list(caches.children(kind).unwrap(), self.all(kind.name(), true));
+        }
+        list(&caches.prometheuses, self.all("Prometheus", false));
+        let mut namespaces = self.all("Namespace", false);
+        if namespaces.is_empty() {
+            namespaces.push(json!({ "metadata": { "name": "default" } }));
+        }
+        list(&caches.namespaces, namespaces);
+        let mut pods = Pods::default();
+        let of = |pod| serde_json::from_value(pod).unwrap();
+        pods.take(&self.ctx.board, Event::Init);
+        for pod in self.all("Pod", false) {
+            pods.take(&self.ctx.board, Event::InitApply(of(pod)));
+        }
+        pods.take(&self.ctx.board, Event::InitDone);
+    }
+
+    fn all(&self, kind: &str, ours: bool) -> Vec<Value> {
+        let state = self.state.lock().unwrap();
+        let bodies = state.objects.values().map(|stored| stored.body.clone());
+        let label =
+            |body: &Value| body["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "qwen-operator";
+        bodies
+            .filter(|body| body["kind"] == kind && (!ours || label(body)))
+            .collect()
+    }
+
+    /// One reconcile of a service, on what the watches have said so far.
+    pub async fn reconcile_behind(&self, name: &str) -> Result<(), ReconcileError> {
         let service: DeserializeGuard<QwenService> =
             serde_json::from_value(self.get("QwenService", name)).unwrap();
         reconcile(Arc::new(service), self.ctx.clone()).await.map(drop)
@@ -132,11 +174,14 @@ impl World {
     pub fn another_writes(&self, kind: &str, name: &str, field: &[&str], value: Value) {
         let mut state = self.state.lock().unwrap();
         let path: Path = field.iter().map(|part| (*part).to_owned()).collect();
+        state.counter += 1;
+        let version = state.counter.to_string();
         let stored = state.objects.entry(self::path(kind, name)).or_default();
         for owned in stored.owners.values_mut() {
             owned.remove(&path);
         }
         set(&mut stored.body, &path, value);
+        stored.body["metadata"]["resourceVersion"] = json!(version);
         stored.body["metadata"]["managedFields"] = managed_fields(&stored.owners);
     }
 
@@ -194,6 +239,14 @@ impl World {
     }
 }
 
+fn list<K: Cached + serde::de::DeserializeOwned>(cache: &Cache<K>, items: Vec<Value>) {
+    cache.take(Event::Init);
+    for item in items {
+        cache.take(Event::InitApply(serde_json::from_value(item).unwrap()));
+    }
+    cache.take(Event::InitDone);
+}
+
 fn known(kinds: &[&str]) -> Capabilities {
     Capabilities::Known(kinds.iter().map(|kind| (*kind).to_owned()).collect())
 }
@@ -239,6 +292,9 @@ impl State {
                         || failure(404, "not found"),
                         |stored| (StatusCode::OK, stored.body),
                     );
+                }
+                if !body["metadata"]["resourceVersion"].is_null() && self.objects.contains_key(&path) {
+                    return failure(409, "the object has been modified");
                 }
                 let manager = manager.unwrap_or("?").to_owned();
                 self.writes.push(if status {
@@ -300,6 +356,7 @@ impl State {
             }),
             owners: BTreeMap::new(),
         });
+        let before_all = stored.body.clone();
         let sent = leaves(&body);
         let before = stored
             .owners
@@ -325,6 +382,9 @@ impl State {
             stored.body["spec"]["replicas"] = json!(1);
         }
         stored.body["metadata"]["managedFields"] = managed_fields(&stored.owners);
+        if stored.body != before_all {
+            stored.body["metadata"]["resourceVersion"] = json!(self.counter.to_string());
+        }
         stored.body.clone()
     }
 }

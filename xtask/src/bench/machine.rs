@@ -24,7 +24,7 @@ pub fn load() -> String {
 }
 
 /// The circumstances as a list.
-pub fn describe(root: &Path, load_before: &str, rounds: usize) -> Result<String> {
+pub fn describe(root: &Path, about: &str, command: &str, load_before: &str) -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = cpu.lines().find(|line| line.starts_with(name));
@@ -40,11 +40,10 @@ pub fn describe(root: &Path, load_before: &str, rounds: usize) -> Result<String>
         ", with changes"
     };
     Ok(format!(
-        "Random weights in the exact shape of Qwen3-0.6B: speed and memory do not depend on their values, texts do.\n\
-         Ratios count, and only within this run; other runs on the same machine differ by 10 to 20 %.\n\n\
+        "{about}\n\n\
          - Machine: {} cores of {}, family {}, model {} ({})\n\
          - Commit: {}{changed}\n\
-         - Command: `make bench-engine`, {rounds} rounds\n\
+         - Command: {command}\n\
          - Load average of the minute before: {load_before} (0 is a quiet machine)",
         std::thread::available_parallelism()?,
         field("model name"),

@@ -20,6 +20,15 @@ const ETCD_URL: &str = "https://127.0.0.1:12379";
 const CONTEXT: &str = "qwen-cluster";
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// What a control plane gets beside its usual flags.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// Flags of the apiserver.
+    pub apiserver: Vec<String>,
+    /// Flags of the controller manager.
+    pub controllers: Vec<String>,
+}
+
 /// The apiserver's address.
 pub fn server() -> String {
     format!("https://{NODE_IP}:6443")
@@ -65,6 +74,8 @@ pub fn certificates(paths: &Paths) -> Result<String> {
         ("admin", "kubernetes-admin", masters),
         ("kube-controller-manager", "system:kube-controller-manager", ""),
         ("kube-scheduler", "system:kube-scheduler", ""),
+        // The operator outside of a pod, for measurements: a name that an audit log tells from ours.
+        ("qwen-operator", "qwen-operator", masters),
         ("kube-proxy", "system:kube-proxy", ""),
         ("node", &node_user, "system:nodes"),
     ] {
@@ -103,9 +114,9 @@ fn kubeconfig(pki: &Path, name: &str) -> Value {
 }
 
 /// Starts the four processes and waits until the apiserver says it is ready.
-pub fn start(paths: &Paths, step: &mut Step) -> Result<String> {
+pub fn start(paths: &Paths, extra: &Extra, step: &mut Step) -> Result<String> {
     process::start(paths, "etcd", &etcd(paths))?;
-    process::start(paths, "kube-apiserver", &apiserver(paths))?;
+    process::start(paths, "kube-apiserver", &[apiserver(paths), extra.apiserver.clone()].concat())?;
     let kube = Kube::local(paths);
     let logs = paths.logs().join("kube-apiserver.log");
     wait::until(step, "the apiserver", LIMIT, || {
@@ -114,7 +125,7 @@ pub fn start(paths: &Paths, step: &mut Step) -> Result<String> {
         kube.raw("/readyz").map(drop)
     })
     .with_context(|| format!("the apiserver does not become ready; its log: {}", logs.display()))?;
-    process::start(paths, "kube-controller-manager", &controller_manager(paths))?;
+    process::start(paths, "kube-controller-manager", &[controller_manager(paths), extra.controllers.clone()].concat())?;
     process::start(paths, "kube-scheduler", &with_kubeconfig(paths, "kube-scheduler"))?;
     Ok(server())
 }

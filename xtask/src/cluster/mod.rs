@@ -2,7 +2,7 @@
 
 pub mod addons;
 mod cgroup;
-mod control_plane;
+pub mod control_plane;
 mod host;
 mod net;
 pub mod node;
@@ -81,7 +81,39 @@ fn lock(paths: &Paths) -> Result<File> {
     Ok(lock)
 }
 
+/// Starts a control plane alone, with nodes and pods that kwok only pretends: for measurements.
+///
+/// # Errors
+/// When a cluster runs on this machine already, or a part does not become ready.
+pub fn pretended(paths: &Paths, extra: &control_plane::Extra) -> Result<()> {
+    host::need_root()?;
+    let _lock = lock(paths)?;
+    if healthy(paths) {
+        bail!("the local cluster runs: stop it first with `cargo xtask cluster down`")
+    }
+    step("system packages", host::packages)?;
+    programs::install(paths)?;
+    programs::install_extra(paths, programs::KWOK)?;
+    remove_leftovers(paths)?;
+    start_control_plane(paths, extra)?;
+    let kubeconfig = paths.kubeconfig().display().to_string();
+    let flags = [
+        "--manage-all-nodes=true".to_owned(),
+        format!("--kubeconfig={kubeconfig}"),
+        // Whoever calls these pods is refused on this machine, and leaves it for no other.
+        "--cidr=127.96.0.0/11".to_owned(),
+        "--node-ip=127.0.0.1".to_owned(),
+    ];
+    process::start(paths, "kwok", &flags)
+}
+
 fn start(paths: &Paths) -> Result<()> {
+    start_control_plane(paths, &control_plane::Extra::default())?;
+    step("start containerd", |step| node::start_containerd(paths, step))?;
+    step("start the node", |step| node::start(paths, step))
+}
+
+fn start_control_plane(paths: &Paths, extra: &control_plane::Extra) -> Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     fs::write(owner_file(), paths.root.as_os_str().as_encoded_bytes())?;
     fs::create_dir_all(paths.cluster())?;
@@ -89,10 +121,8 @@ fn start(paths: &Paths) -> Result<()> {
     host::prepare(&teardown::saved(&paths.cluster()))?;
     step("certificates", |_| control_plane::certificates(paths))?;
     step("start the control plane", |step| {
-        control_plane::start(paths, step)
-    })?;
-    step("start containerd", |step| node::start_containerd(paths, step))?;
-    step("start the node", |step| node::start(paths, step))
+        control_plane::start(paths, extra, step)
+    })
 }
 
 /// Stops the cluster of this checkout and removes what it left.

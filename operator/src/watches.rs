@@ -1,0 +1,167 @@
+//! The watches of one term of leadership: they fill the caches and ask for the reconciles that follow. Client required: yes.
+use std::fmt::Debug;
+use std::pin::pin;
+
+use futures::StreamExt;
+use futures::future::{join, join_all};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
+use kube::api::{Api, DynamicObject, ObjectMeta};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, watch};
+
+use crate::cache::{Cache, Cached, Caches, Key};
+use crate::capabilities::{Capabilities, Trigger};
+use crate::observe::prometheus_resource;
+use crate::plan::Kind;
+use crate::valid::MANAGED_BY;
+
+/// Objects that are held whole at a time while a kind is listed.
+const PAGE: u32 = 50;
+
+/// What a watch needs beside its kind.
+struct Watching<'a> {
+    client: Client,
+    known: watch::Receiver<Capabilities>,
+    triggers: &'a broadcast::Sender<Trigger>,
+}
+
+/// Watches everything that reconciles read, for ever; optional kinds while the cluster has them.
+pub async fn run(
+    client: Client,
+    caches: &Caches,
+    known: watch::Receiver<Capabilities>,
+    triggers: &broadcast::Sender<Trigger>,
+) {
+    let watching = Watching {
+        client,
+        known,
+        triggers,
+    };
+    let children = Kind::ALL
+        .into_iter()
+        .filter_map(|kind| Some(watching.children(kind, caches.children(kind)?)));
+    join(
+        join_all(children),
+        join(
+            watching.prometheuses(&caches.prometheuses),
+            watching.namespaces(&caches.namespaces),
+        ),
+    )
+    .await;
+}
+
+impl Watching<'_> {
+    async fn children(&self, kind: Kind, cache: &Cache<crate::child::Child>) {
+        let config = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
+        let api = Api::all_with(self.client.clone(), &kind);
+        let served = |known: &Capabilities| known.serves(kind);
+        self.follow(api, config, cache, kind.name(), served, |_| {}, of_one)
+            .await;
+    }
+
+    async fn prometheuses(&self, cache: &Cache<DynamicObject>) {
+        let api = Api::all_with(self.client.clone(), &prometheus_resource());
+        let served = |known: &Capabilities| known.has("Prometheus");
+        let config = watcher::Config::default();
+        self.follow(api, config, cache, "Prometheus", served, selectors_only, of_all)
+            .await;
+    }
+
+    /// Their labels matter to a Prometheus only.
+    async fn namespaces(&self, cache: &Cache<PartialObjectMeta<Namespace>>) {
+        let api = Api::all(self.client.clone());
+        let served = |known: &Capabilities| known.has("Prometheus");
+        let config = watcher::Config::default();
+        self.follow(api, config, cache, "Namespace", served, labels_only, of_all)
+            .await;
+    }
+
+    /// Watches one kind while the cluster serves it; the last listing stays through every failure.
+    #[allow(clippy::too_many_arguments)] // one call for each kind, each argument named there
+    async fn follow<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        cache: &Cache<K>,
+        name: &str,
+        served: impl Fn(&Capabilities) -> bool,
+        strip: impl Fn(&mut K),
+        triggers: impl Fn(Key) -> Trigger,
+    ) where
+        K: Cached + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let mut known = self.known.clone();
+        while known.wait_for(&served).await.is_ok() {
+            let config = config.clone().page_size(PAGE);
+            let mut events = pin!(watcher(api.clone(), config).default_backoff());
+            let mut gone = self.known.clone();
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    _ = gone.wait_for(|known| !served(known)) => break,
+                };
+                match event {
+                    Some(Ok(event)) => {
+                        let mut asked: Vec<Trigger> = Vec::new();
+                        for trigger in cache.take(event.modify(&strip)).into_iter().map(&triggers) {
+                            if asked.last() != Some(&trigger) {
+                                asked.push(trigger);
+                            }
+                        }
+                        for trigger in asked {
+                            // Without a receiver the term has ended.
+                            let _ = self.triggers.send(trigger);
+                        }
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, kind = name, "a watch failed, it is tried again");
+                        cache.failed(error.to_string());
+                    }
+                    None => break,
+                }
+            }
+            cache.reset();
+        }
+    }
+}
+
+/// A child is named like its service.
+fn of_one((namespace, name): Key) -> Trigger {
+    Trigger::Service { namespace, name }
+}
+
+fn of_all(_: Key) -> Trigger {
+    Trigger::All
+}
+
+/// All that is read of a Prometheus.
+fn selectors_only(prometheus: &mut DynamicObject) {
+    prometheus.metadata = identity(&prometheus.metadata);
+    prometheus.types = None;
+    let spec = prometheus.data["spec"].take();
+    prometheus.data = serde_json::json!({});
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        if field.ends_with("Selector") {
+            prometheus.data["spec"][field] = value.clone();
+        }
+    }
+}
+
+fn labels_only(namespace: &mut PartialObjectMeta<Namespace>) {
+    let labels = namespace.metadata.labels.take();
+    namespace.metadata = ObjectMeta {
+        labels,
+        ..identity(&namespace.metadata)
+    };
+}
+
+fn identity(metadata: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,453 @@
+//! `make bench-operator`: how fast, how small and how quiet the operator is with hundreds of services.
+//!
+//! A real control plane of its own with nodes and pods that kwok pretends; the operator runs beside it, as one process
+//! with a kubeconfig. Writes and times are those of the apiserver's audit log.
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::audit::{self, Audit, OPERATOR, Write};
+use super::report::{Report, Series, Target};
+use super::{machine, publish, today};
+use crate::cluster::{self, control_plane::Extra};
+use crate::kube::Kube;
+use crate::paths::Paths;
+use crate::progress::step;
+use crate::proxy::Proxy;
+use crate::{http, programs, shell, wait};
+
+/// Children of one service: Service, Deployment, HorizontalPodAutoscaler, ServiceMonitor, PrometheusRule.
+const CHILDREN: [&str; 5] = [
+    "services",
+    "deployments",
+    "horizontalpodautoscalers",
+    "servicemonitors",
+    "prometheusrules",
+];
+/// Times of the fastest peer with 300 resources on such a machine, in seconds, to the last workload.
+const PEER: f64 = 18.8;
+/// Port of the operator's own metrics.
+const ADMIN: u16 = 18099;
+/// Longest time for anything.
+const LIMIT: Duration = Duration::from_secs(600);
+/// Nothing written for this time: it has settled.
+const QUIET: Duration = Duration::from_secs(20);
+/// A settled operator is watched for this time.
+const WATCHED: Duration = Duration::from_secs(60);
+
+/// How to measure.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Services of the first scene.
+    #[arg(long, default_value_t = 300)]
+    pub small: usize,
+    /// Services of the second scene; 0 leaves it out.
+    #[arg(long, default_value_t = 1000)]
+    pub large: usize,
+    /// Where the report goes. Default: docs/benchmarks/operator-DATE.md.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+struct Bench {
+    paths: Paths,
+    kube: Kube,
+    proxy: Proxy,
+    audit: Audit,
+    program: PathBuf,
+}
+
+/// The operator's process; it ends with the value.
+struct Operator(Child);
+
+/// What one scene found.
+struct Scene {
+    created: f64,
+    writes: Vec<Write>,
+    ready: f64,
+    cpu: f64,
+}
+
+/// Prepares, measures, writes the report and removes the control plane.
+pub fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let begin = machine::load();
+    step("build the operator", |step| {
+        let mut cargo = shell::cargo();
+        cargo.current_dir(&paths.root);
+        cargo.args(["build", "--release", "--locked", "--color=never", "--workspace", "--bins"]);
+        shell::follow(&mut cargo, |text| step.note(text.trim()))?;
+        Ok(String::new())
+    })?;
+    let (audit, mut apiserver) = Audit::prepare(&paths.logs())?;
+    // As where the peers were measured: no limit of ours, no autoscaler whose metrics nobody serves here.
+    apiserver.push("--max-requests-inflight=800".to_owned());
+    let extra = Extra {
+        apiserver,
+        controllers: vec!["--controllers=*,-horizontal-pod-autoscaler-controller".to_owned()],
+    };
+    cluster::pretended(paths, &extra)?;
+    let measured = measure(paths, options, audit);
+    cluster::down(paths)?;
+    let report = measured?;
+    let about = "A real apiserver, etcd without fsync, controller manager (HPA controller off) and scheduler, nodes and pods\n\
+        pretended by kwok, all on the same cores as the operator, which runs as one process beside them.\n\
+        Writes and times are from the apiserver's audit log; leases and events are not counted as writes.";
+    let circumstances = machine::describe(&paths.root, about, "`make bench-operator`", &begin)?;
+    let date = today()?;
+    let text = report.render(&format!("The operator with hundreds of services, {date}"), &circumstances);
+    let out = match &options.out {
+        Some(out) => out.clone(),
+        None => paths.root.join(format!("docs/benchmarks/operator-{date}.md")),
+    };
+    publish(&text, &out)
+}
+
+fn measure(paths: &Paths, options: &Options, audit: Audit) -> Result<Report> {
+    let kube = Kube::local(paths);
+    let bench = Bench {
+        paths: paths.clone(),
+        proxy: Proxy::start(&kube)?,
+        kube,
+        audit,
+        program: paths.cargo_target().join("release/qwen-operator"),
+    };
+    step("definitions and nodes", |_| bench.prepare())?;
+    let mut report = Report::default();
+    bench.small(options.small, &mut report)?;
+    if options.large > 0 {
+        bench.large(options.large, &mut report)?;
+    }
+    Ok(report)
+}
+
+impl Bench {
+    fn prepare(&self) -> Result<String> {
+        let crds = programs::asset(&self.paths, "prometheus-operator", "example/prometheus-operator-crd")?;
+        let ours = self.paths.root.join("crds/qwenservices.yaml");
+        for path in [crds, ours] {
+            let path = path.display().to_string();
+            self.kube.run(&["apply", "--server-side", "--force-conflicts", "-f", &path])?;
+        }
+        for namespace in ["qwen-system", "small", "large", "plain"] {
+            self.kube.run(&["create", "namespace", namespace])?;
+        }
+        for number in 0..20 {
+            let room = json!({ "cpu": "1000", "memory": "10Ti", "pods": "1000" });
+            let node = json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("pretended-{number}") },
+                "status": { "capacity": room, "allocatable": room },
+            });
+            self.kube.apply(&node.to_string())?;
+            self.kube.run(&[
+                "patch", "node", &format!("pretended-{number}"), "--subresource=status", "--type=merge", "-p",
+                &json!({ "status": { "capacity": room, "allocatable": room } }).to_string(),
+            ])?;
+        }
+        Ok("20 nodes".to_owned())
+    }
+
+    fn small(&self, count: usize, report: &mut Report) -> Result<()> {
+        let operator = self.operator()?;
+        let idle = operator.memory("VmRSS")?;
+        let scene = self.scene("small", count, &operator)?;
+        let what = |text: &str| format!("{count} services: {text}");
+        report.target(
+            &what("seconds from the last one created to all workloads (best peer: 18.8 with 300)"),
+            &vec![scene.last("deployments")? - scene.created].into(),
+            Target::Most(PEER / 2.0),
+        );
+        self.common(&what, &scene, report);
+        report.target(&what("CPU seconds until all are Ready"), &vec![scene.cpu].into(), Target::Most(5.0));
+        let quiet = self.settled()?;
+        report.target(&what("writes in 60 s when settled"), &vec![quiet].into(), Target::Most(0.0));
+        let changes = self.changes("small")?;
+        report.target(
+            &what("milliseconds from a change of the image answered to its Deployment's"),
+            &changes,
+            Target::Most(10.0),
+        );
+        report.target(
+            &what("MiB at the peak"),
+            &vec![operator.memory("VmHWM")?].into(),
+            Target::Most(50.0),
+        );
+        report.figure("MiB without a service", Series::from(vec![idle]));
+        report.figure(&what("MiB at the end"), Series::from(vec![operator.memory("VmRSS")?]));
+        drop(operator);
+        step("remove the services", |step| {
+            self.kube.run(&["delete", "qwen", "--all", "-n", "small", "--wait=false"])?;
+            wait::until(step, "their pods to go", LIMIT, || {
+                let left = self.kube.run(&["get", "pods,deployments", "-n", "small", "-o", "name"])?;
+                ensure!(left.is_empty(), "{} are left", left.lines().count());
+                Ok(())
+            })?;
+            Ok(String::new())
+        })
+    }
+
+    fn large(&self, count: usize, report: &mut Report) -> Result<()> {
+        let operator = self.operator()?;
+        let scene = self.scene("large", count, &operator)?;
+        let what = |text: &str| format!("{count} services: {text}");
+        self.common(&what, &scene, report);
+        report.figure(&what("CPU seconds until all are Ready"), Series::from(vec![scene.cpu]));
+        let quiet = self.settled()?;
+        report.target(&what("writes in 60 s when settled"), &vec![quiet].into(), Target::Most(0.0));
+        report.target(
+            &what("MiB at the peak"),
+            &vec![operator.memory("VmHWM")?].into(),
+            Target::Most(100.0),
+        );
+        drop(operator);
+        let mut plain = 0.0;
+        step("the same objects with kubectl apply", |_| {
+            let services: Vec<String> = (0..count).map(|number| service("plain", number).to_string()).collect();
+            let mut render = Command::new(&self.program);
+            let rendered = shell::output_with_input(
+                render.args(["render", "--engine-image", "qwen-engine:bench", "-f", "-"]),
+                &services.join("\n---\n"),
+            )?;
+            let begun = Instant::now();
+            self.kube.apply(&rendered)?;
+            plain = begun.elapsed().as_secs_f64();
+            Ok(format!("{plain:.1} s"))
+        })?;
+        let first = scene.first("qwenservices")?;
+        let ours = CHILDREN
+            .iter()
+            .map(|kind| scene.last(kind))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .fold(0.0, f64::max)
+            - first;
+        report.figure(&what("seconds from the first one created to the last child applied"), Series::from(vec![ours]));
+        report.figure(&what("seconds of one kubectl apply --server-side of the same objects"), Series::from(vec![plain]));
+        report.target(
+            &what("time of all children by that of kubectl"),
+            &vec![ours / plain].into(),
+            Target::Most(1.3),
+        );
+        Ok(())
+    }
+
+    /// What both scenes tell.
+    fn common(&self, what: &dyn Fn(&str) -> String, scene: &Scene, report: &mut Report) {
+        let ours: Vec<Write> = scene.ours().cloned().collect();
+        let most = audit::most_by_object(&ours);
+        let children = CHILDREN.iter().filter_map(|kind| most.get(kind)).max();
+        let count = |number: Option<&usize>| {
+            Series::from(vec![number.map_or(f64::NAN, |number| f64::from(u32::try_from(*number).unwrap_or(u32::MAX)))])
+        };
+        report.target(&what("most writes to one child"), &count(children), Target::Most(1.0));
+        report.target(
+            &what("most status writes of one service"),
+            &count(most.get("qwenservices/status")),
+            Target::Most(2.0),
+        );
+        let refused = ours.iter().filter(|write| write.code >= 300).count();
+        report.figure(&what("writes refused by the apiserver"), refused);
+        report.figure(&what("writes in all"), ours.len());
+        report.figure(
+            &what("seconds from the last one created to all Ready"),
+            Series::from(vec![scene.ready]),
+        );
+    }
+
+    /// Creates services as fast as the API takes them and waits until all are Ready.
+    fn scene(&self, namespace: &str, count: usize, operator: &Operator) -> Result<Scene> {
+        let mark = self.audit.mark()?;
+        let cpu = operator.cpu()?;
+        let url = self.proxy.api(&format!("/apis/qwen-operator.io/v1alpha1/namespaces/{namespace}/qwenservices"));
+        step(&format!("create {count} services"), |_| {
+            let begun = Instant::now();
+            let workers = 4;
+            thread::scope(|scope| {
+                let make = |worker: usize| {
+                    let url = &url;
+                    move || -> Result<()> {
+                        for number in (worker..count).step_by(workers) {
+                            let (code, text) = http::post_json(url, &service(namespace, number), LIMIT)?;
+                            ensure!(code == 201, "the apiserver answered {code}: {text}");
+                        }
+                        Ok(())
+                    }
+                };
+                let running: Vec<_> = (0..workers).map(|worker| scope.spawn(make(worker))).collect();
+                for one in running {
+                    match one.join() {
+                        Ok(outcome) => outcome?,
+                        Err(_) => bail!("a creator of services broke down"),
+                    }
+                }
+                Ok(())
+            })?;
+            Ok(format!("{:.1} s", begun.elapsed().as_secs_f64()))
+        })?;
+        let answered = Instant::now();
+        let mut ready = 0.0;
+        step("wait until all are Ready", |step| {
+            wait::until(step, "Ready services", LIMIT, || {
+                let phases = self.kube.run(&[
+                    "get", "qwen", "-n", namespace, "-o", "jsonpath={range .items[*]}{.status.phase}{\"\\n\"}{end}",
+                ])?;
+                let number = phases.lines().filter(|phase| *phase == "Ready").count();
+                ensure!(number == count, "{number} of {count} are Ready");
+                ready = answered.elapsed().as_secs_f64();
+                Ok(())
+            })?;
+            Ok(format!("{ready:.1} s"))
+        })?;
+        let cpu = operator.cpu()? - cpu;
+        let writes = self.audit.since(mark)?;
+        let created = writes.iter().filter(|write| write.resource == "qwenservices");
+        Ok(Scene {
+            created: created.map(|write| write.ended).fold(0.0, f64::max),
+            writes,
+            ready,
+            cpu,
+        })
+    }
+
+    /// Waits until the operator writes nothing, and counts what it writes then.
+    fn settled(&self) -> Result<f64> {
+        let mut found = 0;
+        step("watch the settled operator", |step| {
+            wait::until(step, "the operator to settle", LIMIT, || {
+                let mark = self.audit.mark()?;
+                thread::sleep(QUIET);
+                let writes = self.writes(mark)?.len();
+                ensure!(writes == 0, "{writes} writes in {} s", QUIET.as_secs());
+                Ok(())
+            })?;
+            let mark = self.audit.mark()?;
+            thread::sleep(WATCHED);
+            found = self.writes(mark)?.len();
+            Ok(format!("{found} writes"))
+        })?;
+        Ok(f64::from(u32::try_from(found)?))
+    }
+
+    /// Changes the image of one service after another.
+    fn changes(&self, namespace: &str) -> Result<Series> {
+        let mut series = Series::default();
+        step("change images", |step| {
+            for number in 0..20 {
+                let mark = self.audit.mark()?;
+                let patch = json!({ "spec": { "engine": { "image": "qwen-engine:other" } } });
+                let name = format!("bench-{number:04}");
+                self.kube.run(&[
+                    "patch", "qwen", &name, "-n", namespace, "--type=merge", "-p", &patch.to_string(),
+                ])?;
+                let lasted = wait::until(step, "the Deployment", LIMIT, || {
+                    let writes = self.audit.since(mark)?;
+                    let find = |resource: &str| {
+                        let found = writes.iter().find(|write| write.resource == resource);
+                        found.with_context(|| format!("no write to {resource}")).map(|write| write.ended)
+                    };
+                    Ok(find("deployments")? - find("qwenservices")?)
+                })?;
+                series.push(lasted * 1000.0);
+            }
+            Ok(format!("{series} ms"))
+        })?;
+        Ok(series)
+    }
+
+    fn writes(&self, mark: usize) -> Result<Vec<Write>> {
+        let mut writes = self.audit.since(mark)?;
+        writes.retain(counts);
+        Ok(writes)
+    }
+
+    fn operator(&self) -> Result<Operator> {
+        let log = File::create(self.paths.logs().join("qwen-operator.log"))?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(["run", "--namespace=qwen-system", "--pod-name=bench"])
+            .args(["--engine-image=qwen-engine:bench", &format!("--admin-port={ADMIN}")])
+            .env("KUBECONFIG", self.paths.cluster().join("qwen-operator.kubeconfig"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let operator = Operator(command.spawn().context("cannot start the operator")?);
+        step("start the operator", |step| {
+            wait::until(step, "the operator to lead", LIMIT, || {
+                let url = format!("http://127.0.0.1:{ADMIN}/metrics");
+                let text = http::get_text(&url)?;
+                ensure!(text.contains("qwen_operator_leader 1"), "it does not lead");
+                Ok(())
+            })?;
+            Ok(String::new())
+        })?;
+        Ok(operator)
+    }
+}
+
+impl Scene {
+    fn ours(&self) -> impl Iterator<Item = &Write> {
+        self.writes.iter().filter(|write| counts(write))
+    }
+
+    /// When the last write to a kind was answered.
+    fn last(&self, resource: &str) -> Result<f64> {
+        let times = self.ours().filter(|write| write.resource == resource).map(|write| write.ended);
+        times.reduce(f64::max).with_context(|| format!("nothing was written to {resource}"))
+    }
+
+    /// When the first write to a kind came.
+    fn first(&self, resource: &str) -> Result<f64> {
+        let writes = self.writes.iter().filter(|write| write.resource == resource);
+        let times = writes.map(|write| write.began);
+        times.reduce(f64::min).with_context(|| format!("nothing was written to {resource}"))
+    }
+}
+
+/// Whether a write is the operator's and one that a settled operator must not make.
+fn counts(write: &Write) -> bool {
+    write.user == OPERATOR && !["leases", "events"].contains(&write.resource.as_str())
+}
+
+fn service(namespace: &str, number: usize) -> Value {
+    json!({
+        "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
+        "metadata": { "name": format!("bench-{number:04}"), "namespace": namespace },
+        "spec": {
+            "model": { "source": "embedded://nano" },
+            "engine": { "device": "Cpu" },
+            "autoscaling": { "maxReplicas": 3 },
+        },
+    })
+}
+
+impl Operator {
+    /// Seconds of CPU time so far.
+    fn cpu(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let ticks = |index: usize| -> Result<f64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
+        // utime and stime, in hundredths of a second.
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
+    }
+
+    /// `VmRSS` or `VmHWM`, in MiB.
+    fn memory(&self, field: &str) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
+        let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
