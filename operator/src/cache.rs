@@ -56,6 +56,8 @@ struct Table<K> {
     entries: HashMap<Key, Entry<K>>,
     /// The listing under way.
     listing: HashMap<Key, Arc<K>>,
+    /// When it began.
+    began: Instant,
 }
 
 #[derive(Debug)]
@@ -90,14 +92,16 @@ impl Cached for PartialObjectMeta<Namespace> {
 
 impl Cached for Child {
     fn version(&self) -> u64 {
-        self.version
+        let version = self.metadata.resource_version.as_ref();
+        version.and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     fn differs(&self, other: &Self) -> bool {
-        Self {
-            version: other.version,
-            ..self.clone()
-        } != *other
+        let mut same = self.clone();
+        same.metadata
+            .resource_version
+            .clone_from(&other.metadata.resource_version);
+        same != *other
     }
 }
 
@@ -157,6 +161,7 @@ impl<K> Default for Cache<K> {
             table: RwLock::new(Table {
                 entries: HashMap::new(),
                 listing: HashMap::new(),
+                began: Instant::now(),
             }),
             listed: watch::Sender::new(Listed::NotYet),
         }
@@ -168,17 +173,23 @@ impl<K: Cached> Cache<K> {
     pub fn take(&self, event: Event<K>) -> Vec<Key> {
         let mut table = self.write();
         match event {
-            Event::Init => table.listing.clear(),
+            Event::Init => {
+                table.listing.clear();
+                table.began = Instant::now();
+            }
             Event::InitApply(object) => {
                 table.listing.insert(key(&object), Arc::new(object));
             }
             Event::InitDone => {
                 let listing = std::mem::take(&mut table.listing);
                 // What we wrote during the listing may be missing in it.
+                let began = table.began;
                 let gone: Vec<Key> = table
                     .entries
                     .iter()
-                    .filter(|(key, entry)| entry.written.is_none() && !listing.contains_key(*key))
+                    .filter(|(key, entry)| {
+                        entry.written.is_none_or(|at| at < began) && !listing.contains_key(*key)
+                    })
                     .map(|(key, _)| key.clone())
                     .collect();
                 for key in &gone {

@@ -18,10 +18,8 @@ use crate::valid::FIELD_MANAGER;
 /// An object that the operator made, or that bears the name of one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Child {
-    /// Names, labels, owners, generation and the like; no annotation and no version.
+    /// Names, labels, owners, versions and the like; no annotation.
     pub metadata: ObjectMeta,
-    /// The resource version as a number, by which a later state is told from an earlier one.
-    pub version: u64,
     /// `spec.replicas`, where the kind has it.
     pub replicas: Option<i32>,
     /// The status, whole but for measured values.
@@ -125,10 +123,6 @@ impl<'de> Deserialize<'de> for Child {
             entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
         });
         Ok(Self {
-            version: metadata
-                .resource_version
-                .and_then(|version| version.parse().ok())
-                .unwrap_or_default(),
             replicas: spec.and_then(|spec| spec.replicas),
             status,
             owned: ours.map(|entry| entry.fields_v1.hash).unwrap_or_default(),
@@ -137,6 +131,7 @@ impl<'de> Deserialize<'de> for Child {
                 name: metadata.name,
                 namespace: metadata.namespace,
                 uid: metadata.uid,
+                resource_version: metadata.resource_version,
                 generation: metadata.generation,
                 deletion_timestamp: metadata.deletion_timestamp,
                 labels: metadata.labels,
@@ -246,8 +241,8 @@ mod tests {
         let child = owning(json!({ "f:spec": { "f:replicas": {}, "f:template": { "f:spec": {} } } }));
         assert!(child.owns_replicas);
         assert_eq!(
-            (child.version, child.replicas, &child.status),
-            (12, Some(3), &json!({ "desiredReplicas": 2 }))
+            (child.replicas, &child.status),
+            (Some(3), &json!({ "desiredReplicas": 2 }))
         );
         assert!(child.metadata.annotations.is_none() && child.metadata.managed_fields.is_none());
         let within = owning(json!({ "f:spec": { "f:template": { "f:replicas": {} } } }));

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::Client;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{Controller, WatchStreamExt, controller, predicates, watcher};
+use kube::{Client, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -262,6 +262,8 @@ impl Operator {
         let client = &self.client;
         let services = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
             .default_backoff()
+            // The greatest part of a service, and nothing here reads it.
+            .modify(|service| service.managed_fields_mut().clear())
             .reflect(writer)
             .applied_objects()
             // Our own status writes leave the generation as it is.

@@ -328,20 +328,21 @@ pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
             [reasons::WAITING_FOR_PODS, reasons::LOADING].contains(&ready.reason.as_str())
         })
     };
-    let verdict = |status: &QwenServiceStatus, type_: &str| {
-        let found = status
+    let condition = |status: &QwenServiceStatus, type_: &str| {
+        status
             .conditions
             .iter()
-            .find(|condition| condition.type_ == type_);
-        found.map(|condition| (condition.status.clone(), condition.reason.clone()))
+            .find(|condition| condition.type_ == type_)
+            .cloned()
     };
-    let same = |type_: &str| verdict(old, type_) == verdict(new, type_);
+    let same = |type_: &str| condition(old, type_) == condition(new, type_);
     old.observed_generation == new.observed_generation
         && on_its_way(old)
         && on_its_way(new)
         && same(types::MONITORING_READY)
         && same(types::SCALING_ACTIVE)
-        && same(types::ROLLOUT_COMPLETE)
+        && condition(new, types::ROLLOUT_COMPLETE)
+            .is_some_and(|rollout| rollout.reason == reasons::PROGRESSING)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {

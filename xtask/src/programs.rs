@@ -137,6 +137,11 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: KWOK,
         packages: &["sigs.k8s.io/kwok/cmd/kwok"],
+        assets: &[
+            ("sigs.k8s.io/kwok", "kustomize/stage/node/fast"),
+            ("sigs.k8s.io/kwok", "kustomize/stage/node/heartbeat-with-lease"),
+            ("sigs.k8s.io/kwok", "kustomize/stage/pod/fast"),
+        ],
         ..PLAIN
     },
 ];
@@ -279,10 +284,14 @@ fn sources(module: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Copies the files of a folder, not its folders.
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let path = entry?.path();
+        if path.is_dir() {
+            continue;
+        }
         // Read and written, not copied: the module cache is read-only, and so would the copy be.
         fs::write(to.join(path.file_name().unwrap_or_default()), fs::read(&path)?)?;
     }

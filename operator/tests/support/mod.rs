@@ -35,8 +35,36 @@ struct Stored {
     owners: BTreeMap<String, BTreeSet<Path>>,
 }
 
+/// What is wanted of every object, by its path.
+pub type Plan = BTreeMap<String, Value>;
+
+/// What becomes of a request that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// It is answered with this status; 429 asks to wait.
+    Answered(u16),
+    /// It is never received.
+    Lost,
+    /// It is carried out, and the answer is lost.
+    Unanswered,
+}
+
+impl Fault {
+    /// One of each kind.
+    pub const ALL: [Self; 5] = [
+        Self::Answered(500),
+        Self::Answered(409),
+        Self::Answered(429),
+        Self::Lost,
+        Self::Unanswered,
+    ];
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// The fault, and how many requests go well before it.
+    strike: Option<(usize, Fault)>,
+
     objects: BTreeMap<String, Stored>,
     writes: Vec<String>,
     failures: BTreeMap<String, (u16, String)>,
@@ -63,11 +91,17 @@ impl World {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
                 let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                let (code, answer) = state.lock().unwrap().answer(&head.method, &head.uri, body);
+                let answered = state
+                    .lock()
+                    .unwrap()
+                    .answer_or_fail(&head.method, &head.uri, body);
+                let Some((code, answer)) = answered else {
+                    return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+                };
                 let response = Response::builder()
                     .status(code)
                     .body(Body::from(answer.to_string().into_bytes()));
-                Ok::<_, std::convert::Infallible>(response.unwrap())
+                Ok::<_, std::io::Error>(response.unwrap())
             }
         });
         let client = kube::Client::new(service, "default");
@@ -205,6 +239,40 @@ impl World {
         };
     }
 
+    /// Lets the request after `nth` others go wrong.
+    pub fn strike(&self, nth: usize, fault: Fault) {
+        self.state.lock().unwrap().strike = Some((nth, fault));
+    }
+
+    /// Ends the faults; tells whether there was one.
+    pub fn heal(&self) -> bool {
+        self.state.lock().unwrap().strike.take().is_none()
+    }
+
+    /// Deletes an object as a person would.
+    pub fn another_deletes(&self, kind: &str, name: &str) {
+        self.state.lock().unwrap().objects.remove(&path(kind, name));
+    }
+
+    /// What is wanted of every object: all but versions, owners of fields, status, and what autoscalers set.
+    pub fn plan(&self) -> Plan {
+        let state = self.state.lock().unwrap();
+        let objects = state
+            .objects
+            .iter()
+            .filter(|(path, _)| !path.contains("/events/"));
+        let bodies = objects.map(|(path, stored)| {
+            let mut body = stored.body.clone();
+            for field in ["managedFields", "resourceVersion", "uid"] {
+                remove(&mut body, &vec!["metadata".to_owned(), field.to_owned()]);
+            }
+            remove(&mut body, &vec!["status".to_owned()]);
+            remove(&mut body, &vec!["spec".to_owned(), "replicas".to_owned()]);
+            (path.clone(), body)
+        });
+        bodies.collect()
+    }
+
     /// What was written since the last call.
     pub fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().writes)
@@ -268,6 +336,41 @@ fn path(kind: &str, name: &str) -> String {
 }
 
 impl State {
+    /// Nothing if the answer is lost.
+    fn answer_or_fail(
+        &mut self,
+        method: &Method,
+        uri: &http::Uri,
+        body: Value,
+    ) -> Option<(StatusCode, Value)> {
+        match &mut self.strike {
+            Some((0, fault)) => {
+                let fault = *fault;
+                self.strike = None;
+                match fault {
+                    Fault::Answered(code) => {
+                        let (code, mut answer) = failure(code, "struck");
+                        if code == StatusCode::TOO_MANY_REQUESTS {
+                            answer["details"] = json!({ "retryAfterSeconds": 7 });
+                        }
+                        Some((code, answer))
+                    }
+                    Fault::Lost => None,
+                    Fault::Unanswered => {
+                        self.answer(method, uri, body);
+                        None
+                    }
+                }
+            }
+            strike => {
+                if let Some((left, _)) = strike {
+                    *left -= 1;
+                }
+                Some(self.answer(method, uri, body))
+            }
+        }
+    }
+
     fn answer(&mut self, method: &Method, uri: &http::Uri, body: Value) -> (StatusCode, Value) {
         let path = uri.path().trim_end_matches("/status").to_owned();
         let status = uri.path().ends_with("/status");

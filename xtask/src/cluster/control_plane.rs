@@ -116,7 +116,11 @@ fn kubeconfig(pki: &Path, name: &str) -> Value {
 /// Starts the four processes and waits until the apiserver says it is ready.
 pub fn start(paths: &Paths, extra: &Extra, step: &mut Step) -> Result<String> {
     process::start(paths, "etcd", &etcd(paths))?;
-    process::start(paths, "kube-apiserver", &[apiserver(paths), extra.apiserver.clone()].concat())?;
+    process::start(
+        paths,
+        "kube-apiserver",
+        &[apiserver(paths), extra.apiserver.clone()].concat(),
+    )?;
     let kube = Kube::local(paths);
     let logs = paths.logs().join("kube-apiserver.log");
     wait::until(step, "the apiserver", LIMIT, || {
@@ -125,7 +129,11 @@ pub fn start(paths: &Paths, extra: &Extra, step: &mut Step) -> Result<String> {
         kube.raw("/readyz").map(drop)
     })
     .with_context(|| format!("the apiserver does not become ready; its log: {}", logs.display()))?;
-    process::start(paths, "kube-controller-manager", &[controller_manager(paths), extra.controllers.clone()].concat())?;
+    process::start(
+        paths,
+        "kube-controller-manager",
+        &[controller_manager(paths), extra.controllers.clone()].concat(),
+    )?;
     process::start(paths, "kube-scheduler", &with_kubeconfig(paths, "kube-scheduler"))?;
     Ok(server())
 }

@@ -97,14 +97,24 @@ pub fn pretended(paths: &Paths, extra: &control_plane::Extra) -> Result<()> {
     remove_leftovers(paths)?;
     start_control_plane(paths, extra)?;
     let kubeconfig = paths.kubeconfig().display().to_string();
+    let stages = [
+        "node/fast/node-initialize",
+        "node/heartbeat-with-lease/node-heartbeat-with-lease",
+        "pod/fast/pod-ready",
+        "pod/fast/pod-delete",
+    ];
+    let folder = programs::asset(paths, programs::KWOK, "kustomize/stage")?;
+    let stages =
+        stages.map(|stage| format!("--config={}", folder.join(stage).with_extension("yaml").display()));
     let flags = [
         "--manage-all-nodes=true".to_owned(),
+        "--node-lease-duration-seconds=40".to_owned(),
         format!("--kubeconfig={kubeconfig}"),
         // Whoever calls these pods is refused on this machine, and leaves it for no other.
         "--cidr=127.96.0.0/11".to_owned(),
         "--node-ip=127.0.0.1".to_owned(),
     ];
-    process::start(paths, "kwok", &flags)
+    process::start(paths, "kwok", &[&flags[..], &stages[..]].concat())
 }
 
 fn start(paths: &Paths) -> Result<()> {
