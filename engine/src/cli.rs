@@ -146,7 +146,7 @@ pub struct ServeArgs {
     /// Type of weights and activations: auto, float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub dtype: String,
-    /// Type of the KV cache: auto (as the activations), float32, bfloat16, float16.
+    /// Type of the KV cache: auto (as the activations, bfloat16 beside quantized weights), float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub kv_cache_dtype: String,
     /// Device: auto, cpu, cuda.
