@@ -1,7 +1,10 @@
 //! The innermost loop of attention in AVX-512's own instructions: what compilers make of the plain loop depends on what
 //! is around it, from the full speed down to one number at a time.
 #![allow(unsafe_code)]
-#![allow(clippy::needless_range_loop, reason = "an index counts through several arrays at once")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "an index counts through several arrays at once"
+)]
 use std::arch::x86_64::*;
 
 use crate::model::cpu::lanes::LANES;

@@ -3,6 +3,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::Heads;
@@ -254,11 +255,12 @@ impl CpuCache {
 
 impl Numbers {
     fn zeros(count: usize, dtype: DType) -> Result<Self> {
-        // Zeroed memory is only taken from the system when it is written.
+        // Zeroed memory is only taken from the system when it is written: so asked for, where numbers are the machine's.
+        let halves = || vec![0_u16; count];
         Ok(match dtype {
             DType::F32 => Self::F32(large_pages(vec![0.0; count])),
-            DType::BF16 => Self::Bf16(large_pages(vec![bf16::ZERO; count])),
-            DType::F16 => Self::F16(large_pages(vec![f16::ZERO; count])),
+            DType::BF16 => Self::Bf16(large_pages(halves().reinterpret_into())),
+            DType::F16 => Self::F16(large_pages(halves().reinterpret_into())),
             other => candle_core::bail!("a KV cache of {other:?} is not implemented"),
         })
     }
