@@ -52,6 +52,9 @@ struct Cli {
 enum Command {
     /// Load a model and serve it.
     Serve(Box<ServeArgs>),
+    /// Bring a model into --download-dir, quantized too where --quantization asks for it, and end. Takes the flags of
+    /// serve; meanwhile the port answers /ready and /metrics with the progress.
+    Download(Box<ServeArgs>),
 }
 
 /// Flags of `serve`, as typed; `Config` holds what they mean.
@@ -234,8 +237,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
     let (args, warnings) = known::filter(args)?;
     let program = std::iter::once("qwen-engine".to_owned());
     let cli = Cli::try_parse_from(program.chain(args)).map_err(one_line)?;
-    let Command::Serve(serve) = cli.command;
-    Ok((Config::from_args(*serve)?, warnings))
+    let (args, download_only) = match cli.command {
+        Command::Serve(args) => (args, false),
+        Command::Download(args) => (args, true),
+    };
+    let config = Config {
+        download_only,
+        ..Config::from_args(*args)?
+    };
+    Ok((config, warnings))
 }
 
 fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {

@@ -121,6 +121,8 @@ pub struct Config {
     pub model_scope: Access,
     /// Whether no hub may be asked.
     pub offline: bool,
+    /// Whether the program ends when the model is downloaded.
+    pub download_only: bool,
 }
 
 impl Config {
@@ -272,6 +274,7 @@ impl Config {
                 token: args.modelscope_token,
             },
             offline: args.offline,
+            download_only: false,
         })
     }
 }

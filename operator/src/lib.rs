@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod api;
 pub mod apply;
+pub mod cache_view;
 pub mod capabilities;
 pub mod cause;
 pub mod check;
@@ -24,6 +25,7 @@ pub mod run;
 pub mod scaling_view;
 pub mod schema;
 pub mod scrape;
+pub mod sizing;
 pub mod status;
 pub mod telemetry;
 pub mod triggers;

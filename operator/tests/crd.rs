@@ -80,6 +80,24 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "tokenSecretRef is only used",
         ),
         (
+            hub(json!({ "cache": { "sizeLimit": "1Gi" } })),
+            "cache is where a model from a hub is kept",
+        ),
+        (
+            hub(json!({ "proxy": "http://proxy:3128" })),
+            "proxy and caConfigMapRef are only used",
+        ),
+        (
+            with(
+                json!({ "model": { "source": "hf://a/b", "cache": { "sizeLimit": "1Gi", "claimName": "c" } } }),
+            ),
+            "exactly one of sizeLimit",
+        ),
+        (
+            with(json!({ "model": { "source": "hf://a/b", "cache": {} } })),
+            "exactly one of sizeLimit",
+        ),
+        (
             with(json!({ "gpus": 1, "engine": { "device": "Cpu" } })),
             "gpus needs engine.device: Cuda",
         ),

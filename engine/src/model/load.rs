@@ -168,6 +168,29 @@ pub fn load(
     })
 }
 
+/// Quantizes the weights as [`load`] would and keeps them, so that a start finds them; nothing without `quantization`.
+///
+/// # Errors
+/// When config, files or disk do not allow it.
+pub fn keep_quantized(
+    config_json: &str,
+    weights: &[Weights],
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), LoadError> {
+    let Some(quantization) = options.quantization else {
+        return Ok(());
+    };
+    let config = Qwen3Config::parse(config_json)?;
+    let list = config.weights(!options.pooling);
+    let files = open(weights)?;
+    let stored = StoredWeights::new(&files, config.fp8_block)?;
+    if stored.is_quantized() {
+        return Err(WeightsError::Quantized(quantization.name()).into());
+    }
+    quantized_file(&stored, weights, &list, quantization, options, progress).map(drop)
+}
+
 fn open(weights: &[Weights]) -> Result<Vec<Opened>, WeightsError> {
     weights.iter().map(Opened::open).collect()
 }
