@@ -122,6 +122,18 @@ pub struct ServeArgs {
     /// File of further keys, one a line, # for comments; read again as it changes.
     #[arg(long)]
     pub api_key_file: Option<PathBuf>,
+    /// JSON list of the origins whose pages may read answers in a browser; ["*"] means all, [] none.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_origins: String,
+    /// JSON list of the methods that such pages may use.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_methods: String,
+    /// JSON list of the headers that such pages may send.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_headers: String,
+    /// Lets such pages send the browser's cookies for this server.
+    #[arg(long)]
+    pub allow_credentials: bool,
     /// Port for /metrics alone, which then leaves --port.
     #[arg(long)]
     pub metrics_port: Option<u16>,
@@ -467,7 +479,8 @@ mod tests {
             ),
             ("serve m --metrics-port 8000", "--metrics-port 8000"),
             ("serve m --api-key= ", "--api-key"),
-            ("serve m --allowed-origins [\"*\"]", "--allowed-origins"),
+            ("serve m --allowed-origins *", "--allowed-origins"),
+            ("serve m --allowed-headers [\"a\\nb\"]", "--allowed-headers"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
                 "--max-num-batched-tokens 256",

@@ -127,6 +127,7 @@ fn surface(config: &Config) -> Result<(ApiKeys, Surface), Fatal> {
         Surface {
             metrics_token: with(ApiKeys::default(), "--metrics-token-file", token)?,
             metrics_here: config.metrics_port.is_none(),
+            origins: config.origins.clone(),
             document: config.document,
         },
     ))
