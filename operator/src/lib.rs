@@ -19,6 +19,7 @@ pub mod metrics_api;
 pub mod monitoring_view;
 pub mod observe;
 pub mod plan;
+pub mod reference;
 pub mod render;
 pub mod report;
 pub mod run;

@@ -41,6 +41,23 @@ fn the_file_is_what_the_code_says() {
 }
 
 #[test]
+fn the_page_of_fields_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fields.md");
+    let page = qwen_operator::reference::page();
+    assert!(
+        std::fs::read_to_string(path).unwrap() == page,
+        "docs/fields.md is old: make generate"
+    );
+    for field in [
+        "spec.model.cache.claim.size",
+        "spec.monitoring.alerts.extraRules[].expr",
+        "status.sizing",
+    ] {
+        assert!(page.contains(&format!("| `{field}` |")), "{field}");
+    }
+}
+
+#[test]
 fn examples_pass_the_rules() {
     insta::glob!("../../examples", "*.yaml", |path| {
         let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -87,7 +87,10 @@ async fn a_thousand_clients_that_leave_at_random_leave_nothing_behind() {
     }
     assert_eq!(sum("vllm:request_success_total{"), ended as f64);
     assert!(aborted > 100, "{aborted} of {ended} were aborted");
-    assert_eq!(sum(r#"http_requests_total{handler="/v1/completions""#), f64::from(clients));
+    assert_eq!(
+        sum(r#"http_requests_total{handler="/v1/completions""#),
+        f64::from(clients)
+    );
 }
 
 /// A client that waits for its whole answer and closes its socket; nothing is ever written to it.
