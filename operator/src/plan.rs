@@ -4,6 +4,7 @@
 //! checked by the snapshots of tests/plan.rs and by the API server's strict field validation.
 pub mod alerts;
 pub mod autoscaler;
+pub mod claim;
 pub mod deployment;
 pub mod meta;
 pub mod prometheus_rule;
@@ -18,7 +19,9 @@ use crate::valid::Valid;
 /// Kinds of children, in the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// The endpoint; first, so that its name resolves when pods start.
+    /// The cache of weights, which pods wait for.
+    PersistentVolumeClaim,
+    /// The endpoint; before the pods, so that its name resolves when they start.
     Service,
     /// The replicas.
     Deployment,
@@ -32,7 +35,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::PersistentVolumeClaim,
         Self::Service,
         Self::Deployment,
         Self::HorizontalPodAutoscaler,
@@ -44,6 +48,7 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Service => "Service",
             Self::Deployment => "Deployment",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
@@ -62,7 +67,7 @@ impl Kind {
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
-            Self::Service => ("", "v1"),
+            Self::PersistentVolumeClaim | Self::Service => ("", "v1"),
             Self::Deployment => ("apps", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
@@ -94,6 +99,7 @@ pub fn plan(valid: &Valid) -> Plan {
         .into_iter()
         .filter_map(|kind| {
             let body = match kind {
+                Kind::PersistentVolumeClaim => claim::build(valid),
                 Kind::Service => Some(service::build(valid)),
                 Kind::Deployment => Some(deployment::build(valid)),
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),

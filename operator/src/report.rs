@@ -9,7 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::conditions::reasons;
+use crate::api::conditions::{READY, reasons};
 use crate::api::{QwenService, QwenServiceStatus};
 use crate::status;
 
@@ -17,6 +17,8 @@ use crate::status;
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// Steps on the way to the first ready replica are told at most this often: most replicas are ready before.
 pub const STEPS_EVERY: Duration = Duration::from_secs(30);
+/// Reason of the event that tells how the memory of replicas was computed.
+const SIZED: &str = "ResourcesDerived";
 /// The field manager of the status, apart from that of children.
 const STATUS_MANAGER: &str = "qwen-operator-status";
 
@@ -93,7 +95,23 @@ pub async fn report(
             )
             .await
             .map_err(ReportError)?;
+        if let Some(sizing) = new
+            .sizing
+            .as_ref()
+            .filter(|sizing| old.sizing.as_ref() != Some(sizing))
+        {
+            announce(recorder, service, EventType::Normal, SIZED, "Plan", sizing).await;
+        }
+        let ready = |status: &QwenServiceStatus| {
+            let ready = status.conditions.iter().find(|one| one.type_ == READY);
+            ready.is_some_and(|ready| ready.status == "True")
+        };
+        let became_ready = ready(&new) && !ready(old);
         for condition in changed(&old.conditions, &new.conditions) {
+            // A service that becomes ready has loaded its model: one event is enough.
+            if became_ready && condition.status == "True" && condition.type_ != READY {
+                continue;
+            }
             publish(recorder, service, condition).await;
         }
     }
@@ -107,7 +125,8 @@ pub async fn report(
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 5] = [
+    const QUIET: [&str; 6] = [
+        reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::WAITING_FOR_PODS,
         reasons::WAITING_FOR_AUTOSCALER,
@@ -121,9 +140,9 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
         })
 }
 
-/// An event is a courtesy: its failure is logged and stops nothing.
 async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
-    const CALM: [&str; 6] = [
+    const CALM: [&str; 7] = [
+        reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::SUSPENDED,
         reasons::LOADING,
@@ -132,20 +151,37 @@ async fn publish(recorder: &Recorder, service: &QwenService, condition: &Conditi
         reasons::WAITING_FOR_AUTOSCALER,
     ];
     let fine = condition.status == "True" || CALM.contains(&condition.reason.as_str());
+    let type_ = if fine {
+        EventType::Normal
+    } else {
+        EventType::Warning
+    };
+    let note = format!("{}: {}", condition.type_, condition.message);
+    announce(
+        recorder,
+        service,
+        type_,
+        &condition.reason,
+        &condition.type_,
+        &note,
+    )
+    .await;
+}
+
+/// An event is a courtesy: its failure is logged and stops nothing.
+async fn announce(
+    recorder: &Recorder,
+    service: &QwenService,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
     let event = Event {
-        type_: if fine {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        },
-        reason: condition.reason.clone(),
-        note: Some(
-            format!("{}: {}", condition.type_, condition.message)
-                .chars()
-                .take(1000)
-                .collect(),
-        ),
-        action: condition.type_.clone(),
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(1000).collect()),
+        action: action.to_owned(),
         secondary: None,
     };
     if let Err(error) = recorder.publish(&event, &service.object_ref(&())).await {
