@@ -329,6 +329,7 @@ fn path(kind: &str, name: &str) -> String {
         "PrometheusRule" => ("/apis/monitoring.coreos.com/v1", "prometheusrules"),
         "Prometheus" => ("/apis/monitoring.coreos.com/v1", "prometheuses"),
         "Pod" => ("/api/v1", "pods"),
+        "PersistentVolumeClaim" => ("/api/v1", "persistentvolumeclaims"),
         "Namespace" => return format!("/api/v1/namespaces/{name}"),
         other => panic!("no path for {other}"),
     };
