@@ -1,11 +1,14 @@
 //! The QwenService resource as users write it: its spec, its status and the rules that the API server enforces.
 pub mod autoscaling;
 pub mod conditions;
+pub mod disruption;
 pub mod engine;
 pub mod limits;
 pub mod model;
 pub mod monitoring;
+pub mod network;
 pub mod rollout;
+pub mod secret;
 pub mod spec;
 pub mod status;
 

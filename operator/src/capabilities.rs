@@ -12,21 +12,26 @@ use tokio::sync::{broadcast, watch};
 use crate::api::{GROUP, SERVICE_LABEL};
 use crate::observe::prometheus_resource;
 use crate::plan::Kind;
+use crate::scope::Scope;
 use crate::valid::MANAGED_BY;
 
-/// The group of the Prometheus operator.
-const MONITORING: &str = "monitoring.coreos.com/v1";
+/// The groups of optional kinds.
+const GROUPS: [&str; 3] = [
+    "monitoring.coreos.com/v1",
+    "gateway.networking.k8s.io/v1",
+    "keda.sh/v1alpha1",
+];
 /// A CRD that appears is used within this time.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
-/// Which kinds of the Prometheus operator the cluster serves.
+/// Which kinds of the Prometheus operator, the Gateway API and KEDA the cluster serves.
 ///
 /// A failed look-up is not an absence: the last answer stays, and without one it is `Unknown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Capabilities {
     /// No look-up has succeeded; the text says why.
     Unknown(String),
-    /// Kinds of the monitoring group.
+    /// Kinds of these groups.
     Known(BTreeSet<String>),
 }
 
@@ -53,7 +58,7 @@ impl Default for Capabilities {
 }
 
 impl Capabilities {
-    /// Whether the monitoring group has the kind.
+    /// Whether one of the groups has the kind.
     #[must_use]
     pub fn has(&self, kind: &str) -> bool {
         matches!(self, Self::Known(kinds) if kinds.contains(kind))
@@ -66,12 +71,14 @@ impl Capabilities {
     }
 }
 
-/// Asks the API server which kinds the monitoring group has.
+/// Asks the API server which kinds the groups of optional kinds have.
 ///
 /// # Errors
-/// The request failed for another reason than the group's absence.
+/// A request failed for another reason than its group's absence.
 pub async fn probe(client: &Client) -> Result<BTreeSet<String>, kube::Error> {
-    kinds(client, MONITORING).await
+    let found = GROUPS.map(|group| kinds(client, group));
+    let found = futures::future::try_join_all(found).await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// Asks the API server which kinds a version of a group has; none where it does not serve it.
@@ -87,15 +94,19 @@ pub async fn kinds(client: &Client, version: &str) -> Result<BTreeSet<String>, k
 }
 
 /// Keeps `known` up to date and sends a trigger for each change of a watched object, for ever.
-pub async fn run(client: Client, known: watch::Sender<Capabilities>, triggers: broadcast::Sender<Trigger>) {
-    let watched = [
-        (Kind::ServiceMonitor.api_resource(), true),
-        (Kind::PrometheusRule.api_resource(), true),
-        (prometheus_resource(), false),
-    ];
+pub async fn run(
+    client: Client,
+    scope: Scope,
+    known: watch::Sender<Capabilities>,
+    triggers: broadcast::Sender<Trigger>,
+) {
+    let optional = Kind::ALL.into_iter().filter(|kind| kind.optional());
+    let watched = optional
+        .map(|kind| (kind.api_resource(), Some(kind)))
+        .chain([(prometheus_resource(), None)]);
     let watches = watched.map(|(resource, ours)| {
         follow(
-            client.clone(),
+            scope.api_with(client.clone(), &resource),
             resource,
             ours,
             known.subscribe(),
@@ -117,7 +128,7 @@ async fn probe_forever(
         let found = match probe(client).await {
             Ok(kinds) => Capabilities::Known(kinds),
             Err(error) => {
-                tracing::warn!(%error, "failed to look up which kinds {MONITORING} has; the last answer stays");
+                tracing::warn!(%error, "failed to look up which optional kinds there are; the last answer stays");
                 match &*known.borrow() {
                     Capabilities::Known(kinds) => Capabilities::Known(kinds.clone()),
                     Capabilities::Unknown(_) => Capabilities::Unknown(error.to_string()),
@@ -139,23 +150,28 @@ async fn probe_forever(
 
 /// Watches one optional kind while the cluster has it: our own objects for drift, foreign ones for what they select.
 async fn follow(
-    client: Client,
+    api: Api<PartialObjectMeta<DynamicObject>>,
     resource: ApiResource,
-    ours: bool,
+    ours: Option<Kind>,
     mut known: watch::Receiver<Capabilities>,
     triggers: broadcast::Sender<Trigger>,
 ) {
-    let config = if ours {
+    // Of a route and a ScaledObject the status counts, which leaves the generation as it is.
+    let compared = if ours.is_some_and(|kind| !kind.monitors()) {
+        predicates::resource_version
+    } else {
+        predicates::generation
+    };
+    let config = if ours.is_some() {
         watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"))
     } else {
         watcher::Config::default()
     };
-    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
     while known.wait_for(|known| known.has(&resource.kind)).await.is_ok() {
         let mut events = watcher(api.clone(), config.clone())
             .default_backoff()
             .touched_objects()
-            .predicate_filter(predicates::generation, Default::default())
+            .predicate_filter(compared, Default::default())
             .boxed();
         let mut gone = known.clone();
         loop {
@@ -164,7 +180,7 @@ async fn follow(
                 _ = gone.wait_for(|known| !known.has(&resource.kind)) => break,
             };
             let trigger = match event {
-                Some(Ok(object)) if ours => owner(&object),
+                Some(Ok(object)) if ours.is_some() => owner(&object),
                 Some(Ok(_)) => Some(Trigger::All),
                 Some(Err(error)) => {
                     tracing::debug!(%error, kind = resource.kind, "watch failed, it is tried again");

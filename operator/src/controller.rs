@@ -20,6 +20,7 @@ use crate::metrics_api::MetricsApiState;
 use crate::observe::{ObserveError, observe};
 use crate::plan::plan;
 use crate::report::{self, ReportError};
+use crate::scope::Scope;
 use crate::status;
 use crate::valid::validate;
 
@@ -36,6 +37,10 @@ pub struct Context {
     pub recorder: Recorder,
     /// Engine image of services that name none.
     pub engine_image: Option<String>,
+    /// Namespace of the operator, from which engine pods are scraped.
+    pub namespace: String,
+    /// Which namespaces the operator looks at.
+    pub scope: Scope,
     /// Which optional kinds the cluster serves.
     pub capabilities: watch::Receiver<Capabilities>,
     /// What the engine pods last said.
@@ -100,7 +105,7 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     // validate (no client): an invalid spec waits for its change, children stay as they are.
-    let valid = match validate(service, ctx.engine_image.as_deref()) {
+    let valid = match validate(service, ctx.engine_image.as_deref(), &ctx.namespace) {
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
@@ -110,7 +115,14 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     };
     // observe (client)
     let capabilities = ctx.capabilities.borrow().clone();
-    let observed = observe(&ctx.client, &valid.namespace, &valid.name, capabilities).await?;
+    let observed = observe(
+        &ctx.client,
+        &ctx.scope,
+        &valid.namespace,
+        &valid.name,
+        capabilities,
+    )
+    .await?;
     // plan (no client)
     let plan = plan(&valid);
     // apply (client)
@@ -120,10 +132,10 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     }
     // status (no client)
     let load = ctx.board.service(&valid.namespace, &valid.name);
-    let obstacle = ctx
-        .metrics_api
-        .as_ref()
-        .and_then(|state| state.registration().obstacle());
+    let obstacle = match &ctx.metrics_api {
+        Some(state) => state.registration().obstacle(),
+        None => Some(ctx.scope.obstacle()),
+    };
     let facts = status::Facts {
         valid: &valid,
         plan: &plan,

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
 
+use crate::api::secret::SecretKey;
+use crate::marks::PodFacts;
+
 /// A pod that has not answered for this long is left out of every sum and named as silent.
 pub const SILENT_AFTER: Duration = Duration::from_secs(6);
 
@@ -79,7 +82,7 @@ impl Sample {
 }
 
 /// What the operator keeps of an engine pod; the rest of the object is dropped at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnginePod {
     /// Namespace of the pod.
     pub namespace: String,
@@ -95,6 +98,14 @@ pub struct EnginePod {
     pub address: Option<IpAddr>,
     /// It is being deleted: still counted while it answers, but not called silent.
     pub terminating: bool,
+    /// It takes requests.
+    pub ready: bool,
+    /// Its deletion cost.
+    pub deletion_cost: i32,
+    /// It has annotations that keep it on its node.
+    pub guarded: bool,
+    /// The Secret that guards its /metrics.
+    pub token: Option<SecretKey>,
 }
 
 /// The last answer of one pod, as the controller reads it.
@@ -121,6 +132,8 @@ pub struct ServiceLoad {
     pub pods: Vec<PodLoad>,
     /// Names of running pods that did not.
     pub silent: Vec<String>,
+    /// Why one of them cannot be asked, in words that say what to do.
+    pub obstacle: Option<String>,
 }
 
 /// One pod's value of one metric, as the metrics API serves it.
@@ -147,6 +160,8 @@ struct Entry {
     /// When its address became known.
     since: Instant,
     last: Option<Answer>,
+    /// Why it cannot be asked.
+    obstacle: Option<String>,
 }
 
 #[derive(Debug)]
@@ -195,8 +210,29 @@ impl LoadBoard {
             } else if entry.silent(now) {
                 load.silent.push(entry.pod.name.clone());
             }
+            if load.obstacle.is_none() {
+                load.obstacle.clone_from(&entry.obstacle);
+            }
         }
         load
+    }
+
+    /// What decides on the annotations of a service's pods.
+    #[must_use]
+    pub fn pod_facts(&self, namespace: &str, name: &str) -> Vec<PodFacts> {
+        let now = Instant::now();
+        in_namespace(&self.read(), namespace)
+            .filter(|entry| entry.pod.service == name)
+            .map(|entry| PodFacts {
+                name: entry.pod.name.clone(),
+                ready: entry.pod.ready && !entry.pod.terminating,
+                cost: entry.pod.deletion_cost,
+                guarded: entry.pod.guarded,
+                in_flight: entry
+                    .fresh(now)
+                    .map(|answer| answer.sample.waiting + answer.sample.running),
+            })
+            .collect()
     }
 
     /// Fresh values of `metric` for the pods of `namespace` that `selector` matches.
@@ -233,6 +269,7 @@ impl LoadBoard {
                         pod,
                         since: Instant::now(),
                         last: None,
+                        obstacle: None,
                     },
                 );
             }
@@ -259,6 +296,14 @@ impl LoadBoard {
                 at: Instant::now(),
                 taken_at: Timestamp::now(),
             });
+            entry.obstacle = None;
+        }
+    }
+
+    /// Writes down why a pod cannot be asked.
+    pub fn hinder(&self, pod: &EnginePod, obstacle: String) {
+        if let Some(entry) = self.write().get_mut(&(pod.namespace.clone(), pod.name.clone())) {
+            entry.obstacle = Some(obstacle);
         }
     }
 
@@ -300,7 +345,7 @@ mod tests {
             service: "chat".into(),
             labels: BTreeMap::from([("qwen-operator.io/service".into(), "chat".into())]),
             address: Some(IpAddr::from([127, 0, 0, 1])),
-            terminating: false,
+            ..EnginePod::default()
         }
     }
 

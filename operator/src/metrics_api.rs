@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::load::LoadBoard;
+use crate::scope::Scope;
 use crate::scrape;
 
 mod authorize;
@@ -161,6 +162,8 @@ pub struct Context {
     pub board: LoadBoard,
     /// State to report in.
     pub state: MetricsApiState,
+    /// Which namespaces are scraped.
+    pub scope: Scope,
     /// Whether this replica leads.
     pub leader: watch::Receiver<bool>,
     /// Where and as what to serve.
@@ -202,7 +205,7 @@ pub async fn run(ctx: Context) -> Result<(), MetricsApiError> {
         () = serve::serve(listener, active, Arc::new(app), ctx.shutdown.clone()) => {}
         () = material::watch(&ctx, provider, publish) => {}
         () = registration::run(&ctx) => {}
-        () = scrape::run(ctx.client.clone(), ctx.board.clone()) => {}
+        () = scrape::run(ctx.client.clone(), ctx.scope.clone(), ctx.board.clone()) => {}
     }
     Ok(())
 }

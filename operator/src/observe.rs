@@ -9,6 +9,7 @@ use kube::{Client, ResourceExt};
 use crate::api::SERVICE_LABEL;
 use crate::capabilities::Capabilities;
 use crate::plan::Kind;
+use crate::scope::Scope;
 
 /// What the cluster has of a service.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +65,7 @@ pub fn prometheus_resource() -> ApiResource {
 /// A read failed: nothing is known, so nothing may be changed.
 pub async fn observe(
     client: &Client,
+    scope: &Scope,
     namespace: &str,
     name: &str,
     capabilities: Capabilities,
@@ -88,7 +90,7 @@ pub async fn observe(
             source,
         })?;
     let prometheus = if capabilities.has("Prometheus") {
-        prometheus_view(client, namespace).await
+        prometheus_view(client, scope, namespace).await
     } else {
         PrometheusView::default()
     };
@@ -101,8 +103,8 @@ pub async fn observe(
 }
 
 /// A failure here only makes one condition unknown, so it does not stop the reconcile.
-async fn prometheus_view(client: &Client, namespace: &str) -> PrometheusView {
-    let all: Api<DynamicObject> = Api::all_with(client.clone(), &prometheus_resource());
+async fn prometheus_view(client: &Client, scope: &Scope, namespace: &str) -> PrometheusView {
+    let all: Api<DynamicObject> = scope.api_with(client.clone(), &prometheus_resource());
     let instances = all.list(&ListParams::default()).await.map(|list| list.items);
     let labels = Api::<Namespace>::all(client.clone())
         .get(namespace)

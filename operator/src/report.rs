@@ -82,7 +82,8 @@ pub async fn report(
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 5] = [
+    const QUIET: [&str; 6] = [
+        reasons::WAITING_FOR_GATEWAY,
         reasons::DISABLED,
         reasons::WAITING_FOR_PODS,
         reasons::WAITING_FOR_AUTOSCALER,
@@ -98,7 +99,9 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
 
 /// An event is a courtesy: its failure is logged and stops nothing.
 async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
-    const CALM: [&str; 6] = [
+    const CALM: [&str; 8] = [
+        reasons::WAITING_FOR_GATEWAY,
+        reasons::PAUSED,
         reasons::DISABLED,
         reasons::SUSPENDED,
         reasons::LOADING,

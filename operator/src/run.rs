@@ -3,9 +3,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
@@ -26,6 +29,7 @@ use crate::leader::Candidate;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
+use crate::scope::Scope;
 use crate::triggers;
 use crate::valid::MANAGED_BY;
 
@@ -62,6 +66,7 @@ pub enum RunError {
 /// Everything that all parts share.
 struct Operator {
     args: RunArgs,
+    scope: Scope,
     client: Client,
     metrics: Metrics,
     board: LoadBoard,
@@ -88,6 +93,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
         triggers: broadcast::Sender::new(1024),
         leads: watch::Sender::new(false),
         shutdown,
+        scope: Scope(args.watch_namespace.clone()),
         args,
     };
     let listener = TcpListener::bind(any(operator.args.admin_port))
@@ -107,7 +113,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
     tokio::select! {
         result = work => result,
         result = operator.serve_admin(listener) => result,
-        () = capabilities::run(operator.client.clone(), operator.capabilities.clone(), operator.triggers.clone()) => Ok(()),
+        () = capabilities::run(operator.client.clone(), operator.scope.clone(), operator.capabilities.clone(), operator.triggers.clone()) => Ok(()),
         () = operator.look_for_services() => Ok(()),
     }
 }
@@ -137,7 +143,7 @@ impl Operator {
             (&self.args.metrics_service, &self.args.release_cluster_role)
         else {
             tokio::select! {
-                () = crate::scrape::run(self.client.clone(), self.board.clone()) => {}
+                () = crate::scrape::run(self.client.clone(), self.scope.clone(), self.board.clone()) => {}
                 () = self.shutdown.cancelled() => {}
             }
             return Ok(());
@@ -152,6 +158,7 @@ impl Operator {
             client: self.client.clone(),
             board: self.board.clone(),
             state: self.metrics_api.clone(),
+            scope: self.scope.clone(),
             leader: self.leads.subscribe(),
             config,
             shutdown: self.shutdown.clone(),
@@ -162,7 +169,7 @@ impl Operator {
 
     /// Tells readiness whether QwenServices can be listed, in standby too: a missing definition or right shows at once.
     async fn look_for_services(&self) {
-        let api: Api<Guarded> = Api::all(self.client.clone());
+        let api: Api<Guarded> = self.scope.api(self.client.clone());
         loop {
             let found = api
                 .list_metadata(&kube::api::ListParams::default().limit(1))
@@ -245,6 +252,8 @@ impl Operator {
             client: self.client.clone(),
             recorder: Recorder::new(self.client.clone(), reporter),
             engine_image: self.args.engine_image.clone(),
+            namespace: self.args.namespace.clone(),
+            scope: self.scope.clone(),
             capabilities: self.capabilities.subscribe(),
             board: self.board.clone(),
             metrics_api: self
@@ -258,9 +267,16 @@ impl Operator {
         }
     }
 
+    /// The objects of a kind that this operator looks at.
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        self.scope.api(self.client.clone())
+    }
+
     fn controller(&self, reader: Store<Guarded>, writer: Writer<Guarded>) -> Controller<Guarded> {
-        let client = &self.client;
-        let services = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        let services = watcher(self.api::<Guarded>(), watcher::Config::default())
             .default_backoff()
             .reflect(writer)
             .applied_objects()
@@ -268,10 +284,12 @@ impl Operator {
             .predicate_filter(predicates::generation, Default::default());
         let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
         Controller::for_stream(services, reader)
-            .owns(Api::<Deployment>::all(client.clone()), ours.clone())
-            .owns(Api::<Service>::all(client.clone()), ours.clone())
-            .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), ours.clone())
-            .watches(Api::<Pod>::all(client.clone()), ours, |pod| {
+            .owns(self.api::<Deployment>(), ours.clone())
+            .owns(self.api::<Service>(), ours.clone())
+            .owns(self.api::<NetworkPolicy>(), ours.clone())
+            .owns(self.api::<PodDisruptionBudget>(), ours.clone())
+            .owns(self.api::<HorizontalPodAutoscaler>(), ours.clone())
+            .watches(self.api::<Pod>(), ours, |pod| {
                 let name = pod.labels().get(SERVICE_LABEL).cloned();
                 name.zip(pod.namespace())
                     .map(|(name, namespace)| ObjectRef::new(&name).within(&namespace))

@@ -27,6 +27,8 @@ pub struct Valid {
     pub served_name: String,
     /// Engine image.
     pub image: String,
+    /// Namespace of the operator, whose pods scrape the service.
+    pub operator_namespace: String,
     /// Seconds that running streams may take when a replica leaves.
     pub drain_seconds: u64,
     /// Who decides on the number of replicas.
@@ -95,7 +97,11 @@ pub enum Invalid {
 ///
 /// # Errors
 /// What a person must change.
-pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Valid, Invalid> {
+pub fn validate(
+    service: &QwenService,
+    default_image: Option<&str>,
+    operator_namespace: &str,
+) -> Result<Valid, Invalid> {
     let spec = &service.spec;
     let source = Source::parse(&spec.model.source)?;
     let served_name = spec
@@ -131,6 +137,7 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         source,
         served_name,
         image,
+        operator_namespace: operator_namespace.to_owned(),
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
@@ -174,6 +181,15 @@ impl Valid {
     #[must_use]
     pub fn selector(&self) -> String {
         format!("{}={}", crate::api::SERVICE_LABEL, self.name)
+    }
+
+    /// Most replicas that there may be.
+    #[must_use]
+    pub fn most_replicas(&self) -> i32 {
+        match &self.replicas {
+            Replicas::Autoscaled(autoscaling) => autoscaling.max_replicas,
+            Replicas::Fixed(number) => *number,
+        }
     }
 
     /// Limits of the autoscaler, if there is one.

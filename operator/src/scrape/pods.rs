@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use tracing::warn;
 
+use super::token;
 use crate::load::{EnginePod, LoadBoard};
+use crate::marks;
 
 /// Label that names a pod's QwenService.
 pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 const ENGINE_PODS: &str = "app.kubernetes.io/name=qwen-engine,app.kubernetes.io/managed-by=qwen-operator";
 
-/// Watches engine pods of every namespace for ever; watch errors are logged and retried with backoff.
-pub async fn watch(client: Client, board: LoadBoard) {
+/// Watches engine pods for ever; watch errors are logged and retried with backoff.
+pub async fn watch(pods: Api<Pod>, board: LoadBoard) {
     // Small pages: a whole pod is only held between its decoding and `engine_pod`.
     let config = watcher::Config::default().labels(ENGINE_PODS).page_size(50);
-    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    let events = watcher(pods, config).default_backoff();
     pin_mut!(events);
     let mut listed = BTreeSet::new();
     while let Some(event) = events.next().await {
@@ -65,6 +67,21 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
         labels: pod.labels().clone(),
         address: address.filter(|_| running),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        ready: status
+            .and_then(|status| status.conditions.as_ref())
+            .is_some_and(|all| {
+                all.iter()
+                    .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            }),
+        deletion_cost: pod
+            .annotations()
+            .get(marks::DELETION_COST)
+            .and_then(|cost| cost.parse().ok())
+            .unwrap_or_default(),
+        guarded: marks::GUARDS
+            .iter()
+            .any(|(key, _)| pod.annotations().contains_key(*key)),
+        token: token::secret_of(pod),
     })
 }
 
