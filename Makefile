@@ -108,12 +108,13 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 	cargo xtask cluster down
 
 .PHONY: generate
-generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart, API document, tables of metrics
+generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart, page of fields, API document, tables of metrics
 	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
 	mkdir -p crds charts/qwen-operator/files
 	mv target/crds.yaml crds/qwenservices.yaml
 	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
+	cargo run --quiet --release --locked --package qwen-operator -- fields > docs/fields.md
 	UPDATE_EXPECT=1 $(CARGO_TEST) --package qwen-engine --test metrics
 
 .PHONY: golden

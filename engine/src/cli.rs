@@ -52,6 +52,9 @@ struct Cli {
 enum Command {
     /// Load a model and serve it.
     Serve(Box<ServeArgs>),
+    /// Bring a model into --download-dir, quantized too where --quantization asks for it, and end. Takes the flags of
+    /// serve; meanwhile the port answers /ready and /metrics with the progress.
+    Download(Box<ServeArgs>),
 }
 
 /// Flags of `serve`, as typed; `Config` holds what they mean.
@@ -119,6 +122,18 @@ pub struct ServeArgs {
     /// File of further keys, one a line, # for comments; read again as it changes.
     #[arg(long)]
     pub api_key_file: Option<PathBuf>,
+    /// JSON list of the origins whose pages may read answers in a browser; ["*"] means all, [] none.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_origins: String,
+    /// JSON list of the methods that such pages may use.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_methods: String,
+    /// JSON list of the headers that such pages may send.
+    #[arg(long, default_value = "[\"*\"]")]
+    pub allowed_headers: String,
+    /// Lets such pages send the browser's cookies for this server.
+    #[arg(long)]
+    pub allow_credentials: bool,
     /// Port for /metrics alone, which then leaves --port.
     #[arg(long)]
     pub metrics_port: Option<u16>,
@@ -146,7 +161,7 @@ pub struct ServeArgs {
     /// Type of weights and activations: auto, float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub dtype: String,
-    /// Type of the KV cache: auto (as the activations), float32, bfloat16, float16.
+    /// Type of the KV cache: auto (as the activations, bfloat16 beside quantized weights), float32, bfloat16, float16.
     #[arg(long, default_value = "auto")]
     pub kv_cache_dtype: String,
     /// Device: auto, cpu, cuda.
@@ -234,8 +249,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
     let (args, warnings) = known::filter(args)?;
     let program = std::iter::once("qwen-engine".to_owned());
     let cli = Cli::try_parse_from(program.chain(args)).map_err(one_line)?;
-    let Command::Serve(serve) = cli.command;
-    Ok((Config::from_args(*serve)?, warnings))
+    let (args, download_only) = match cli.command {
+        Command::Serve(args) => (args, false),
+        Command::Download(args) => (args, true),
+    };
+    let config = Config {
+        download_only,
+        ..Config::from_args(*args)?
+    };
+    Ok((config, warnings))
 }
 
 fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
@@ -457,7 +479,8 @@ mod tests {
             ),
             ("serve m --metrics-port 8000", "--metrics-port 8000"),
             ("serve m --api-key= ", "--api-key"),
-            ("serve m --allowed-origins [\"*\"]", "--allowed-origins"),
+            ("serve m --allowed-origins *", "--allowed-origins"),
+            ("serve m --allowed-headers [\"a\\nb\"]", "--allowed-headers"),
             (
                 "serve m --max-num-seqs 512 --max-num-batched-tokens 256",
                 "--max-num-batched-tokens 256",

@@ -1,10 +1,12 @@
 //! What the flags mean: checked once at the border, so that nothing behind it has to ask again.
 use std::{path::PathBuf, time::Duration};
 
+use tower_http::cors::CorsLayer;
+
 use crate::{
     cli::{Fatal, ServeArgs},
     device::{DeviceKind, Dtype, KvDtype},
-    http::PromptLog,
+    http::{Origins, PromptLog},
     model::Quantization,
     scheduler::SchedulingPolicy,
     source::Access,
@@ -81,6 +83,8 @@ pub struct Config {
     pub metrics_port: Option<u16>,
     /// File of the tokens that /metrics asks for.
     pub metrics_token_file: Option<PathBuf>,
+    /// What pages of other origins may do.
+    pub origins: Option<CorsLayer>,
     /// Whether /openapi.json is served.
     pub document: bool,
     /// Type of weights and activations.
@@ -121,6 +125,8 @@ pub struct Config {
     pub model_scope: Access,
     /// Whether no hub may be asked.
     pub offline: bool,
+    /// Whether the program ends when the model is downloaded.
+    pub download_only: bool,
 }
 
 impl Config {
@@ -135,6 +141,12 @@ impl Config {
                 "use a number above 0, at most 1",
             ));
         }
+        let origins = Origins {
+            origins: &args.allowed_origins,
+            methods: &args.allowed_methods,
+            headers: &args.allowed_headers,
+            credentials: args.allow_credentials,
+        };
         let (max_num_seqs, auto_num_seqs) = match args.max_num_seqs.as_str() {
             "auto" => (AUTO_MOST, true),
             text => {
@@ -200,6 +212,7 @@ impl Config {
             api_key_file: args.api_key_file,
             metrics_port: metrics_port(args.metrics_port, args.port)?,
             metrics_token_file: args.metrics_token_file,
+            origins: origins.layer().map_err(Fatal)?,
             document: !args.disable_fastapi_docs,
             dtype: one_of(
                 "--dtype",
@@ -272,6 +285,7 @@ impl Config {
                 token: args.modelscope_token,
             },
             offline: args.offline,
+            download_only: false,
         })
     }
 }

@@ -32,7 +32,7 @@ pub enum Dtype {
 /// Type of the KV cache, `--kv-cache-dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvDtype {
-    /// That of the activations.
+    /// That of the activations; beside quantized weights, which cost more exactness than it does, at most 16 bits.
     #[default]
     Auto,
     /// 32 bits.
@@ -54,9 +54,11 @@ impl KvDtype {
         }
     }
 
-    /// candle's type beside activations of `dtype`.
-    pub fn resolve(self, dtype: DType) -> DType {
+    /// candle's type beside activations of `dtype`, and weights that are quantized or not.
+    pub fn resolve(self, dtype: DType, quantized: bool) -> DType {
         match self {
+            // What vLLM takes too: the type of the checkpoints.
+            Self::Auto if quantized && dtype == DType::F32 => DType::BF16,
             Self::Auto => dtype,
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,

@@ -9,6 +9,7 @@ mod embeddings;
 mod encoder;
 mod generate;
 mod keyfile;
+mod origins;
 mod reader;
 mod record;
 mod routes;
@@ -28,6 +29,7 @@ use axum::{
 
 pub use auth::{ApiKeys, Guard};
 pub use keyfile::KeyFileError;
+pub use origins::Origins;
 pub use routes::{ROUTES, Route};
 pub use state::{App, PromptLog, Serving, Surface};
 
@@ -39,11 +41,17 @@ const BODY_LIMIT: usize = 16 << 20;
 /// The API over one state; needs no socket, so tests call it directly.
 pub fn app(state: Arc<App>) -> Router {
     let (metrics, document) = (state.surface.metrics_here, state.surface.document);
-    router(state, |route| match route.path {
+    let origins = state.surface.origins.clone();
+    let router = router(state, |route| match route.path {
         routes::METRICS => metrics,
         routes::DOCUMENT => document,
         _ => true,
-    })
+    });
+    match origins {
+        // Outside of all else: what browsers ask first has no key, and a refusal must be readable too.
+        Some(origins) => router.layer(origins),
+        None => router,
+    }
 }
 
 /// What `--metrics-port` serves: /metrics alone.

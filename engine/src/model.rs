@@ -18,7 +18,7 @@ mod stored;
 mod weights;
 
 pub use gguf::GgufModel;
-pub use load::{LoadError, LoadOptions, LoadedModel, load};
+pub use load::{LoadError, LoadOptions, LoadedModel, keep_quantized, load};
 pub use quantize::Quantization;
 pub use qwen3::Qwen3;
 pub use weights::{Weights, WeightsError, shapes};

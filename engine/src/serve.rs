@@ -94,6 +94,10 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .local_addr()
         .map_or(address, |address| address.to_string());
     info!(model = config.model, address, "listening; the model loads");
+    if config.download_only {
+        let downloaded = in_background(move || load::download(&config, &runtime, &progress))?;
+        return download_until(listener, app, downloaded, signals).await;
+    }
     let drain_timeout = config.drain_timeout;
     let loaded = in_background(move || load::load(config, &runtime, progress, metrics))?;
     let served = serve_until(listener, app, loaded, signals, drain_timeout).await;
@@ -123,6 +127,7 @@ fn surface(config: &Config) -> Result<(ApiKeys, Surface), Fatal> {
         Surface {
             metrics_token: with(ApiKeys::default(), "--metrics-token-file", token)?,
             metrics_here: config.metrics_port.is_none(),
+            origins: config.origins.clone(),
             document: config.document,
         },
     ))
@@ -137,9 +142,9 @@ async fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener, Fatal>
 }
 
 /// Runs the loader on a thread of its own.
-fn in_background(
-    load: impl FnOnce() -> Result<Serving, Fatal> + Send + 'static,
-) -> Result<oneshot::Receiver<Result<Serving, Fatal>>, Fatal> {
+fn in_background<T: Send + 'static>(
+    load: impl FnOnce() -> Result<T, Fatal> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<T, Fatal>>, Fatal> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
         // Nobody listens any more if a signal came while loading.
@@ -150,6 +155,35 @@ fn in_background(
         .spawn(work)
         .map_err(|error| Fatal(format!("cannot start the loader: {error}")))?;
     Ok(receiver)
+}
+
+/// Answers /ready and /metrics on `listener` until `downloaded` or a stop. Errors: the model cannot be had.
+async fn download_until(
+    listener: TcpListener,
+    app: Arc<App>,
+    downloaded: oneshot::Receiver<Result<(), Fatal>>,
+    stops: impl Stream<Item = ()>,
+) -> Result<(), Fatal> {
+    let closing = CancellationToken::new();
+    tokio::spawn(connections::serve(
+        listener,
+        http::app(app),
+        connections::HEAD,
+        closing,
+    ));
+    tokio::pin!(stops);
+    tokio::select! {
+        result = downloaded => {
+            result.map_err(|_| no_result())??;
+            info!("the model is complete");
+            Ok(())
+        }
+        _ = stops.next() => Err(Fatal("stopped before the model was complete; the next start goes on from here".to_owned())),
+    }
+}
+
+fn no_result() -> Fatal {
+    Fatal("the loader ended without a result; see the log above".to_owned())
 }
 
 /// Answers on `listener` while `loaded` is awaited, then serves until `stops` yields, then drains: not ready at once,
@@ -173,7 +207,7 @@ pub async fn serve_until(
     tokio::select! {
         result = loaded => match result {
             Ok(serving) => app.start_serving(serving?),
-            Err(_) => return Err(Fatal("the loader ended without a result; see the log above".to_owned())),
+            Err(_) => return Err(no_result()),
         },
         // Nothing runs yet, so there is nothing to drain.
         _ = stops.next() => {

@@ -1,5 +1,6 @@
 //! The QwenService resource as users write it: its spec, its status and the rules that the API server enforces.
 pub mod autoscaling;
+pub mod cache;
 pub mod conditions;
 pub mod disruption;
 pub mod engine;
@@ -25,3 +26,5 @@ pub const ENGINE_PORT: i32 = 8000;
 pub const PORT_NAME: &str = "http";
 /// Name of the engine's container in its pod.
 pub const CONTAINER: &str = "engine";
+/// Name of the init container that downloads into a claim.
+pub const DOWNLOADER: &str = "download";

@@ -2,8 +2,8 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use crate::api::CONTAINER;
 use crate::api::conditions::reasons;
+use crate::api::{CONTAINER, DOWNLOADER};
 
 /// Why replicas do not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,30 @@ fn of_pod(pod: &Pod) -> Option<Cause> {
                     .unwrap_or("the scheduler gave no reason")
             ),
             fatal: true,
+        });
+    }
+    let downloader = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .find(|container| container.name == DOWNLOADER);
+    let downloads = |container: &&ContainerStatus| {
+        container
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some())
+    };
+    if let Some(container) = downloader
+        && let Some(cause) = of_container(name, container)
+    {
+        return Some(cause);
+    }
+    if downloader.filter(downloads).is_some() {
+        return Some(Cause {
+            reason: reasons::LOADING,
+            message: "the model is downloaded into its claim, or waited for while another pod downloads it"
+                .to_owned(),
+            fatal: false,
         });
     }
     engine
@@ -202,6 +226,25 @@ mod tests {
         ] {
             assert_eq!(find(None, &[pod(status)]).unwrap().reason, reason);
         }
+    }
+
+    #[test]
+    fn a_download_is_told_and_so_is_its_failure() {
+        let with = |state: Value| {
+            let container = json!({ "name": "download", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+            let waiting = engine(json!({ "waiting": { "reason": "PodInitializing" } }), json!({}));
+            let mut status = waiting;
+            status["phase"] = json!("Pending");
+            status["initContainerStatuses"] = json!([container]);
+            find(None, &[pod(status)]).unwrap()
+        };
+        assert_eq!(with(json!({ "running": {} })).reason, reasons::LOADING);
+        let ended = json!({ "terminated": { "exitCode": 2, "message": "qwen-engine: no space is left" } });
+        let failed = with(ended);
+        assert_eq!(
+            (failed.reason, failed.message.as_str()),
+            (reasons::ENGINE_FAILED, "qwen-engine: no space is left")
+        );
     }
 
     #[test]

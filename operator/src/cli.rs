@@ -22,6 +22,8 @@ pub enum Command {
     Run(RunArgs),
     /// Print the resource definition as YAML.
     Crds,
+    /// Print the fields of a QwenService as Markdown.
+    Fields,
     /// Print every object that the operator would make for the QwenServices of a file, without a cluster.
     Render(RenderArgs),
     /// Say what a cluster lacks for the operator, a line each with what to do; exit code 1 if something needed is missing.

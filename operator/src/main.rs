@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use qwen_operator::check::{self, Found};
 use qwen_operator::cli::{CheckArgs, Cli, Command, RenderArgs, RunArgs};
-use qwen_operator::{render, run, telemetry};
+use qwen_operator::{reference, render, run, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => start(args),
         Command::Crds => render::crds().map_err(Failure::from).and_then(|text| put(&text)),
+        Command::Fields => put(&reference::page()),
         Command::Render(args) => print_plans(&args),
         Command::Check(args) => print_findings(&args),
     };

@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod alerts;
 pub mod autoscaler;
+pub mod claim;
 pub mod deployment;
 pub mod disruption_budget;
 pub mod http_route;
@@ -24,7 +25,9 @@ use crate::valid::Valid;
 /// Kinds of children, in the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// The endpoint; first, so that its name resolves when pods start.
+    /// The cache of weights, which pods wait for.
+    PersistentVolumeClaim,
+    /// The endpoint; before the pods, so that its name resolves when they start.
     Service,
     /// Who may reach the replicas; before them, so that they are never open.
     NetworkPolicy,
@@ -46,7 +49,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::PersistentVolumeClaim,
         Self::Service,
         Self::NetworkPolicy,
         Self::Deployment,
@@ -62,6 +66,7 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Service => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Deployment => "Deployment",
@@ -90,7 +95,7 @@ impl Kind {
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
-            Self::Service => ("", "v1"),
+            Self::PersistentVolumeClaim | Self::Service => ("", "v1"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1"),
             Self::Deployment => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
@@ -128,6 +133,7 @@ pub fn plan(valid: &Valid) -> Plan {
         .into_iter()
         .filter_map(|kind| {
             let body = match kind {
+                Kind::PersistentVolumeClaim => claim::build(valid),
                 Kind::Service => Some(service::build(valid)),
                 Kind::NetworkPolicy => network_policy::build(valid),
                 Kind::Deployment => Some(deployment::build(valid)),

@@ -15,6 +15,8 @@ use crate::status;
 
 /// Numbers in the status move at most this often.
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+/// Reason of the event that tells how the memory of replicas was computed.
+const SIZED: &str = "ResourcesDerived";
 /// The field manager of the status, apart from that of children.
 const STATUS_MANAGER: &str = "qwen-operator-status";
 
@@ -72,6 +74,13 @@ pub async fn report(
             )
             .await
             .map_err(ReportError)?;
+        if let Some(sizing) = new
+            .sizing
+            .as_ref()
+            .filter(|sizing| old.sizing.as_ref() != Some(sizing))
+        {
+            announce(recorder, service, EventType::Normal, SIZED, "Plan", sizing).await;
+        }
         for condition in changed(&old.conditions, &new.conditions) {
             publish(recorder, service, condition).await;
         }
@@ -82,8 +91,9 @@ pub async fn report(
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 6] = [
+    const QUIET: [&str; 7] = [
         reasons::WAITING_FOR_GATEWAY,
+        reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::WAITING_FOR_PODS,
         reasons::WAITING_FOR_AUTOSCALER,
@@ -97,11 +107,11 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
         })
 }
 
-/// An event is a courtesy: its failure is logged and stops nothing.
 async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
-    const CALM: [&str; 8] = [
+    const CALM: [&str; 9] = [
         reasons::WAITING_FOR_GATEWAY,
         reasons::PAUSED,
+        reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::SUSPENDED,
         reasons::LOADING,
@@ -110,20 +120,37 @@ async fn publish(recorder: &Recorder, service: &QwenService, condition: &Conditi
         reasons::WAITING_FOR_AUTOSCALER,
     ];
     let fine = condition.status == "True" || CALM.contains(&condition.reason.as_str());
+    let type_ = if fine {
+        EventType::Normal
+    } else {
+        EventType::Warning
+    };
+    let note = format!("{}: {}", condition.type_, condition.message);
+    announce(
+        recorder,
+        service,
+        type_,
+        &condition.reason,
+        &condition.type_,
+        &note,
+    )
+    .await;
+}
+
+/// An event is a courtesy: its failure is logged and stops nothing.
+async fn announce(
+    recorder: &Recorder,
+    service: &QwenService,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
     let event = Event {
-        type_: if fine {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        },
-        reason: condition.reason.clone(),
-        note: Some(
-            format!("{}: {}", condition.type_, condition.message)
-                .chars()
-                .take(1000)
-                .collect(),
-        ),
-        action: condition.type_.clone(),
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(1000).collect()),
+        action: action.to_owned(),
         secondary: None,
     };
     if let Err(error) = recorder.publish(&event, &service.object_ref(&())).await {

@@ -8,6 +8,7 @@ use kube::api::DynamicObject;
 use crate::api::conditions::{self as types, reasons};
 use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
 use crate::apply::Applied;
+use crate::cache_view;
 use crate::cause::{self, Cause};
 use crate::load::ServiceLoad;
 use crate::monitoring_view;
@@ -105,6 +106,7 @@ pub fn compute(
             types::MODEL_LOADED,
             loaded(&replicas, deployment.is_some(), cause.as_ref()),
         ),
+        (types::CACHE_READY, cache_view::judge(facts)),
         (types::MONITORING_READY, monitoring(facts)),
         (types::SCALING_ACTIVE, scaling),
         (types::ROLLOUT_COMPLETE, rollout),
@@ -118,6 +120,11 @@ pub fn compute(
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
         model: progress(facts.load),
+        sizing: facts
+            .valid
+            .sizing
+            .as_ref()
+            .map(|sizing| format!("memory {}: {}", sizing.memory, sizing.arithmetic)),
         autoscaling: facts.valid.autoscaling().map(|limits| AutoscalingStatus {
             current_queue_depth: facts.load.and_then(queue_depth),
             desired_replicas: Some(
@@ -311,6 +318,8 @@ pub fn progress(load: Option<&ServiceLoad>) -> Option<ModelStatus> {
     Some(ModelStatus {
         bytes_loaded: whole(slowest.bytes_loaded),
         bytes_total: whole(slowest.bytes_total),
+        bytes_per_second: (slowest.eta_seconds > 0.0)
+            .then(|| whole((slowest.bytes_total - slowest.bytes_loaded) / slowest.eta_seconds)),
         eta_seconds: (slowest.eta_seconds > 0.0).then(|| whole(slowest.eta_seconds)),
     })
 }

@@ -6,6 +6,7 @@ use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::monitoring::ExtraRule;
 use crate::api::{GROUP, QwenService, QwenServiceSpec};
+use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
 pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
@@ -35,6 +36,8 @@ pub struct Valid {
     pub replicas: Replicas,
     /// GPUs of each replica.
     pub gpus: i32,
+    /// Memory of each replica, where the spec asks for none.
+    pub sizing: Option<Sizing>,
     /// The user's own rules that Prometheus can evaluate.
     pub extra_rules: Vec<ExtraRule>,
     /// What is wrong with the others: a sentence for each.
@@ -66,6 +69,8 @@ pub enum Source {
         /// Directory inside it, without a leading slash; empty for its root.
         path: String,
     },
+    /// In an image that the kubelet mounts as a volume: its reference.
+    Image(String),
 }
 
 /// Who decides on the number of replicas.
@@ -85,7 +90,7 @@ pub enum Invalid {
     Incomplete(&'static str),
     /// The source has another form.
     #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
     )]
     Source(String),
     /// No image is known.
@@ -141,6 +146,7 @@ pub fn validate(
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
+        sizing: sizing::derive(spec),
         extra_rules,
         unusable_rules,
         spec: spec.clone(),
@@ -181,6 +187,14 @@ impl Valid {
     #[must_use]
     pub fn selector(&self) -> String {
         format!("{}={}", crate::api::SERVICE_LABEL, self.name)
+    }
+
+    /// The claim that keeps downloaded weights, if there is one.
+    #[must_use]
+    pub fn cache_claim(&self) -> Option<&str> {
+        let cache = self.spec.model.cache.as_ref()?;
+        let own = cache.claim.as_ref().map(|_| self.name.as_str());
+        own.or(cache.claim_name.as_deref())
     }
 
     /// Most replicas that there may be.
@@ -229,6 +243,7 @@ impl Source {
                     path: path.trim_matches('/').to_owned(),
                 })
             }
+            "oci" if !rest.is_empty() => Ok(Self::Image(rest.to_owned())),
             _ => Err(refused()),
         }
     }
@@ -237,6 +252,10 @@ impl Source {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
             Self::Hub(_, repository) => repository.clone(),
+            Self::Image(reference) => {
+                let last = reference.rsplit('/').next().unwrap_or(reference);
+                last.split(['@', ':']).next().unwrap_or(last).to_owned()
+            }
             Self::Claim { claim, path } => path
                 .rsplit('/')
                 .next()
@@ -290,6 +309,11 @@ mod tests {
                 "hf://Qwen/Qwen3-0.6B",
                 Source::Hub(Site::HuggingFace, "Qwen/Qwen3-0.6B".into()),
                 "Qwen/Qwen3-0.6B",
+            ),
+            (
+                "oci://registry.example:5000/models/qwen3-4b:v1",
+                Source::Image("registry.example:5000/models/qwen3-4b:v1".into()),
+                "qwen3-4b",
             ),
             (
                 "modelscope://Qwen/Qwen3-0.6B",

@@ -41,6 +41,23 @@ fn the_file_is_what_the_code_says() {
 }
 
 #[test]
+fn the_page_of_fields_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fields.md");
+    let page = qwen_operator::reference::page();
+    assert!(
+        std::fs::read_to_string(path).unwrap() == page,
+        "docs/fields.md is old: make generate"
+    );
+    for field in [
+        "spec.model.cache.claim.size",
+        "spec.monitoring.alerts.extraRules[].expr",
+        "status.sizing",
+    ] {
+        assert!(page.contains(&format!("| `{field}` |")), "{field}");
+    }
+}
+
+#[test]
 fn examples_pass_the_rules() {
     insta::glob!("../../examples", "*.yaml", |path| {
         let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -78,6 +95,24 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
         (
             hub(json!({ "tokenSecretRef": { "name": "n", "key": "k" } })),
             "tokenSecretRef is only used",
+        ),
+        (
+            hub(json!({ "cache": { "sizeLimit": "1Gi" } })),
+            "cache is where a model from a hub is kept",
+        ),
+        (
+            hub(json!({ "proxy": "http://proxy:3128" })),
+            "proxy and caConfigMapRef are only used",
+        ),
+        (
+            with(
+                json!({ "model": { "source": "hf://a/b", "cache": { "sizeLimit": "1Gi", "claimName": "c" } } }),
+            ),
+            "exactly one of sizeLimit",
+        ),
+        (
+            with(json!({ "model": { "source": "hf://a/b", "cache": {} } })),
+            "exactly one of sizeLimit",
         ),
         (
             with(json!({ "gpus": 1, "engine": { "device": "Cpu" } })),

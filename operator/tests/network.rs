@@ -220,6 +220,10 @@ fn a_mirror_takes_the_place_of_the_hub() {
     let at = mirror("http://mirror.example.com:8080/hf");
     assert!(may_reach(&at, &far, "TCP", 8080) && !may_reach(&at, &far, "TCP", 443));
     assert!(may_reach(&mirror("https://mirror.example.com"), &far, "TCP", 443));
+    let proxied = policy(
+        json!({ "model": { "source": "hf://Qwen/Qwen3-0.6B", "proxy": "http://proxy.example.com:3128" } }),
+    );
+    assert!(may_reach(&proxied, &far, "TCP", 3128) && !may_reach(&proxied, &far, "TCP", 443));
     // Its Service may listen on another port than its pods, which are what a policy sees.
     let inside = mirror("http://mirror.hubs.svc.cluster.local");
     assert!(may_reach(&inside, &pod("hubs", ("app", "mirror")), "TCP", 9000));

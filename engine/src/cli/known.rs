@@ -67,8 +67,6 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--enable-server-load-tracking", Values::None, Warn), ("--enable-request-id-headers", Values::None, Warn),
     ("--enable-prompt-tokens-details", Values::None, Instead("usage has no prompt_tokens_details; vllm:prompt_tokens_cached_total counts the cached ones")),
     ("--enable-force-include-usage", Values::None, Instead("a stream tells its usage where the request's stream_options.include_usage asks for it")),
-    ("--allowed-origins", One, Only(&["[]"])), ("--allow-credentials", Values::None, Refuse),
-    ("--allowed-methods", One, Warn), ("--allowed-headers", One, Warn),
     ("--disable-frontend-multiprocessing", Values::None, Warn),
     ("--trust-remote-code", Values::None, Warn),
     ("--cpu-offload-gb", One, Only(&["0"])),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use tower_http::cors::CorsLayer;
 
 use super::ApiKeys;
 use crate::{
@@ -45,6 +46,8 @@ pub struct Surface {
     pub metrics_token: ApiKeys,
     /// Whether /metrics is on the API's port: not with `--metrics-port`.
     pub metrics_here: bool,
+    /// What pages of other origins may do.
+    pub origins: Option<CorsLayer>,
     /// Whether /openapi.json is served: not with `--disable-fastapi-docs`.
     pub document: bool,
 }
@@ -54,6 +57,7 @@ impl Default for Surface {
         Self {
             metrics_token: ApiKeys::default(),
             metrics_here: true,
+            origins: None,
             document: true,
         }
     }

@@ -1,4 +1,6 @@
 //! Attention of a ragged batch over paged KV: on the CPU straight from the blocks, elsewhere through gathers.
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod block;
 mod cpu;
 mod gather;
@@ -6,6 +8,7 @@ mod gather;
 use candle_core::{Device, Result, Tensor};
 
 use super::StepPlan;
+use super::cpu::Threads;
 use super::qwen3::Build;
 use crate::kv::BlockCopy;
 use cpu::CpuCache;
@@ -76,9 +79,14 @@ impl KvCache {
     ///
     /// `q` has shape (tokens, query heads, dim), `k` and `v` (tokens, kv heads, dim); the result is
     /// (tokens, query heads × dim).
-    pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
+    pub(super) fn attend(
+        &mut self,
+        [q, k, v]: [&Tensor; 3],
+        plan: &StepPlan,
+        threads: Threads,
+    ) -> Result<Tensor> {
         match self {
-            Self::Cpu(cache) => cache.attend(q, k, v, plan),
+            Self::Cpu(cache) => cache.attend([q, k, v], plan, threads),
             Self::Gather(cache) => cache.attend(q, k, v, plan),
         }
     }
@@ -149,7 +157,7 @@ mod tests {
             let random =
                 |heads| Tensor::randn(0f32, 1.0, (plan.tokens(), heads, HEADS.dim), &Device::Cpu).unwrap();
             let (q, k, v) = (random(HEADS.query), random(HEADS.kv), random(HEADS.kv));
-            let ours = cpu.attend(&q, &k, &v, &plan).unwrap();
+            let ours = cpu.attend([&q, &k, &v], &plan, Threads::Candle).unwrap();
             let theirs = gather.attend(&q, &k, &v, &plan).unwrap();
             assert_eq!(ours.dims(), [plan.tokens(), HEADS.query * HEADS.dim]);
             let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();

@@ -1,23 +1,46 @@
 //! What the CPU's kernels share: numbers of tensors in place, and the threads that compute.
+pub(super) mod lanes;
+pub(super) mod rows;
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::utils::barrier_pool;
 use candle_core::{Result, Storage, Tensor};
+use rayon::prelude::*;
 
 /// Tasks for each thread: threads that are held up leave some to the others.
 const TASKS: usize = 4;
 
-/// Added to a small number, it leaves the nearest whole number in the lowest bits.
-pub(super) const ROUND: f32 = 12_582_912.0;
-
-/// Units of work in each piece but the last, where threads share out `total` of them.
-pub(super) fn in_piece(total: usize) -> usize {
-    total.div_ceil((barrier_pool().n_workers() + 1) * TASKS).max(1)
+/// Threads that compute: always those that the matrices before and behind use, for two pools would fight for the cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// candle's, of its quantized matrices and ours: they look out for work for a while before they sleep.
+    Candle,
+    /// rayon's, of dense matrices.
+    Rayon,
 }
 
-/// Runs all tasks on candle's threads, which look out for work for a while before they sleep.
-pub(super) fn run_all<T: Send>(tasks: Vec<T>, run: impl Fn(T) + Sync) {
+impl Threads {
+    /// Units of work in each piece but the last, where threads share out `total` of them.
+    pub(super) fn in_piece(self, total: usize) -> usize {
+        let threads = match self {
+            Self::Candle => barrier_pool().n_workers() + 1,
+            Self::Rayon => rayon::current_num_threads(),
+        };
+        total.div_ceil(threads * TASKS).max(1)
+    }
+
+    /// Runs all tasks.
+    pub(super) fn run_all<T: Send>(self, tasks: Vec<T>, run: impl Fn(T) + Sync) {
+        match self {
+            Self::Candle => run_all(tasks, run),
+            Self::Rayon => tasks.into_par_iter().for_each(&run),
+        }
+    }
+}
+
+fn run_all<T: Send>(tasks: Vec<T>, run: impl Fn(T) + Sync) {
     let tasks: Vec<_> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
     let panicked = Mutex::new(None);
     barrier_pool().execute_chunked(tasks.len(), |range| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Result, Tensor};
 
+use super::cpu::Threads;
 use super::q8;
 
 /// A matrix in the checkpoint's layout: rows are outputs.
@@ -34,6 +35,14 @@ impl Quantized {
 }
 
 impl Linear {
+    /// The CPU's threads that multiply.
+    pub(super) fn threads(&self) -> Threads {
+        match self {
+            Self::Dense(_) => Threads::Rayon,
+            Self::Quantized(_) => Threads::Candle,
+        }
+    }
+
     /// `x` of shape (tokens, columns) times the transposed matrix.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {

@@ -123,7 +123,6 @@ pub fn load(
         });
     }
     let (device, dtype) = device::open(options.device, options.dtype)?;
-    let kv_dtype = options.kv_dtype.resolve(dtype);
     let list = config.weights(!options.pooling);
     let target = Target {
         device: device.clone(),
@@ -132,6 +131,8 @@ pub fn load(
     // Headers first: a broken file is told before memory is planned for it, and the plan before any byte is read.
     let mut files = open(weights)?;
     let stored = StoredWeights::new(&files, config.fp8_block)?;
+    let quantized = options.quantization.is_some() || stored.is_quantized();
+    let kv_dtype = options.kv_dtype.resolve(dtype, quantized);
     let limit = options
         .memory_limit
         .or_else(|| device::memory(&device))
@@ -142,7 +143,7 @@ pub fn load(
     needs.swap_in_limit = on_cpu;
     let plan = memory::plan(needs, limit)?;
     if let Some(quantization) = options.quantization {
-        let kept = quantized(&stored, weights, &list, quantization, options, progress)?;
+        let kept = quantized_file(&stored, weights, &list, quantization, options, progress)?;
         drop(stored);
         files = open(&[Weights::File(kept)])?;
     }
@@ -165,6 +166,29 @@ pub fn load(
         max_model_len: plan.needs.max_model_len,
         plan,
     })
+}
+
+/// Quantizes the weights as [`load`] would and keeps them, so that a start finds them; nothing without `quantization`.
+///
+/// # Errors
+/// When config, files or disk do not allow it.
+pub fn keep_quantized(
+    config_json: &str,
+    weights: &[Weights],
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), LoadError> {
+    let Some(quantization) = options.quantization else {
+        return Ok(());
+    };
+    let config = Qwen3Config::parse(config_json)?;
+    let list = config.weights(!options.pooling);
+    let files = open(weights)?;
+    let stored = StoredWeights::new(&files, config.fp8_block)?;
+    if stored.is_quantized() {
+        return Err(WeightsError::Quantized(quantization.name()).into());
+    }
+    quantized_file(&stored, weights, &list, quantization, options, progress).map(drop)
 }
 
 fn open(weights: &[Weights]) -> Result<Vec<Opened>, WeightsError> {
@@ -193,7 +217,7 @@ fn weight_bytes(
 }
 
 /// The file with the quantized weights, written now unless an earlier start has and it is still whole.
-fn quantized(
+fn quantized_file(
     stored: &StoredWeights<'_>,
     weights: &[Weights],
     list: &[Weight],

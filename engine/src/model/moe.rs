@@ -1,9 +1,10 @@
 //! The sparse feed-forward layer of Qwen3-MoE: a router sends each token to a few experts.
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::ops::{softmax_last_dim, swiglu};
+use candle_nn::ops::softmax_last_dim;
 
 use super::checkpoint::Checkpoint;
 use super::config::Experts;
+use super::cpu::rows::swiglu;
 use super::linear::Linear;
 use super::weights::WeightsError;
 
@@ -39,7 +40,9 @@ impl FeedForward {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (tokens, step) = (x.dim(0)?, (SLICE / (2 * self.middle)).max(1));
         if tokens <= step || !x.device().is_cpu() {
-            return self.down.forward(&swiglu(&self.gate_up.forward(x)?)?);
+            return self
+                .down
+                .forward(&swiglu(&self.gate_up.forward(x)?, self.gate_up.threads())?);
         }
         let slice = |first| self.forward(&x.narrow(0, first, step.min(tokens - first))?);
         let slices: Vec<_> = (0..tokens).step_by(step).map(slice).collect::<Result<_>>()?;

@@ -8,7 +8,8 @@ use candle_core::{Device, Result, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
-use super::cpu::{ROUND, in_piece, run_all, with_slice};
+use super::cpu::lanes::{Loops, ROUND, reduce, widest};
+use super::cpu::{Threads, with_slice};
 
 /// Numbers that share a scale.
 const BLOCK: usize = 32;
@@ -52,6 +53,12 @@ struct Activations {
     correction: i32,
     scale: f32,
 }
+
+const ZERO: Activations = Activations {
+    fours: [0; BLOCK / 4],
+    correction: 0,
+    scale: 0.0,
+};
 
 /// Whether this CPU has the instructions.
 pub(super) fn supported() -> bool {
@@ -130,7 +137,7 @@ impl Matrix {
     fn product(&self, x: &[Activations], tokens: usize) -> Vec<f32> {
         let mut output = vec![0.0; tokens * self.rows];
         let per_row = self.columns / BLOCK;
-        let bands = in_piece(self.rows.div_ceil(TILE));
+        let bands = Threads::Candle.in_piece(self.rows.div_ceil(TILE));
         let tiles = self.tiles.chunks(bands * per_row);
         // A task writes some columns of every row of the output.
         let mut tasks: Vec<_> = tiles.map(|tiles| (tiles, Vec::with_capacity(tokens))).collect();
@@ -139,7 +146,7 @@ impl Matrix {
                 rows.push(part);
             }
         }
-        run_all(tasks, |(tiles, mut rows)| {
+        Threads::Candle.run_all(tasks, |(tiles, mut rows)| {
             for (band, tiles) in tiles.chunks_exact(per_row).enumerate() {
                 multiply(tiles, x, band * TILE, &mut rows);
             }
@@ -152,12 +159,8 @@ impl Matrix {
 #[allow(unsafe_code)]
 fn multiply(tiles: &[Tile], mut x: &[Activations], first: usize, mut output: &mut [&mut [f32]]) {
     while !output.is_empty() {
-        // As many tokens as registers have room for share what is read of the tiles.
-        let count = match output.len() {
-            6.. => 6,
-            3.. => 3,
-            _ => 1,
-        };
+        // Tokens share what is read of the tiles: as many as registers have room for, in passes of about equal size.
+        let count = output.len().div_ceil(output.len().div_ceil(6));
         let (some, rest) = x.split_at(count * tiles.len());
         let (rows, more) = output.split_at_mut(count);
         #[cfg(target_arch = "x86_64")]
@@ -165,7 +168,10 @@ fn multiply(tiles: &[Tile], mut x: &[Activations], first: usize, mut output: &mu
         unsafe {
             match count {
                 6 => vnni::multiply::<6>(tiles, some, first, rows),
+                5 => vnni::multiply::<5>(tiles, some, first, rows),
+                4 => vnni::multiply::<4>(tiles, some, first, rows),
                 3 => vnni::multiply::<3>(tiles, some, first, rows),
+                2 => vnni::multiply::<2>(tiles, some, first, rows),
                 _ => vnni::multiply::<1>(tiles, some, first, rows),
             }
         }
@@ -175,29 +181,64 @@ fn multiply(tiles: &[Tile], mut x: &[Activations], first: usize, mut output: &mu
 
 /// The blocks of all rows. Large inputs are shared out to all threads.
 fn quantize(x: &[f32]) -> Vec<Activations> {
-    let one = |block: &[f32; BLOCK]| Activations::new(block);
     let blocks = x.as_chunks::<BLOCK>().0;
+    let mut output = vec![ZERO; blocks.len()];
     if blocks.len() < WORTH_THREADS {
-        return blocks.iter().map(one).collect();
+        widest(Rounding(blocks, &mut output));
+    } else {
+        let count = Threads::Candle.in_piece(blocks.len());
+        let pieces = blocks.chunks(count).zip(output.chunks_mut(count));
+        let pieces = pieces.map(|(blocks, output)| Rounding(blocks, output)).collect();
+        Threads::Candle.run_all(pieces, widest);
     }
-    blocks.par_iter().map(one).collect()
+    output
+}
+
+/// Blocks, and where they go.
+struct Rounding<'a>(&'a [[f32; BLOCK]], &'a mut [Activations]);
+
+impl Loops for Rounding<'_> {
+    #[inline(always)]
+    fn run<const LEVEL: u8>(self) {
+        let Self(blocks, output) = self;
+        blocks
+            .iter()
+            .zip(output)
+            .for_each(|(block, output)| *output = Activations::new(block));
+    }
 }
 
 impl Activations {
     /// Rounds to 8 bits; the largest becomes ±127.
+    #[inline(always)]
     fn new(block: &[f32; BLOCK]) -> Self {
-        let largest = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        // Loops, not array::map, which is compiled as a function of its own without wide registers.
+        let mut sizes = [0.0; BLOCK];
+        sizes.iter_mut().zip(block).for_each(|(size, x)| *size = x.abs());
+        let largest = reduce(&sizes, 0.0, |a, b| if b > a { b } else { a });
         // A block of zeros stays one.
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let numbers = block.map(|x| (x * inverse + ROUND).to_bits() as i8);
-        let sum: i32 = numbers.iter().copied().map(i32::from).sum();
+        let (mut numbers, mut bytes) = ([0_i32; BLOCK], [0_u8; BLOCK]);
+        for (number, x) in numbers.iter_mut().zip(block) {
+            *number = (x * inverse + ROUND)
+                .to_bits()
+                .wrapping_sub(ROUND.to_bits())
+                .cast_signed();
+        }
+        bytes
+            .iter_mut()
+            .zip(&numbers)
+            .for_each(|(byte, number)| *byte = *number as u8);
+        let sum = numbers
+            .iter()
+            .fold(0_i32, |sum, number| sum.wrapping_add(*number));
         let mut fours = [0; BLOCK / 4];
-        for (four, numbers) in fours.iter_mut().zip(numbers.as_chunks::<4>().0) {
-            *four = i32::from_le_bytes(numbers.map(i8::cast_unsigned));
+        for (four, bytes) in fours.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *four = i32::from_le_bytes(*bytes);
         }
         Self {
             fours,
-            correction: -128 * sum,
+            correction: sum.wrapping_mul(-128),
             scale: largest / 127.0,
         }
     }

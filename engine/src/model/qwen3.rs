@@ -2,12 +2,12 @@
 //!
 //! All tokens of a step form one matrix; only attention tells sequences apart.
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::rms_norm;
-use candle_nn::rotary_emb::rope_thd;
 
 use super::attention::{Heads, KvCache};
 use super::checkpoint::Checkpoint;
 use super::config::Qwen3Config;
+use super::cpu::Threads;
+use super::cpu::rows::Norm;
 use super::linear::{Embedding, Linear};
 use super::moe::{FeedForward, SparseFeedForward};
 use super::rope::Rope;
@@ -29,12 +29,6 @@ pub struct Qwen3 {
     dtype: DType,
     block_size: usize,
     heartbeat: Heartbeat,
-}
-
-#[derive(Debug, Clone)]
-struct Norm {
-    weight: Tensor,
-    eps: f32,
 }
 
 #[derive(Debug)]
@@ -88,12 +82,12 @@ impl Qwen3 {
             (false, true) => Some(embedding.as_head()?),
             (false, false) => Some(weights.linear(&[("lm_head.weight", vocabulary)], hidden)?),
         };
-        let norm = Norm::new(config, weights, "model.norm.weight", hidden)?;
+        let last = norm(config, weights, "model.norm.weight", hidden)?;
         if build.device.is_cpu() {
             weights.pack(head.as_ref())?;
         }
         Ok(Self {
-            norm,
+            norm: last,
             rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
             embedding,
             layers,
@@ -147,7 +141,7 @@ impl Qwen3 {
 
 /// Logits of the given hidden states, row after row; without a head the normed states themselves.
 fn predict(hidden: &Tensor, norm: &Norm, head: Option<&Linear>) -> Result<Vec<f32>> {
-    let normed = norm.forward(hidden)?;
+    let normed = norm.forward(hidden, head.map_or(Threads::Rayon, Linear::threads))?;
     let rows = match head {
         Some(head) => head.forward(&normed)?,
         None => normed,
@@ -198,22 +192,16 @@ impl Model for Qwen3 {
     }
 }
 
-impl Norm {
-    fn new(
-        config: &Qwen3Config,
-        weights: &mut Checkpoint<'_>,
-        name: &str,
-        len: usize,
-    ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            weight: weights.vector(name, len)?,
-            eps: config.rms_norm_eps as f32,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        rms_norm(x, &self.weight, self.eps)
-    }
+fn norm(
+    config: &Qwen3Config,
+    weights: &mut Checkpoint<'_>,
+    name: &str,
+    len: usize,
+) -> std::result::Result<Norm, WeightsError> {
+    Ok(Norm {
+        weight: weights.vector(name, len)?,
+        eps: config.rms_norm_eps as f32,
+    })
 }
 
 impl Layer {
@@ -236,12 +224,12 @@ impl Layer {
         let feed_forward = format!("{prefix}.mlp");
         Ok(Self {
             heads,
-            input_norm: Norm::new(config, weights, &name("input_layernorm"), hidden)?,
+            input_norm: norm(config, weights, &name("input_layernorm"), hidden)?,
             qkv: weights.linear(&[(&q, query), (&k, kv), (&v, kv)], hidden)?,
-            q_norm: Norm::new(config, weights, &name("self_attn.q_norm"), heads.dim)?,
-            k_norm: Norm::new(config, weights, &name("self_attn.k_norm"), heads.dim)?,
+            q_norm: norm(config, weights, &name("self_attn.q_norm"), heads.dim)?,
+            k_norm: norm(config, weights, &name("self_attn.k_norm"), heads.dim)?,
             output: weights.linear(&[(&name("self_attn.o_proj"), hidden)], query)?,
-            post_norm: Norm::new(config, weights, &name("post_attention_layernorm"), hidden)?,
+            post_norm: norm(config, weights, &name("post_attention_layernorm"), hidden)?,
             mlp: match config.experts_of(index) {
                 None => {
                     let middle = config.intermediate_size;
@@ -256,27 +244,26 @@ impl Layer {
     }
 
     fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
-        let attended = self.attend(&self.input_norm.forward(x)?, rope, plan)?;
+        let threads = self.qkv.threads();
+        let attended = self.attend(&self.input_norm.forward(x, threads)?, rope, plan)?;
         let x = (x + attended)?;
-        let normed = self.post_norm.forward(&x)?;
+        let normed = self.post_norm.forward(&x, threads)?;
         x + match &self.mlp {
             Mlp::Dense(mlp) => mlp.forward(&normed),
             Mlp::Sparse(mlp) => mlp.forward(&normed),
         }?
     }
 
-    fn attend(&mut self, x: &Tensor, (cos, sin): &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
+    fn attend(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
         let Heads { query, kv, dim } = self.heads;
         let tokens = x.dim(0)?;
         let qkv = self.qkv.forward(x)?.reshape((tokens, query + 2 * kv, dim))?;
-        let rotated = |first, count, norm: &Norm| {
-            let heads = norm.forward(&qkv.narrow(1, first, count)?.contiguous()?)?;
-            rope_thd(&heads.unsqueeze(0)?, cos, sin)?.squeeze(0)
-        };
-        let q = rotated(0, query, &self.q_norm)?;
-        let k = rotated(query, kv, &self.k_norm)?;
+        let threads = self.qkv.threads();
+        let q = self.q_norm.rotated(&qkv, [0, query], rope, threads)?;
+        let k = self.k_norm.rotated(&qkv, [query, kv], rope, threads)?;
         let v = qkv.narrow(1, query + kv, kv)?;
-        self.output.forward(&self.cache.attend(&q, &k, &v, plan)?)
+        self.output
+            .forward(&self.cache.attend([&q, &k, &v], plan, threads)?)
     }
 }
 

@@ -1,5 +1,5 @@
 //! A draw from logits: temperature, min_p, top_k, top_p, then a point on the summed weights.
-use super::logprobs::likeliest;
+use super::logprobs::{CHUNK, any_above, likeliest};
 use crate::request::SamplingParams;
 
 /// The largest `top_k` for which the likeliest tokens are picked out before anything is computed for all.
@@ -67,10 +67,15 @@ fn cut(mut tokens: Vec<(u32, f32)>, top_p: f64) -> Vec<(u32, f32)> {
 pub(super) fn argmax(values: &[f32]) -> Option<usize> {
     let mut best = None;
     let mut highest = f32::NEG_INFINITY;
-    for (index, &value) in values.iter().enumerate() {
-        if value > highest {
-            highest = value;
-            best = Some(index);
+    for (chunk, values) in values.chunks(CHUNK).enumerate() {
+        if !any_above(values, highest) {
+            continue;
+        }
+        for (index, &value) in values.iter().enumerate() {
+            if value > highest {
+                highest = value;
+                best = Some(chunk * CHUNK + index);
+            }
         }
     }
     best

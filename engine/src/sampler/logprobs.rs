@@ -26,15 +26,29 @@ pub(crate) fn logprobs(logits: &[f32], token: u32, count: usize) -> TokenLogprob
 /// The `count` largest values with their indices, largest first, the first of equal ones first.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
-    for (token, &logit) in logits.iter().enumerate() {
-        // Almost always false once the list is full: one comparison for a token.
-        if (top.len() < count && !logit.is_nan()) || top.last().is_some_and(|(_, least)| logit > *least) {
-            let at = top.partition_point(|(_, other)| *other >= logit);
-            top.insert(at, (token as u32, logit));
-            top.truncate(count);
+    for (chunk, logits) in logits.chunks(CHUNK).enumerate() {
+        let beaten = |least: f32| any_above(logits, least);
+        if top.len() == count && !top.last().is_some_and(|(_, least)| beaten(*least)) {
+            continue;
+        }
+        for (token, &logit) in (chunk * CHUNK..).zip(logits) {
+            if (top.len() < count && !logit.is_nan()) || top.last().is_some_and(|(_, least)| logit > *least) {
+                let at = top.partition_point(|(_, other)| *other >= logit);
+                top.insert(at, (token as u32, logit));
+                top.truncate(count);
+            }
         }
     }
     top
+}
+
+/// Values that are looked over together: most of a vocabulary is below what was found so far, and comparing many at
+/// once is a fraction of the work.
+pub(super) const CHUNK: usize = 64;
+
+/// Whether one of the values is larger.
+pub(super) fn any_above(values: &[f32], bound: f32) -> bool {
+    values.iter().fold(false, |any, value| any | (*value > bound))
 }
 
 #[cfg(test)]

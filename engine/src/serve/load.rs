@@ -32,22 +32,7 @@ pub(super) fn load(
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
-    let options = SourceOptions {
-        revision: config.revision.clone(),
-        download_dir: config.download_dir.clone(),
-        hugging_face: config.hugging_face.clone(),
-        model_scope: config.model_scope.clone(),
-        offline: config.offline,
-    };
-    let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
-        progress.set(Phase::Downloading, done, total);
-    }));
-    let mut files = files.map_err(fatal)?;
-    if !config.hf_overrides.is_empty() {
-        let mut model = json("config.json", &files.config)?;
-        merge(&mut model, &config.hf_overrides);
-        files.config = model.to_string().into();
-    }
+    let mut files = find(&config, runtime, &progress)?;
     let template = files
         .chat_template
         .as_deref()
@@ -93,6 +78,37 @@ pub(super) fn load(
     })
 }
 
+/// The model's files, brought here if need be.
+fn find(config: &Config, runtime: &Handle, progress: &Progress) -> Result<ModelFiles, Fatal> {
+    let options = SourceOptions {
+        revision: config.revision.clone(),
+        download_dir: config.download_dir.clone(),
+        hugging_face: config.hugging_face.clone(),
+        model_scope: config.model_scope.clone(),
+        offline: config.offline,
+    };
+    let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
+        progress.set(Phase::Downloading, done, total);
+    }));
+    let mut files = files.map_err(fatal)?;
+    if !config.hf_overrides.is_empty() {
+        let mut model = json("config.json", &files.config)?;
+        merge(&mut model, &config.hf_overrides);
+        files.config = model.to_string().into();
+    }
+    Ok(files)
+}
+
+/// Brings the model's files here, and quantizes them if that is asked for. Blocks.
+pub(super) fn download(config: &Config, runtime: &Handle, progress: &Progress) -> Result<(), Fatal> {
+    let files = find(config, runtime, progress)?;
+    let options = load_options(config, &files, 1);
+    model::keep_quantized(&files.config, &files.weights, &options, &mut |done, total| {
+        progress.set(Phase::Loading, done, total);
+    })
+    .map_err(fatal)
+}
+
 fn fatal(error: impl std::fmt::Display) -> Fatal {
     Fatal(error.to_string())
 }
@@ -128,15 +144,8 @@ fn length(asked: MaxModelLen, most: usize) -> Result<usize, Fatal> {
     }
 }
 
-/// Reads the weights and starts the thread that runs them.
-fn start(
-    config: &Config,
-    files: &ModelFiles,
-    most: usize,
-    progress: &Progress,
-    metrics: &Arc<Metrics>,
-) -> Result<EngineHandle, Fatal> {
-    let options = LoadOptions {
+fn load_options(config: &Config, files: &ModelFiles, most: usize) -> LoadOptions {
+    LoadOptions {
         device: config.device,
         dtype: config.dtype,
         kv_dtype: config.kv_dtype,
@@ -152,7 +161,18 @@ fn start(
         num_blocks: config.num_blocks,
         swap_bytes: config.swap_bytes,
         memory_limit: None,
-    };
+    }
+}
+
+/// Reads the weights and starts the thread that runs them.
+fn start(
+    config: &Config,
+    files: &ModelFiles,
+    most: usize,
+    progress: &Progress,
+    metrics: &Arc<Metrics>,
+) -> Result<EngineHandle, Fatal> {
+    let options = load_options(config, files, most);
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
         progress.set(Phase::Loading, done, total);
     });

@@ -27,10 +27,13 @@ async fn a_thousand_clients_that_leave_at_random_leave_nothing_behind() {
             ..config(4, 10_000)
         },
     );
-    for index in 0..1000 {
+    let (mut clients, mut ended, mut aborted) = (0, 0, 0);
+    // On a busy machine many clients are gone before the engine has heard of them.
+    while clients < 1000 || (aborted <= 100 && clients < 100_000) {
+        clients += 1;
         let (stream, n) = (random.random_bool(0.5), random.random_range(1..4));
         let prompt = "abcdefgh".repeat(random.random_range(1..12));
-        let body = json!({"prompt": prompt, "max_tokens": 40, "ignore_eos": true, "stream": stream, "n": n, "seed": index});
+        let body = json!({"prompt": prompt, "max_tokens": 40, "ignore_eos": true, "stream": stream, "n": n, "seed": clients});
         let mut answer = server
             .router
             .clone()
@@ -53,6 +56,10 @@ async fn a_thousand_clients_that_leave_at_random_leave_nothing_behind() {
             }
             tokio::task::yield_now().await;
         }
+        while let Ok(reason) = server.finished.try_recv() {
+            ended += 1;
+            aborted += usize::from(reason == FinishReason::Abort);
+        }
         // Dropped here: the call, or the body.
     }
     let engine = server.app.loaded().unwrap().engine.clone();
@@ -74,15 +81,16 @@ async fn a_thousand_clients_that_leave_at_random_leave_nothing_behind() {
     ] {
         assert_eq!(sum(gauge), 0.0, "{gauge}");
     }
-    let mut ended = 0;
-    let mut aborted = 0;
     while let Ok(reason) = server.finished.try_recv() {
         ended += 1;
         aborted += usize::from(reason == FinishReason::Abort);
     }
     assert_eq!(sum("vllm:request_success_total{"), ended as f64);
     assert!(aborted > 100, "{aborted} of {ended} were aborted");
-    assert_eq!(sum(r#"http_requests_total{handler="/v1/completions""#), 1000.0);
+    assert_eq!(
+        sum(r#"http_requests_total{handler="/v1/completions""#),
+        f64::from(clients)
+    );
 }
 
 /// A client that waits for its whole answer and closes its socket; nothing is ever written to it.

@@ -7,7 +7,7 @@ use axum::{
     http::{Method, Request, StatusCode},
 };
 use qwen_engine::{
-    http::{ApiKeys, App, Surface},
+    http::{ApiKeys, App, Origins, Surface},
     metrics::Metrics,
     openapi,
     progress::Progress,
@@ -239,6 +239,57 @@ async fn keys_of_a_file_follow_it_beside_given_ones() {
         StatusCode::UNAUTHORIZED
     );
     assert_eq!(status(&router, "/v1/models", Some("given")).await, StatusCode::OK);
+}
+
+/// As a browser asks: first whether it may, without a key, then with one.
+#[tokio::test]
+async fn pages_of_allowed_origins_may_read_answers_and_refusals() {
+    let served = |origins: &str, credentials| {
+        let origins = Origins {
+            origins,
+            methods: "[\"*\"]",
+            headers: "[\"*\"]",
+            credentials,
+        };
+        let surface = Surface {
+            origins: origins.layer().unwrap(),
+            ..Surface::default()
+        };
+        qwen_engine::http::app(app(ApiKeys::new(&["key".to_owned()]), surface))
+    };
+    let asked = |method: Method, page: &str| {
+        Request::builder()
+            .method(method)
+            .uri("/v1/models")
+            .header("origin", page)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let (page, other) = ("https://chat.example", "https://other.example");
+    let listed = format!("[\"{page}\"]");
+    for (origins, credentials, from, allowed) in [
+        ("[\"*\"]", false, page, Some("*")),
+        ("[\"*\"]", true, page, Some(page)),
+        (listed.as_str(), false, page, Some(page)),
+        (listed.as_str(), false, other, None),
+        ("[]", false, page, None),
+    ] {
+        let router = served(origins, credentials);
+        let before = send(&router, asked(Method::OPTIONS, from)).await;
+        let answer = send(&router, asked(Method::GET, from)).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        for reply in [&before, &answer] {
+            let found = reply.headers.get("access-control-allow-origin");
+            let found = found.map(|value| value.to_str().unwrap());
+            assert_eq!(found, allowed, "{origins} {from}");
+        }
+        if origins != "[]" {
+            assert_eq!(before.status, StatusCode::OK);
+            assert_eq!(before.headers["access-control-allow-headers"], "authorization");
+        }
+    }
 }
 
 #[tokio::test]

@@ -80,6 +80,12 @@ struct Engine {
 
 impl Engine {
     async fn start(endpoint: &str, kept: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::run(&["serve"], endpoint, kept, environment).await
+    }
+
+    /// Runs the command, which may have flags behind it.
+    async fn run(command: &[&str], endpoint: &str, kept: &Path, environment: &[(&str, &str)]) -> Self {
+        let (command, flags) = command.split_first().unwrap();
         let port = TcpListener::bind("127.0.0.1:0")
             .await
             .unwrap()
@@ -90,7 +96,7 @@ impl Engine {
         let log = tempfile::tempfile().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_qwen-engine"))
             .args([
-                "serve",
+                command,
                 "hf://org/tiny",
                 "--host",
                 "127.0.0.1",
@@ -100,6 +106,7 @@ impl Engine {
             .args(["--port", &port.to_string(), "--hf-endpoint", endpoint])
             .arg("--download-dir")
             .arg(kept)
+            .args(flags)
             .env_remove("SSL_CERT_FILE")
             .env_remove("SSL_CERT_DIR")
             .env_remove("HF_HUB_OFFLINE")
@@ -221,4 +228,45 @@ async fn a_process_that_is_killed_over_tls_goes_on_and_needs_no_hub_at_the_end()
         "{line}"
     );
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+/// What an init container and the engine behind it do with a claim.
+#[tokio::test]
+async fn what_one_process_downloads_and_quantizes_another_serves_without_writing() {
+    let kept = tempfile::tempdir().unwrap();
+    let ca = tempfile::tempdir().unwrap();
+    let ca = ca.path().join("ca.pem");
+    let endpoint = listen(nano(), &ca).await;
+    let trusted = [("SSL_CERT_FILE", ca.to_str().unwrap())];
+    let command = ["download", "--quantization", "q8_0"];
+    let (code, line) = Engine::run(&command, &endpoint, kept.path(), &trusted)
+        .await
+        .end()
+        .await;
+    assert_eq!(code, Some(0), "{line}");
+    let all = || {
+        let mut files: Vec<_> = walk(kept.path());
+        files.sort();
+        files
+    };
+    let before = all();
+    assert!(before.iter().any(|(path, _)| path.contains("q8_0")), "{before:?}");
+    let command = ["serve", "--quantization", "q8_0", "--offline"];
+    let mut engine = Engine::run(&command, "https://localhost:1", kept.path(), &[]).await;
+    engine.until("/ready", |status, _| status == 200).await;
+    engine.kill().await;
+    assert_eq!(all(), before);
+}
+
+/// Files below a directory, and when they were written.
+fn walk(dir: &Path) -> Vec<(String, std::time::SystemTime)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let below = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => walk(&entry.path()),
+        false => vec![(
+            entry.path().display().to_string(),
+            entry.metadata().unwrap().modified().unwrap(),
+        )],
+    });
+    below.collect()
 }

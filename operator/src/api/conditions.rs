@@ -4,6 +4,8 @@
 pub const READY: &str = "Ready";
 /// The engine has loaded the model in at least one replica.
 pub const MODEL_LOADED: &str = "ModelLoaded";
+/// Downloaded weights outlive pods.
+pub const CACHE_READY: &str = "CacheReady";
 /// Prometheus scrapes the service and evaluates its alerts.
 pub const MONITORING_READY: &str = "MonitoringReady";
 /// Replicas follow the load.
@@ -41,6 +43,12 @@ pub mod reasons {
     pub const LOADING: &str = "Loading";
     /// The model is loaded.
     pub const LOADED: &str = "Loaded";
+    /// The claim for downloaded weights can be mounted.
+    pub const CLAIM_BOUND: &str = "ClaimBound";
+    /// The claim for downloaded weights has no storage yet.
+    pub const CLAIM_PENDING: &str = "ClaimPending";
+    /// The claim serves one node only.
+    pub const SINGLE_NODE: &str = "SingleNode";
     /// All replicas run the current spec.
     pub const COMPLETE: &str = "Complete";
     /// Replicas are being replaced.

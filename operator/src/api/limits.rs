@@ -83,12 +83,31 @@ pub fn peers(schema: &mut Schema) {
     }
 }
 
+/// The name of a StorageClass, which a claim keeps.
+pub fn fixed_name(schema: &mut Schema) {
+    object_name(schema);
+    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
+        rules.push(json!({
+            "rule": "self == oldSelf",
+            "message": "the storage class of a claim cannot be changed: remove the claim first, or name another one in claimName",
+        }));
+    }
+}
+
+/// An amount of storage.
+pub fn quantity(schema: &mut Schema) {
+    schema.insert("pattern".to_owned(), json!(AMOUNT));
+    schema.insert("maxLength".to_owned(), json!(32));
+}
+
+/// How Kubernetes writes amounts.
+const AMOUNT: &str = r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][-+]?[0-9]+))?$";
+
 /// Amounts of compute resources.
 pub fn resources(schema: &mut Schema) {
     for part in ["limits", "requests"] {
         if let Some(amount) = at(schema, &["properties", part, "additionalProperties"]) {
-            amount["pattern"] =
-                json!(r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][-+]?[0-9]+))?$");
+            amount["pattern"] = json!(AMOUNT);
             amount["description"] = json!("A quantity such as 500m, 2, 512Mi or 8Gi.");
         }
     }

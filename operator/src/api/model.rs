@@ -1,7 +1,9 @@
 //! Which model is served, and from where its weights come.
-use k8s_openapi::api::core::v1::SecretKeySelector;
+use k8s_openapi::api::core::v1::{ConfigMapKeySelector, SecretKeySelector};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+
+use super::cache::CacheSpec;
 
 /// The model to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -15,14 +17,21 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new(
     "!has(self.tokenSecretRef) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
 ).message("tokenSecretRef is only used to download from a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
+#[x_kube(validation = Rule::new(
+    "!(has(self.proxy) || has(self.caConfigMapRef)) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
+).message("proxy and caConfigMapRef are only used to download from a hub: remove them, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.cache) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
+).message("cache is where a model from a hub is kept: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
 pub struct ModelSpec {
     /// Where the weights are: `hf://ORGANISATION/NAME` downloads from the Hugging Face hub,
     /// `modelscope://ORGANISATION/NAME` from ModelScope,
     /// `pvc://CLAIM/PATH` mounts a PersistentVolumeClaim of the same namespace read-only,
+    /// `oci://IMAGE` mounts an image whose root is the model's directory (Kubernetes 1.35 and later),
     /// `embedded://nano` is the small demo model inside the engine.
     #[x_kube(validation = Rule::new(
-        "self == 'embedded://nano' || self.matches('^(hf|modelscope)://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$')"
-    ).message("source must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH or embedded://nano"))]
+        "self == 'embedded://nano' || self.matches('^(hf|modelscope)://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$') || self.matches('^oci://[A-Za-z0-9][A-Za-z0-9._:/@-]*$')"
+    ).message("source must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"))]
     #[x_kube(validation = Rule::new(
         "!self.contains('/../') && !self.endsWith('/..')"
     ).message("source must not contain '..': name the directory inside the claim directly"))]
@@ -49,4 +58,21 @@ pub struct ModelSpec {
         "self.startsWith('http://') || self.startsWith('https://')"
     ).message("endpoint must begin with http:// or https://"))]
     pub endpoint: Option<String>,
+
+    /// Proxy to the hub, such as `http://proxy:3128`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(
+        "self.startsWith('http://') || self.startsWith('https://')"
+    ).message("proxy must begin with http:// or https://"))]
+    #[schemars(length(max = 512))]
+    pub proxy: Option<String>,
+
+    /// The key of a ConfigMap in the same namespace with the certificates (PEM) that the hub or the proxy is trusted
+    /// by, in place of the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<ConfigMapKeySelector>,
+
+    /// Where downloaded weights are kept; each pod downloads into its own storage when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSpec>,
 }

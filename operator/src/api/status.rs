@@ -45,10 +45,13 @@ pub struct QwenServiceStatus {
     /// Progress of loading; set while a pod loads its model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
+    /// How the memory of a replica was computed; set where the spec asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<String>,
     /// Numbers of the autoscaler; set while autoscaling is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingStatus>,
-    /// Ready, ModelLoaded, MonitoringReady, ScalingActive, RolloutComplete and RouteReady.
+    /// Ready, ModelLoaded, CacheReady, MonitoringReady, ScalingActive, RolloutComplete and RouteReady.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
@@ -57,10 +60,13 @@ pub struct QwenServiceStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// Bytes of weights loaded.
+    /// Bytes of weights downloaded, then loaded.
     pub bytes_loaded: i64,
     /// Bytes of weights in all.
     pub bytes_total: i64,
+    /// Bytes per second, if the engine can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<i64>,
     /// Seconds until the model is loaded, if the engine can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,

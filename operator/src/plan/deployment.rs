@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::meta;
 use crate::api::engine::{Device, Dtype};
-use crate::api::{CONTAINER, ENGINE_PORT, PORT_NAME};
+use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, PORT_NAME};
 use crate::marks;
 use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Site, Source, Valid};
 
@@ -18,6 +18,8 @@ const SECRETS: &str = "/etc/qwen";
 const SECRET_FILE: &str = "current";
 /// The volume of the token that guards /metrics; the operator's scraper finds its Secret by it.
 pub const METRICS_TOKEN: &str = "metrics-token";
+/// Where certificates are mounted that the hub is trusted by.
+const TRUST: &str = "/etc/qwen-engine/trust";
 /// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
 const STARTUP_SECONDS: u32 = 3600;
 /// Seconds between the engine's own drain limit and the kubelet's kill.
@@ -87,19 +89,60 @@ fn pod(valid: &Valid) -> Value {
             "runAsUser": USER,
             "runAsGroup": USER,
             "seccompProfile": { "type": "RuntimeDefault" },
+            // Storage that a claim brings belongs to root.
+            "fsGroup": valid.cache_claim().map(|_| USER),
+            "fsGroupChangePolicy": valid.cache_claim().map(|_| "OnRootMismatch"),
         },
+        "initContainers": valid.cache_claim().map(|_| [downloader(valid)]),
         "containers": [container(valid)],
         "volumes": volumes(valid).into_iter().map(|volume| volume.declared).collect::<Vec<_>>(),
     })
 }
 
+/// Downloads into the claim before the engine starts. Its lock lets one pod at a time write; others find the weights.
+fn downloader(valid: &Valid) -> Value {
+    json!({
+        "name": DOWNLOADER,
+        "image": valid.image,
+        "imagePullPolicy": valid.spec.engine.image_pull_policy,
+        "args": args(valid, "download"),
+        "env": env(valid),
+        "resources": resources(valid).map(without_gpus),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": contained(),
+        "volumeMounts": mounts(valid, false),
+    })
+}
+
+/// The same pod has them for both containers, one after the other; no GPU downloads.
+fn without_gpus(mut resources: Value) -> Value {
+    for part in ["limits", "requests"] {
+        if let Some(amounts) = resources.get_mut(part).and_then(Value::as_object_mut) {
+            amounts.retain(|name, _| ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str()));
+        }
+    }
+    resources
+}
+
+fn contained() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
+    })
+}
+
 fn container(valid: &Valid) -> Value {
     let engine = &valid.spec.engine;
+    let mut args = args(valid, "serve");
+    if valid.cache_claim().is_some() {
+        args.push("--offline".to_owned());
+    }
     json!({
         "name": CONTAINER,
         "image": valid.image,
         "imagePullPolicy": engine.image_pull_policy,
-        "args": args(valid),
+        "args": args,
         "env": env(valid),
         "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
         "resources": resources(valid),
@@ -110,24 +153,21 @@ fn container(valid: &Valid) -> Value {
         "lifecycle": { "preStop": { "sleep": { "seconds": ENDPOINT_GRACE_SECONDS } } },
         // The engine's last sentence, or else its last log lines, become the reason in the service's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
-        },
-        "volumeMounts": volumes(valid).into_iter().map(|volume| volume.mounted).collect::<Vec<_>>(),
+        "securityContext": contained(),
+        "volumeMounts": mounts(valid, valid.cache_claim().is_some()),
     })
 }
 
 /// The command line of the engine: vLLM's flags.
-fn args(valid: &Valid) -> Vec<String> {
+fn args(valid: &Valid, command: &str) -> Vec<String> {
     let engine = &valid.spec.engine;
     let model = match &valid.source {
         Source::Embedded(source) => source.clone(),
         Source::Hub(site, repository) => format!("{}://{repository}", scheme(*site)),
         Source::Claim { path, .. } => format!("{MODELS}/{path}"),
+        Source::Image(_) => MODELS.to_owned(),
     };
-    let mut args = vec!["serve".to_owned(), model];
+    let mut args = vec![command.to_owned(), model];
     let mut flag = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             args.push(format!("--{name}={value}"));
@@ -213,8 +253,25 @@ fn env(valid: &Valid) -> Option<Vec<Value>> {
         .token_secret_ref
         .as_ref()
         .map(|secret| json!({ "name": name, "valueFrom": { "secretKeyRef": secret } }));
+    let model = &valid.spec.model;
+    let proxy = ["HTTPS_PROXY", "HTTP_PROXY"].map(|name| {
+        let proxy = model.proxy.as_ref();
+        proxy.map(|proxy| json!({ "name": name, "value": proxy }))
+    });
+    // Traces and the like stay inside the cluster.
+    let direct = model
+        .proxy
+        .as_ref()
+        .map(|_| json!({ "name": "NO_PROXY", "value": "localhost,127.0.0.1,.svc,.cluster.local" }));
+    let trusted = model
+        .ca_config_map_ref
+        .as_ref()
+        .map(|_| json!({ "name": "SSL_CERT_FILE", "value": format!("{TRUST}/ca.crt") }));
     let env: Vec<Value> = token
         .into_iter()
+        .chain(proxy.into_iter().flatten())
+        .chain(direct)
+        .chain(trusted)
         .chain(valid.spec.engine.env.iter().map(|var| json!(var)))
         .collect();
     (!env.is_empty()).then_some(env)
@@ -228,6 +285,12 @@ fn resources(valid: &Valid) -> Option<Value> {
             .limits
             .get_or_insert_default()
             .insert("nvidia.com/gpu".to_owned(), gpus);
+    }
+    if let Some(sizing) = &valid.sizing {
+        let memory = || k8s_openapi::apimachinery::pkg::api::resource::Quantity(sizing.memory.clone());
+        for part in [&mut resources.limits, &mut resources.requests] {
+            part.get_or_insert_default().insert("memory".to_owned(), memory());
+        }
     }
     (resources != Default::default()).then(|| json!(resources))
 }
@@ -263,25 +326,63 @@ struct Volume {
 }
 
 fn volumes(valid: &Valid) -> Vec<Volume> {
-    let scratch = |name: &str, path: &str| Volume {
-        declared: json!({ "name": name, "emptyDir": {} }),
-        mounted: json!({ "name": name, "mountPath": path }),
+    // Without a size unless the spec has one: only the engine learns how large weights are, and a guess would evict
+    // pods. What a pod may write is also bounded by `ephemeral-storage` in spec.resources.
+    let size = valid
+        .spec
+        .model
+        .cache
+        .as_ref()
+        .and_then(|cache| cache.size_limit.as_ref());
+    let cache = match valid.cache_claim() {
+        Some(claim) => json!({ "name": "cache", "persistentVolumeClaim": { "claimName": claim } }),
+        None => json!({ "name": "cache", "emptyDir": { "sizeLimit": size } }),
     };
-    // Without a size: only the engine learns how large weights are, and a guess would evict pods. What a pod may
-    // write is bounded by `ephemeral-storage` in spec.resources.
-    let mut volumes = vec![scratch("tmp", "/tmp"), scratch("cache", CACHE)];
-    if let Source::Claim { claim, .. } = &valid.source {
-        volumes.push(Volume {
-            declared: json!({ "name": "models", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
-            mounted: json!({ "name": "models", "mountPath": MODELS, "readOnly": true }),
-        });
-    }
+    let mut volumes = vec![
+        Volume {
+            declared: json!({ "name": "tmp", "emptyDir": {} }),
+            mounted: json!({ "name": "tmp", "mountPath": "/tmp" }),
+        },
+        Volume {
+            declared: cache,
+            mounted: json!({ "name": "cache", "mountPath": CACHE }),
+        },
+    ];
+    let models = match &valid.source {
+        Source::Claim { claim, .. } => Some(
+            json!({ "name": "models", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
+        ),
+        Source::Image(reference) => Some(json!({ "name": "models", "image": { "reference": reference } })),
+        Source::Embedded(_) | Source::Hub(..) => None,
+    };
+    volumes.extend(models.map(|declared| Volume {
+        declared,
+        mounted: json!({ "name": "models", "mountPath": MODELS, "readOnly": true }),
+    }));
+    volumes.extend(valid.spec.model.ca_config_map_ref.as_ref().map(|trusted| Volume {
+        declared: json!({ "name": "trust", "configMap": {
+            "name": trusted.name, "optional": trusted.optional, "items": [{ "key": trusted.key, "path": "ca.crt" }],
+        } }),
+        mounted: json!({ "name": "trust", "mountPath": TRUST, "readOnly": true }),
+    }));
     // Whole directories and no subPath: the kubelet then follows the Secret, and the engine the file.
     volumes.extend(secrets(valid).map(|(name, secret, key)| Volume {
         declared: json!({ "name": name, "secret": { "secretName": secret, "items": [{ "key": key, "path": SECRET_FILE }] } }),
         mounted: json!({ "name": name, "mountPath": format!("{SECRETS}/{name}"), "readOnly": true }),
     }));
     volumes
+}
+
+/// Where the volumes are mounted; a cache that another container fills is only read.
+fn mounts(valid: &Valid, filled: bool) -> Vec<Value> {
+    let mounts = volumes(valid).into_iter().map(|volume| volume.mounted);
+    let mounts = mounts.map(|mut mount| {
+        if filled && mount["mountPath"] == CACHE {
+            mount["readOnly"] = json!(true);
+        }
+        mount
+    });
+    mounts.collect()
 }
 
 /// The constraints, each with the service's own selector if it has none: without one it would count no pod.

@@ -55,9 +55,8 @@ fn destinations(valid: &Valid) -> Vec<Value> {
     let mut rules = vec![json!({ "ports": dns.collect::<Vec<_>>() })];
     let mut ports = BTreeSet::new();
     let mut namespaces = BTreeSet::new();
-    if let Source::Hub(..) = valid.source
-        && valid.spec.model.endpoint.is_none()
-    {
+    let model = &valid.spec.model;
+    if matches!(valid.source, Source::Hub(..)) && model.endpoint.is_none() && model.proxy.is_none() {
         ports.insert(443);
     }
     for address in addresses(valid) {
@@ -97,14 +96,9 @@ fn addresses(valid: &Valid) -> Vec<Address> {
         Some((flag, value)) if flag.starts_with('-') => value,
         _ => arg,
     });
-    let texts = valid
-        .spec
-        .model
-        .endpoint
-        .as_deref()
-        .into_iter()
-        .chain(env)
-        .chain(args);
+    let model = [&valid.spec.model.endpoint, &valid.spec.model.proxy];
+    let model = model.into_iter().filter_map(|address| address.as_deref());
+    let texts = model.chain(env).chain(args);
     texts
         .filter_map(|text| Address::parse(text, &valid.namespace))
         .collect()

@@ -2,12 +2,13 @@
 use std::collections::BTreeSet;
 
 use futures::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tracing::warn;
 
 use super::token;
+use crate::api::DOWNLOADER;
 use crate::load::{EnginePod, LoadBoard};
 use crate::marks;
 
@@ -55,7 +56,17 @@ fn forget(board: &LoadBoard, pod: &Pod) {
 /// The few fields of a pod that are kept; `None` for one that no QwenService claims.
 fn engine_pod(pod: &Pod) -> Option<EnginePod> {
     let status = pod.status.as_ref();
-    let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+    // A pod whose weights are still downloaded is pending, and tells how far that is.
+    let downloads = status
+        .and_then(|status| status.init_container_statuses.as_ref())
+        .is_some_and(|containers| {
+            let running = |state: &ContainerState| state.running.is_some();
+            let downloads = |container: &ContainerStatus| {
+                container.name == DOWNLOADER && container.state.as_ref().is_some_and(running)
+            };
+            containers.iter().any(downloads)
+        });
+    let running = downloads || status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let address = status
         .and_then(|status| status.pod_ip.as_deref())
         .and_then(|ip| ip.parse().ok());
@@ -103,6 +114,19 @@ mod tests {
     fn only_a_running_pod_has_an_address() {
         assert!(engine_pod(&pod("a", "Running")).unwrap().address.is_some());
         assert!(engine_pod(&pod("a", "Pending")).unwrap().address.is_none());
+    }
+
+    #[test]
+    fn a_pod_that_downloads_has_an_address() {
+        let with = |state: serde_json::Value| {
+            let mut pod = pod("a", "Pending");
+            let container = json!({"name": DOWNLOADER, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            pod.status.as_mut().unwrap().init_container_statuses =
+                serde_json::from_value(json!([container])).unwrap();
+            engine_pod(&pod).unwrap().address
+        };
+        assert!(with(json!({"running": {}})).is_some());
+        assert!(with(json!({"waiting": {}})).is_none());
     }
 
     #[test]

@@ -209,31 +209,37 @@ impl Scenes {
         Ok(String::new())
     }
 
-    /// What a follower of a cached prefix waits for, beside a prompt that is only its own part.
+    /// What a follower of a cached prefix waits for, beside what its own part adds to a prompt of which nothing is cached.
     fn prefixes(&self, server: &Server, name: &str, report: &mut Report) -> Result<String> {
-        let (mut alone, mut leader, mut follower) = (Series::default(), Series::default(), Series::default());
+        let [mut alone, mut leader, mut own, mut follower] = [(); 4].map(|()| Series::default());
         let first = |prompt: &[u32]| Ok::<_, anyhow::Error>(ask(&server.base, &request(prompt, 1))?.first());
-        for _ in 0..self.rounds {
+        // A difference of two long times needs some rounds.
+        for _ in 0..self.rounds.max(5) {
             let prefix = prompt(PREFIX.0);
             let with_prefix = || [prefix.clone(), prompt(PREFIX.1)].concat();
-            leader.push(first(&with_prefix())?);
-            for _ in 0..3 {
-                alone.push(first(&prompt(PREFIX.1))?);
-                follower.push(first(&with_prefix())?);
-            }
+            let without = first(&prompt(PREFIX.0))?;
+            let whole = first(&with_prefix())?;
+            leader.push(whole);
+            own.push(whole - without);
+            alone.push(first(&prompt(PREFIX.1))?);
+            follower.push(first(&with_prefix())?);
         }
-        let (prefix, own) = PREFIX;
-        report.figure(&format!("{name}: seconds to the first token, {own} in"), &alone);
-        report.figure(
-            &format!("{name}: seconds to the first token, {prefix} + {own} in, nothing cached"),
-            &leader,
-        );
-        report.figure(
-            &format!("{name}: seconds to the first token, {prefix} cached + {own} in"),
-            &follower,
-        );
-        let text = format!("{name}: first token behind {prefix} cached tokens by that of the {own} alone");
-        report.target(&text, &follower.over(&alone), Target::Most(1.25));
+        let (prefix, part) = PREFIX;
+        let figures = [
+            (format!("{part} in"), &alone),
+            (format!("{prefix} + {part} in, nothing cached"), &leader),
+            (
+                format!("{prefix} + {part} in by {prefix} in, nothing cached"),
+                &own,
+            ),
+            (format!("{prefix} cached + {part} in"), &follower),
+        ];
+        for (what, series) in figures {
+            report.figure(&format!("{name}: seconds to the first token, {what}"), series);
+        }
+        let text =
+            format!("{name}: {part} tokens behind {prefix} cached ones by the same when nothing is cached");
+        report.target(&text, &follower.over(&own), Target::Most(1.25));
         Ok(String::new())
     }
 

@@ -1,10 +1,9 @@
 //! The inner loops of attention: plain ones that the compiler turns into vector instructions.
 //!
 //! They are compiled once for each width of vector registers, so everything here is inlined into its caller.
-use crate::model::cpu::ROUND;
-
-/// Numbers that are computed together: one vector register of AVX-512, two of AVX2.
-pub(super) const LANES: usize = 16;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use crate::model::cpu::lanes::{AVX512, LANES, PLAIN, exp, reduce};
 
 /// Softmax over what was seen so far, for one query.
 pub(super) struct Running {
@@ -45,30 +44,10 @@ impl Running {
     }
 }
 
-/// Folds all numbers and `start` into one, in any order.
-#[inline(always)]
-fn reduce(numbers: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let (whole, rest) = numbers.as_chunks::<LANES>();
-    let Some((first, more)) = whole.split_first() else {
-        return rest.iter().copied().fold(start, fold);
-    };
-    let mut lanes = *first;
-    for chunk in more {
-        lanes = std::array::from_fn(|lane| fold(lanes[lane], chunk[lane]));
-    }
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] = fold(lanes[lane], lanes[lane + half]);
-        }
-    }
-    rest.iter().copied().fold(fold(start, lanes[0]), fold)
-}
-
 /// Adds to each row of `sums` a row of `a` times the matrix `b`, whose rows have `width` numbers. Rows of `a` and of
-/// `sums` begin at multiples of their strides. `ROWS` of them share what is read of `b`; `FUSED` says that the CPU
-/// multiplies and adds in one instruction; where it does not, the library would be slow.
+/// `sums` begin at multiples of their strides. Some of them share what is read of `b`.
 #[inline(always)]
-pub(super) fn add_product<const ROWS: usize, const FUSED: bool>(
+pub(super) fn add_product<const LEVEL: u8>(
     [mut a, b]: [&[f32]; 2],
     width: usize,
     mut sums: &mut [f32],
@@ -79,15 +58,19 @@ pub(super) fn add_product<const ROWS: usize, const FUSED: bool>(
     while left > 0 {
         let strides = [a_stride, stride];
         let count = match left {
-            left if left >= ROWS => {
-                add_some::<ROWS, FUSED>([a, b], width, sums, strides);
-                ROWS
+            8.. if LEVEL == AVX512 => {
+                add_some::<8, LEVEL>([a, b], width, sums, strides);
+                8
+            }
+            4.. => {
+                add_some::<4, LEVEL>([a, b], width, sums, strides);
+                4
             }
             2.. => {
-                add_some::<2, FUSED>([a, b], width, sums, strides);
+                add_some::<2, LEVEL>([a, b], width, sums, strides);
                 2
             }
-            _ => return add_some::<1, FUSED>([a, b], width, sums, strides),
+            _ => return add_some::<1, LEVEL>([a, b], width, sums, strides),
         };
         left -= count;
         a = a.get(count * a_stride..).unwrap_or_default();
@@ -96,7 +79,8 @@ pub(super) fn add_product<const ROWS: usize, const FUSED: bool>(
 }
 
 #[inline(always)]
-fn add_some<const N: usize, const FUSED: bool>(
+#[allow(unsafe_code)]
+fn add_some<const N: usize, const LEVEL: u8>(
     [a, b]: [&[f32]; 2],
     width: usize,
     sums: &mut [f32],
@@ -106,25 +90,20 @@ fn add_some<const N: usize, const FUSED: bool>(
     let a: [&[f32]; N] = std::array::from_fn(|row| &a[row * a_stride..][..depth]);
     let whole = width / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
-        let mut lanes = [[0.0; LANES]; N];
-        for (row, lanes) in lanes.iter_mut().enumerate() {
-            lanes.copy_from_slice(&sums[row * stride + first..][..LANES]);
-        }
-        for at in 0..depth {
-            let b = &b[at * width + first..][..LANES];
-            for (lanes, a) in lanes.iter_mut().zip(a) {
-                for (lane, b) in lanes.iter_mut().zip(b) {
-                    *lane = if FUSED {
-                        a[at].mul_add(*b, *lane)
-                    } else {
-                        a[at] * b + *lane
-                    };
+        #[cfg(target_arch = "x86_64")]
+        if LEVEL == AVX512 {
+            let (b, sums) = (&b[first..], &mut sums[first..]);
+            // SAFETY: the level says that the CPU has the instructions.
+            unsafe {
+                match N {
+                    1 | 2 => avx512::add_columns::<N, 4>(a, b, width, sums, stride),
+                    4 => avx512::add_columns::<N, 2>(a, b, width, sums, stride),
+                    _ => avx512::add_columns::<N, 1>(a, b, width, sums, stride),
                 }
             }
+            continue;
         }
-        for (row, lanes) in lanes.iter().enumerate() {
-            sums[row * stride + first..][..LANES].copy_from_slice(lanes);
-        }
+        add_columns::<N, LEVEL>(a, &b[first..], width, &mut sums[first..], stride);
     }
     for column in whole..width {
         let numbers = b.iter().skip(column).step_by(width);
@@ -135,45 +114,39 @@ fn add_some<const N: usize, const FUSED: bool>(
     }
 }
 
-/// e to the power of a number up to 0, to 2 units in the last place: the library's is a call for each number.
+/// Adds to the first columns of `sums` the products of `a`'s rows with those of `b`.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
-    // Powers of ln 2 by factorials: 2 to the power of the fraction, which is at most a half.
-    const TERMS: [f32; 7] = [
-        1.540_353e-4,
-        1.333_355_8e-3,
-        9.618_129e-3,
-        5.550_411e-2,
-        0.240_226_5,
-        std::f32::consts::LN_2,
-        1.0,
-    ];
-    // Not max: it would hide a NaN.
-    let x = if x < -87.0 { -87.0 } else { x };
-    let exponent = x * std::f32::consts::LOG2_E;
-    let rounded = exponent + ROUND;
-    let fraction = exponent - (rounded - ROUND);
-    let power = TERMS.iter().fold(0.0, |sum, term| sum * fraction + term);
-    let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits());
-    power * f32::from_bits(whole.wrapping_add(127) << 23)
+fn add_columns<const N: usize, const LEVEL: u8>(
+    a: [&[f32]; N],
+    b: &[f32],
+    width: usize,
+    sums: &mut [f32],
+    stride: usize,
+) {
+    let mut lanes = [[0.0; LANES]; N];
+    for (row, lanes) in lanes.iter_mut().enumerate() {
+        lanes.copy_from_slice(&sums[row * stride..][..LANES]);
+    }
+    for at in 0..a[0].len() {
+        let b = &b[at * width..][..LANES];
+        for (lanes, a) in lanes.iter_mut().zip(a) {
+            for (lane, b) in lanes.iter_mut().zip(b) {
+                *lane = if LEVEL == PLAIN {
+                    a[at] * b + *lane
+                } else {
+                    a[at].mul_add(*b, *lane)
+                };
+            }
+        }
+    }
+    for (row, lanes) in lanes.iter().enumerate() {
+        sums[row * stride..][..LANES].copy_from_slice(lanes);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exp_is_that_of_the_library() {
-        for step in 0..=87_000 {
-            let x = -step as f32 / 1000.0;
-            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            // What rounding x times log2(e) costs grows with x.
-            let bound = 2.5e-7 + 1.2e-7 * f64::from(-x);
-            assert!((ours / exact - 1.0).abs() < bound, "{x}: {ours} {exact}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f32::NEG_INFINITY) < 1e-37 && exp(f32::NAN).is_nan());
-    }
 
     /// Widths in whole vectors or not, rows in all remainders.
     #[test]
@@ -184,7 +157,7 @@ mod tests {
             let (a, b) = (numbers(rows * (depth + 2), 3), numbers(depth * width, 5));
             let mut sums = numbers(rows * (width + 3), 7);
             let before = sums.clone();
-            add_product::<4, true>([&a, &b], width, &mut sums, [depth + 2, width + 3]);
+            add_product::<PLAIN>([&a, &b], width, &mut sums, [depth + 2, width + 3]);
             for (at, found) in sums.iter().enumerate() {
                 let (row, column) = (at / (width + 3), at % (width + 3));
                 let product = |d| a[row * (depth + 2) + d] * b[d * width + column];

@@ -3,16 +3,19 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::Heads;
-use super::block::{LANES, Running, add_product};
+use super::block::{Running, add_product};
 use crate::kv::BlockCopy;
-use crate::model::cpu::{run_all, with_slice};
+use crate::memory::large_pages;
+use crate::model::cpu::lanes::{LANES, Loops, fetch, widest};
+use crate::model::cpu::{Threads, with_slice};
 use crate::model::{Chunk, StepPlan};
 
 /// Tokens of a chunk that pass over the keys together: each block is then read from memory once for all of them.
-const TILE: usize = 16;
+const TILE: usize = 32;
 /// Positions, at least a block of them, between two looks at the highest score.
 const SPAN: usize = 64;
 /// Below this many multiplications threads cost more than they give.
@@ -49,6 +52,20 @@ struct Task<'a> {
     output: Vec<&'a mut [f32]>,
 }
 
+/// A task and what it reads.
+struct Work<'a> {
+    cache: &'a CpuCache,
+    task: Task<'a>,
+    q: &'a [f32],
+}
+
+impl Loops for Work<'_> {
+    #[inline(always)]
+    fn run<const LEVEL: u8>(self) {
+        self.cache.run::<LEVEL>(self.task, self.q);
+    }
+}
+
 impl CpuCache {
     pub(super) fn new(
         heads: Heads,
@@ -78,10 +95,15 @@ impl CpuCache {
         }
     }
 
-    pub(super) fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &StepPlan) -> Result<Tensor> {
+    pub(super) fn attend(
+        &mut self,
+        [q, k, v]: [&Tensor; 3],
+        plan: &StepPlan,
+        threads: Threads,
+    ) -> Result<Tensor> {
         with_slice(k, |k| self.store(Part::Keys, k, plan))?;
         with_slice(v, |v| self.store(Part::Values, v, plan))?;
-        let output = with_slice(q, |q| self.compute(q, plan))?;
+        let output = with_slice(q, |q| self.compute(q, plan, threads))?;
         Tensor::from_vec(
             output,
             (plan.tokens(), self.heads.query * self.heads.dim),
@@ -114,7 +136,7 @@ impl CpuCache {
         (block as usize * self.heads.kv + head) * self.block_size * self.heads.dim
     }
 
-    fn compute(&self, q: &[f32], plan: &StepPlan) -> Vec<f32> {
+    fn compute(&self, q: &[f32], plan: &StepPlan, threads: Threads) -> Vec<f32> {
         let row = self.heads.query * self.heads.dim;
         let mut output = vec![0.0; plan.tokens() * row];
         let work: usize = plan
@@ -123,10 +145,11 @@ impl CpuCache {
             .map(|c| c.tokens.len() * (c.start + c.tokens.len()) * row)
             .sum();
         let tasks = self.tasks(&mut output, plan);
+        let over = |task| Work { cache: self, task, q };
         if work < WORTH_THREADS {
-            tasks.into_iter().for_each(|task| self.run(task, q));
+            tasks.into_iter().map(over).for_each(widest);
         } else {
-            run_all(tasks, |task| self.run(task, q));
+            threads.run_all(tasks, |task| widest(over(task)));
         }
         output
     }
@@ -159,34 +182,9 @@ impl CpuCache {
         tasks
     }
 
-    /// Fills the task's output, with the widest vector registers that the CPU has.
-    #[allow(unsafe_code)]
-    fn run(&self, task: Task<'_>, q: &[f32]) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f")]
-            fn with_avx512(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined::<8, true>(task, q);
-            }
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2(cache: &CpuCache, task: Task<'_>, q: &[f32]) {
-                cache.run_inlined::<4, true>(task, q);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the CPU has what the function is compiled for.
-                return unsafe { with_avx512(self, task, q) };
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: as above.
-                return unsafe { with_avx2(self, task, q) };
-            }
-        }
-        // Every 64-bit ARM multiplies and adds at once.
-        self.run_inlined::<4, { cfg!(target_arch = "aarch64") }>(task, q);
-    }
-
+    /// Fills the task's output.
     #[inline(always)]
-    fn run_inlined<const ROWS: usize, const FUSED: bool>(&self, mut task: Task<'_>, q: &[f32]) {
+    fn run<const LEVEL: u8>(&self, mut task: Task<'_>, q: &[f32]) {
         let Heads { query, dim, .. } = self.heads;
         let group = self.heads.group();
         let scale = self.heads.scale() as f32;
@@ -207,14 +205,17 @@ impl CpuCache {
         let mut wide = Vec::new();
         let visible = start + tokens;
         let used = &task.chunk.blocks[..visible.div_ceil(self.block_size)];
-        for (index, blocks) in used.chunks(in_span).enumerate() {
+        let spans = || used.chunks(in_span);
+        let nexts = spans().skip(1).chain([&[][..]]);
+        for (index, (blocks, next)) in spans().zip(nexts).enumerate() {
             let first = index * width;
             scores.fill(0.0);
             for (index, &block) in blocks.iter().enumerate() {
                 let at = self.head_start(block, task.head);
+                self.values.fetch(at..at + self.block_size * dim);
                 let keys = self.keys.read(at..at + self.block_size * dim, &mut wide);
                 let scores = &mut scores[index * self.block_size..];
-                add_product::<ROWS, FUSED>([&queries, keys], self.block_size, scores, [dim, width]);
+                add_product::<LEVEL>([&queries, keys], self.block_size, scores, [dim, width]);
             }
             let rows = scores.chunks_exact_mut(width).zip(sums.chunks_exact_mut(dim));
             for (row, ((scores, sums), running)) in rows.zip(&mut running).enumerate() {
@@ -233,11 +234,15 @@ impl CpuCache {
             }
             for (index, &block) in blocks.iter().enumerate() {
                 let at = self.head_start(block, task.head);
+                if let Some(&next) = next.get(index) {
+                    let at = self.head_start(next, task.head);
+                    self.keys.fetch(at..at + self.block_size * dim);
+                }
                 let within = index * self.block_size;
                 // Positions that no query of this task may see are not read.
                 let seen = self.block_size.min(visible - first - within);
                 let values = self.values.read(at..at + seen * dim, &mut wide);
-                add_product::<ROWS, FUSED>([&scores[within..], values], dim, &mut sums, [width, dim]);
+                add_product::<LEVEL>([&scores[within..], values], dim, &mut sums, [width, dim]);
             }
         }
         let sums = sums.chunks_exact(dim).zip(&running);
@@ -250,13 +255,24 @@ impl CpuCache {
 
 impl Numbers {
     fn zeros(count: usize, dtype: DType) -> Result<Self> {
-        // Zeroed memory is only taken from the system when it is written.
+        // Zeroed memory is only taken from the system when it is written: so asked for, where numbers are the machine's.
+        let halves = || vec![0_u16; count];
         Ok(match dtype {
-            DType::F32 => Self::F32(vec![0.0; count]),
-            DType::BF16 => Self::Bf16(vec![bf16::ZERO; count]),
-            DType::F16 => Self::F16(vec![f16::ZERO; count]),
+            DType::F32 => Self::F32(large_pages(vec![0.0; count])),
+            DType::BF16 => Self::Bf16(large_pages(halves().reinterpret_into())),
+            DType::F16 => Self::F16(large_pages(halves().reinterpret_into())),
             other => candle_core::bail!("a KV cache of {other:?} is not implemented"),
         })
+    }
+
+    /// Has the processor bring the numbers near: blocks lie anywhere, so it cannot foresee them.
+    #[inline(always)]
+    fn fetch(&self, range: Range<usize>) {
+        match self {
+            Self::F32(all) => fetch(&all[range]),
+            Self::Bf16(all) => fetch(&all[range]),
+            Self::F16(all) => fetch(&all[range]),
+        }
     }
 
     fn write(&mut self, at: usize, row: &[f32]) {
@@ -292,11 +308,15 @@ impl Numbers {
     }
 
     /// The numbers of a range, in `wide` where they are not F32 already.
+    #[inline(always)]
     fn read<'a>(&'a self, range: Range<usize>, wide: &'a mut Vec<f32>) -> &'a [f32] {
         wide.resize(range.len(), 0.0);
         match self {
             Self::F32(all) => return &all[range],
-            Self::Bf16(all) => all[range].convert_to_f32_slice(wide),
+            // Bit by bit, for the library's own loop is not compiled for wide registers.
+            Self::Bf16(all) => wide.iter_mut().zip(&all[range]).for_each(|(wide, narrow)| {
+                *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
+            }),
             Self::F16(all) => all[range].convert_to_f32_slice(wide),
         }
         wide
