@@ -8,9 +8,17 @@ use crate::capabilities::Capabilities;
 use crate::plan::Kind;
 use crate::status::{Facts, Verdict};
 
-/// Judges the condition ScalingActive.
+/// Judges the condition ScalingActive. Why the operator cannot read a pod's load is told whoever scales.
 #[must_use]
 pub fn judge(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
+    let mut verdict = scaling(facts, autoscaler);
+    if let Some(why) = facts.load.and_then(|load| load.obstacle.as_deref()) {
+        verdict.message = format!("{}; {why}", verdict.message);
+    }
+    verdict
+}
+
+fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
     let Some(autoscaling) = facts.valid.autoscaling() else {
         return if facts.valid.spec.autoscaling.is_some() {
             Verdict::no(
@@ -44,16 +52,14 @@ pub fn judge(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) ->
 
 /// The operator gives the values.
 fn own(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
-    let (answering, silent, hindered) = facts.load.map_or((0, &[][..], None), |load| {
-        (load.pods.len(), &load.silent[..], load.obstacle.as_deref())
-    });
-    let mut named = String::new();
-    if !silent.is_empty() {
-        named = format!("; no answer from {}", silent.join(", "));
-    }
-    if let Some(why) = hindered {
-        named = format!("{named}; {why}");
-    }
+    let (answering, silent) = facts
+        .load
+        .map_or((0, &[][..]), |load| (load.pods.len(), &load.silent[..]));
+    let named = if silent.is_empty() {
+        String::new()
+    } else {
+        format!("; no answer from {}", silent.join(", "))
+    };
     let refused = told(autoscaler, &named);
     // Another server of the same API may give the values; only when none come is ours the reason.
     if let Some(obstacle) = facts.obstacle.filter(|_| refused.is_some()) {

@@ -1,4 +1,5 @@
 //! Routes, KEDA and a paused rollout: what the conditions say before, without and after the kinds of others.
+use qwen_operator::load::EnginePod;
 use serde_json::{Value, json};
 
 use super::support::{MONITORING, World};
@@ -194,6 +195,30 @@ async fn the_operators_own_metrics_are_refused_where_it_serves_none_and_an_adapt
             .condition("chat", "ScalingActive")
             .starts_with("True MetricsAvailable")
     );
+}
+
+#[tokio::test]
+async fn a_load_that_the_operator_may_not_read_is_told_whoever_scales() {
+    let world = World::new(&MONITORING);
+    let pod = EnginePod {
+        namespace: "default".into(),
+        name: "chat-1".into(),
+        service: "chat".into(),
+        ..EnginePod::default()
+    };
+    world.ctx.board.put(pod.clone());
+    world
+        .ctx
+        .board
+        .hinder(&pod, "the operator may not read Secret scrape".into());
+    for spec in [fixed(1), autoscaled(1, 3), by_keda()] {
+        reconciled(&world, spec).await;
+        let condition = world.condition("chat", "ScalingActive");
+        assert!(
+            condition.ends_with("; the operator may not read Secret scrape"),
+            "{condition}"
+        );
+    }
 }
 
 #[tokio::test]
