@@ -2,11 +2,14 @@
 pub mod autoscaling;
 pub mod cache;
 pub mod conditions;
+pub mod disruption;
 pub mod engine;
 pub mod limits;
 pub mod model;
 pub mod monitoring;
+pub mod network;
 pub mod rollout;
+pub mod secret;
 pub mod spec;
 pub mod status;
 

@@ -53,6 +53,17 @@ pub enum ApplyError {
     },
 }
 
+impl Applied {
+    /// What failed on a kind.
+    #[must_use]
+    pub fn error_of(&self, kind: Kind) -> Option<String> {
+        self.errors
+            .iter()
+            .find(|error| error.kind() == kind)
+            .map(ToString::to_string)
+    }
+}
+
 impl ApplyError {
     /// The kind of the object.
     #[must_use]

@@ -81,7 +81,12 @@ mod tests {
             "metadata": { "name": "chat", "namespace": "team", "uid": "1" },
             "spec": { "model": model, "replicas": replicas },
         });
-        let valid = validate(&serde_json::from_value(service).unwrap(), Some("image")).unwrap();
+        let valid = validate(
+            &serde_json::from_value(service).unwrap(),
+            Some("image"),
+            "qwen-system",
+        )
+        .unwrap();
         let plan = crate::plan::plan(&valid);
         let mut applied = Applied::default();
         if let Some(claim) = claim {

@@ -7,19 +7,23 @@ use tokio::sync::{broadcast, watch};
 
 use crate::plan::Kind;
 
-/// The group of the Prometheus operator.
-const MONITORING: &str = "monitoring.coreos.com/v1";
+/// The groups of optional kinds.
+const GROUPS: [&str; 3] = [
+    "monitoring.coreos.com/v1",
+    "gateway.networking.k8s.io/v1",
+    "keda.sh/v1alpha1",
+];
 /// A CRD that appears is used within this time.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
-/// Which kinds of the Prometheus operator the cluster serves.
+/// Which kinds of the Prometheus operator, the Gateway API and KEDA the cluster serves.
 ///
 /// A failed look-up is not an absence: the last answer stays, and without one it is `Unknown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Capabilities {
     /// No look-up has succeeded; the text says why.
     Unknown(String),
-    /// Kinds of the monitoring group.
+    /// Kinds of these groups.
     Known(BTreeSet<String>),
 }
 
@@ -46,7 +50,7 @@ impl Default for Capabilities {
 }
 
 impl Capabilities {
-    /// Whether the monitoring group has the kind.
+    /// Whether one of the groups has the kind.
     #[must_use]
     pub fn has(&self, kind: &str) -> bool {
         matches!(self, Self::Known(kinds) if kinds.contains(kind))
@@ -59,12 +63,14 @@ impl Capabilities {
     }
 }
 
-/// Asks the API server which kinds the monitoring group has.
+/// Asks the API server which kinds the groups of optional kinds have.
 ///
 /// # Errors
-/// The request failed for another reason than the group's absence.
+/// A request failed for another reason than its group's absence.
 pub async fn probe(client: &Client) -> Result<BTreeSet<String>, kube::Error> {
-    kinds(client, MONITORING).await
+    let found = GROUPS.map(|group| kinds(client, group));
+    let found = futures::future::try_join_all(found).await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// Asks the API server which kinds a version of a group has; none where it does not serve it.
@@ -85,7 +91,7 @@ pub async fn run(client: Client, known: watch::Sender<Capabilities>, triggers: b
         let found = match probe(&client).await {
             Ok(kinds) => Capabilities::Known(kinds),
             Err(error) => {
-                tracing::warn!(%error, "failed to look up which kinds {MONITORING} has; the last answer stays");
+                tracing::warn!(%error, "failed to look up which optional kinds there are; the last answer stays");
                 match &*known.borrow() {
                     Capabilities::Known(kinds) => Capabilities::Known(kinds.clone()),
                     Capabilities::Unknown(_) => Capabilities::Unknown(error.to_string()),

@@ -87,7 +87,7 @@ pub async fn check(args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
 /// Looks at a cluster by one client, and at the rights of another's user.
 async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
     let version = version(cluster).await.map_err(CheckError::Silent)?;
-    let (definition, rights, autoscaler, prometheus, metrics, gpus, storage, gateway) = tokio::join!(
+    let (definition, rights, autoscaler, prometheus, metrics, gpus, storage, gateway, keda) = tokio::join!(
         definition(cluster),
         rights(user, args),
         autoscaler(cluster),
@@ -95,7 +95,16 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
         metrics(cluster, args),
         gpus(cluster),
         storage(cluster),
-        gateway(cluster),
+        served(
+            cluster,
+            Kind::HTTPRoute,
+            "spec.network.route needs it, with a gateway controller"
+        ),
+        served(
+            cluster,
+            Kind::ScaledObject,
+            "spec.autoscaling.metricsSource: Keda needs it: install KEDA"
+        ),
     );
     // What a thing is that cannot be looked up.
     let (needed, optional) = (Found::Missing, Found::Optional);
@@ -109,6 +118,7 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
         ("GPUs", optional, gpus),
         ("StorageClass", optional, storage),
         ("Gateway API", optional, gateway),
+        ("KEDA", optional, keda),
     ]
     .map(|(what, unknown, found)| Finding {
         what,
@@ -181,7 +191,7 @@ fn without_words(schema: Value) -> Value {
 }
 
 async fn rights(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error> {
-    let rights = match rights::needed(&args.release, &args.namespace) {
+    let rights = match rights::needed(&args.release, &args.namespace, args.watch_namespace.as_deref()) {
         Ok(rights) => rights,
         Err(error) => {
             return Ok(Found::Missing(format!(
@@ -306,15 +316,14 @@ async fn storage(client: &Client) -> Result<Found, kube::Error> {
     })
 }
 
-async fn gateway(client: &Client) -> Result<Found, kube::Error> {
-    let version = "gateway.networking.k8s.io/v1";
-    Ok(if kinds(client, version).await?.contains("HTTPRoute") {
-        Found::Fine(format!("{version} serves HTTPRoute"))
+/// A kind that only services of one field need.
+async fn served(client: &Client, kind: Kind, only: &str) -> Result<Found, kube::Error> {
+    let resource = kind.api_resource();
+    let (version, kind) = (resource.api_version, resource.kind);
+    Ok(if kinds(client, &version).await?.contains(&kind) {
+        Found::Fine(format!("{version} serves {kind}"))
     } else {
-        Found::Optional(
-            "no HTTPRoute; only for routes of yours to a service from outside, by a gateway controller"
-                .to_owned(),
-        )
+        Found::Optional(format!("no {kind}; only {only}"))
     })
 }
 

@@ -48,6 +48,9 @@ pub struct RunArgs {
     /// The Service that leads to the custom metrics API; without it and --release-cluster-role none is served.
     #[arg(long, requires = "release_cluster_role")]
     pub metrics_service: Option<String>,
+    /// Look at the QwenServices of this namespace alone; by default at those of all.
+    #[arg(long, value_name = "NAMESPACE", conflicts_with = "metrics_service")]
+    pub watch_namespace: Option<String>,
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = 8080)]
     pub admin_port: u16,
@@ -71,6 +74,9 @@ pub struct RenderArgs {
     /// Engine image of services that name none.
     #[arg(long, env = "ENGINE_IMAGE", default_value = concat!("qwen-engine:", env!("CARGO_PKG_VERSION")))]
     pub engine_image: String,
+    /// Namespace of the operator, which the NetworkPolicy lets in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "qwen-system")]
+    pub operator_namespace: String,
 }
 
 /// Flags of `check`.
@@ -82,6 +88,9 @@ pub struct CheckArgs {
     /// Name of the Helm release, which its roles and its Service bear.
     #[arg(long, default_value = "qwen-operator")]
     pub release: String,
+    /// The one namespace that the operator is limited to, if it is.
+    #[arg(long)]
+    pub watch_namespace: Option<String>,
     /// User whose rights are looked at, such as system:serviceaccount:qwen-system:qwen-operator; by default your own.
     #[arg(long = "as", value_name = "USER")]
     pub as_user: Option<String>,

@@ -21,6 +21,7 @@ use crate::metrics_api::MetricsApiState;
 use crate::observe::{ObserveError, observe};
 use crate::plan::plan;
 use crate::report::{self, ReportError, Reported};
+use crate::scope::Scope;
 use crate::status;
 use crate::valid::validate;
 
@@ -39,6 +40,10 @@ pub struct Context {
     pub recorder: Recorder,
     /// Engine image of services that name none.
     pub engine_image: Option<String>,
+    /// Namespace of the operator, from which engine pods are scraped.
+    pub namespace: String,
+    /// Which namespaces the operator looks at.
+    pub scope: Scope,
     /// Which optional kinds the cluster serves.
     pub capabilities: watch::Receiver<Capabilities>,
     /// What the watches said of children and monitoring.
@@ -115,7 +120,7 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     // validate (no client): an invalid spec waits for its change, children stay as they are.
-    let valid = match validate(service, ctx.engine_image.as_deref()) {
+    let valid = match validate(service, ctx.engine_image.as_deref(), &ctx.namespace) {
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
@@ -143,10 +148,10 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     }
     // status (no client)
     let load = ctx.board.service(&valid.namespace, &valid.name);
-    let obstacle = ctx
-        .metrics_api
-        .as_ref()
-        .and_then(|state| state.registration().obstacle());
+    let obstacle = match &ctx.metrics_api {
+        Some(state) => state.registration().obstacle(),
+        None => Some(ctx.scope.obstacle()),
+    };
     let facts = status::Facts {
         valid: &valid,
         plan: &plan,

@@ -11,6 +11,9 @@ use tokio::sync::watch;
 use crate::cache::Listed;
 use crate::cause::Cause;
 
+use crate::api::secret::SecretKey;
+use crate::marks::PodFacts;
+
 /// A pod that has not answered for this long is left out of every sum and named as silent.
 pub const SILENT_AFTER: Duration = Duration::from_secs(6);
 
@@ -83,7 +86,7 @@ impl Sample {
 }
 
 /// What the operator keeps of an engine pod; the rest of the object is dropped at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnginePod {
     /// Namespace of the pod.
     pub namespace: String,
@@ -101,6 +104,14 @@ pub struct EnginePod {
     pub terminating: bool,
     /// Why it does not serve.
     pub cause: Option<Cause>,
+    /// It takes requests.
+    pub ready: bool,
+    /// Its deletion cost.
+    pub deletion_cost: i32,
+    /// It has annotations that keep it on its node.
+    pub guarded: bool,
+    /// The Secret that guards its /metrics.
+    pub token: Option<SecretKey>,
 }
 
 /// The last answer of one pod, as the controller reads it.
@@ -127,6 +138,8 @@ pub struct ServiceLoad {
     pub pods: Vec<PodLoad>,
     /// Names of running pods that did not.
     pub silent: Vec<String>,
+    /// Why one of them cannot be asked, in words that say what to do.
+    pub obstacle: Option<String>,
 }
 
 /// One pod's value of one metric, as the metrics API serves it.
@@ -156,6 +169,8 @@ struct Entry {
     /// When its address became known.
     since: Instant,
     last: Option<Answer>,
+    /// Why it cannot be asked.
+    obstacle: Option<String>,
 }
 
 #[derive(Debug)]
@@ -204,8 +219,29 @@ impl LoadBoard {
             } else if entry.silent(now) {
                 load.silent.push(entry.pod.name.clone());
             }
+            if load.obstacle.is_none() {
+                load.obstacle.clone_from(&entry.obstacle);
+            }
         }
         load
+    }
+
+    /// What decides on the annotations of a service's pods.
+    #[must_use]
+    pub fn pod_facts(&self, namespace: &str, name: &str) -> Vec<PodFacts> {
+        let now = Instant::now();
+        in_namespace(&self.read(), namespace)
+            .filter(|entry| entry.pod.service == name)
+            .map(|entry| PodFacts {
+                name: entry.pod.name.clone(),
+                ready: entry.pod.ready && !entry.pod.terminating,
+                cost: entry.pod.deletion_cost,
+                guarded: entry.pod.guarded,
+                in_flight: entry
+                    .fresh(now)
+                    .map(|answer| answer.sample.waiting + answer.sample.running),
+            })
+            .collect()
     }
 
     /// Fresh values of `metric` for the pods of `namespace` that `selector` matches.
@@ -264,6 +300,7 @@ impl LoadBoard {
                         pod,
                         since: Instant::now(),
                         last: None,
+                        obstacle: None,
                     },
                 );
                 true
@@ -291,6 +328,14 @@ impl LoadBoard {
                 at: Instant::now(),
                 taken_at: Timestamp::now(),
             });
+            entry.obstacle = None;
+        }
+    }
+
+    /// Writes down why a pod cannot be asked.
+    pub fn hinder(&self, pod: &EnginePod, obstacle: String) {
+        if let Some(entry) = self.write().get_mut(&(pod.namespace.clone(), pod.name.clone())) {
+            entry.obstacle = Some(obstacle);
         }
     }
 
@@ -332,8 +377,7 @@ mod tests {
             service: "chat".into(),
             labels: BTreeMap::from([("qwen-operator.io/service".into(), "chat".into())]),
             address: Some(IpAddr::from([127, 0, 0, 1])),
-            terminating: false,
-            cause: None,
+            ..EnginePod::default()
         }
     }
 

@@ -61,10 +61,11 @@ fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
         std::fs::read_to_string(&args.file)
             .map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
     };
-    for plan in render::plans(&text, &args.engine_image)? {
-        put(&render::documents(&plan)?)?;
+    let plans = render::plans(&text, &args.engine_image, &args.operator_namespace)?;
+    for plan in &plans {
+        put(&render::documents(plan)?)?;
     }
-    Ok(())
+    put(&render::adapter_rule(&plans)?)
 }
 
 fn print_findings(args: &CheckArgs) -> Result<(), Failure> {

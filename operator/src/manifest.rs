@@ -194,6 +194,46 @@ mod tests {
             ),
             (
                 name,
+                "autoscaling: {maxReplicas: 2, behavior: {scaleUp: {policies: []}}}",
+                "\n  spec.autoscaling.behavior.scaleUp.policies: has 0 items; write at least 1",
+            ),
+            (
+                name,
+                "autoscaling: {maxReplicas: 2, behavior: {scaleDown: {selectPolicy: Most}}}",
+                "\n  spec.autoscaling.behavior.scaleDown.selectPolicy: \"Most\" is none of",
+            ),
+            (
+                name,
+                "autoscaling: {maxReplicas: 2, behavior: {scaleUp: {tolerance: '-0.1'}}}",
+                "\n  spec.autoscaling.behavior.scaleUp.tolerance: \"-0.1\" does not match",
+            ),
+            (
+                name,
+                "network: {allowFrom: [{ipBlock: {cidr: here}}]}",
+                "\n  spec.network.allowFrom[0].ipBlock.cidr: \"here\" does not match",
+            ),
+            (
+                name,
+                "network: {route: {parentRefs: []}}",
+                "\n  spec.network.route.parentRefs: has 0 items; write at least 1",
+            ),
+            (
+                name,
+                "network: {route: {parentRefs: [{name: g, port: 0}]}}",
+                "\n  spec.network.route.parentRefs[0].port: 0 is too small",
+            ),
+            (
+                name,
+                "autoscaling: {maxReplicas: 2, metricsSource: Prometheus}",
+                "\n  spec.autoscaling.metricsSource: \"Prometheus\" is none of \"Operator\", \"PrometheusAdapter\", \"Keda\"",
+            ),
+            (
+                name,
+                "engine: {apiKeysSecretRef: {name: keys}}",
+                "\n  spec.engine.apiKeysSecretRef.key: is required",
+            ),
+            (
+                name,
                 "resources: {limits: {cpu: 2x}}",
                 "\n  spec.resources.limits.cpu: \"2x\" does not match",
             ),
@@ -305,6 +345,7 @@ mod tests {
             "minimum",
             "maximum",
             "minLength",
+            "minItems",
             "maxLength",
             "maxItems",
             "maxProperties",

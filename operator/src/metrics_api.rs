@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
+use crate::scope::Scope;
 use crate::scrape;
 
 mod authorize;
@@ -164,6 +165,8 @@ pub struct Context {
     pub triggers: broadcast::Sender<Trigger>,
     /// State to report in.
     pub state: MetricsApiState,
+    /// Which namespaces are scraped.
+    pub scope: Scope,
     /// Whether this replica leads.
     pub leader: watch::Receiver<bool>,
     /// Where and as what to serve.
@@ -205,7 +208,7 @@ pub async fn run(ctx: Context) -> Result<(), MetricsApiError> {
         () = serve::serve(listener, active, Arc::new(app), ctx.shutdown.clone()) => {}
         () = material::watch(&ctx, provider, publish) => {}
         () = registration::run(&ctx) => {}
-        () = scrape::run(ctx.client.clone(), ctx.board.clone(), ctx.triggers.clone()) => {}
+        () = scrape::run(ctx.client.clone(), ctx.scope.clone(), ctx.board.clone(), ctx.triggers.clone()) => {}
     }
     Ok(())
 }

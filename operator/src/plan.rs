@@ -2,18 +2,24 @@
 //!
 //! Objects are sparse JSON because server-side apply owns exactly the fields that are sent; names are
 //! checked by the snapshots of tests/plan.rs and by the API server's strict field validation.
+pub mod adapter;
 pub mod alerts;
 pub mod autoscaler;
 pub mod claim;
 pub mod deployment;
+pub mod disruption_budget;
+pub mod http_route;
 pub mod meta;
+pub mod network_policy;
 pub mod prometheus_rule;
+pub mod scaled_object;
 pub mod service;
 pub mod service_monitor;
 
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
+use crate::api::autoscaling::MetricsSource;
 use crate::valid::Valid;
 
 /// Kinds of children, in the order in which they are applied.
@@ -23,10 +29,18 @@ pub enum Kind {
     PersistentVolumeClaim,
     /// The endpoint; before the pods, so that its name resolves when they start.
     Service,
+    /// Who may reach the replicas; before them, so that they are never open.
+    NetworkPolicy,
     /// The replicas.
     Deployment,
+    /// How many of them a drain may take.
+    PodDisruptionBudget,
     /// Their number.
     HorizontalPodAutoscaler,
+    /// Their number, where KEDA decides on it.
+    ScaledObject,
+    /// The way in from outside.
+    HTTPRoute,
     /// What Prometheus scrapes.
     ServiceMonitor,
     /// What Prometheus evaluates.
@@ -35,11 +49,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::PersistentVolumeClaim,
         Self::Service,
+        Self::NetworkPolicy,
         Self::Deployment,
+        Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
+        Self::ScaledObject,
+        Self::HTTPRoute,
         Self::ServiceMonitor,
         Self::PrometheusRule,
     ];
@@ -50,8 +68,12 @@ impl Kind {
         match self {
             Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Service => "Service",
+            Self::NetworkPolicy => "NetworkPolicy",
             Self::Deployment => "Deployment",
+            Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::ScaledObject => "ScaledObject",
+            Self::HTTPRoute => "HTTPRoute",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
         }
@@ -60,6 +82,12 @@ impl Kind {
     /// Whether the cluster may lack the kind.
     #[must_use]
     pub const fn optional(self) -> bool {
+        self.monitors() || matches!(self, Self::ScaledObject | Self::HTTPRoute)
+    }
+
+    /// Whether the kind is of the Prometheus operator.
+    #[must_use]
+    pub const fn monitors(self) -> bool {
         matches!(self, Self::ServiceMonitor | Self::PrometheusRule)
     }
 
@@ -68,7 +96,11 @@ impl Kind {
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
             Self::PersistentVolumeClaim | Self::Service => ("", "v1"),
+            Self::NetworkPolicy => ("networking.k8s.io", "v1"),
             Self::Deployment => ("apps", "v1"),
+            Self::PodDisruptionBudget => ("policy", "v1"),
+            Self::ScaledObject => ("keda.sh", "v1alpha1"),
+            Self::HTTPRoute => ("gateway.networking.k8s.io", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
         };
@@ -90,6 +122,8 @@ pub struct Desired {
 pub struct Plan {
     /// In the order of application.
     pub objects: Vec<Desired>,
+    /// Whether a prometheus-adapter must answer the autoscaler.
+    pub by_adapter: bool,
 }
 
 /// Plans all objects of a service. Client required: no.
@@ -101,7 +135,11 @@ pub fn plan(valid: &Valid) -> Plan {
             let body = match kind {
                 Kind::PersistentVolumeClaim => claim::build(valid),
                 Kind::Service => Some(service::build(valid)),
+                Kind::NetworkPolicy => network_policy::build(valid),
                 Kind::Deployment => Some(deployment::build(valid)),
+                Kind::PodDisruptionBudget => disruption_budget::build(valid),
+                Kind::ScaledObject => scaled_object::build(valid),
+                Kind::HTTPRoute => http_route::build(valid),
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),
@@ -112,7 +150,11 @@ pub fn plan(valid: &Valid) -> Plan {
             })
         })
         .collect();
-    Plan { objects }
+    let source = valid.autoscaling().map(|autoscaling| autoscaling.metrics_source);
+    Plan {
+        objects,
+        by_adapter: source == Some(MetricsSource::PrometheusAdapter),
+    }
 }
 
 /// Drops nulls: a field without a value must not be sent, or we would own it.

@@ -7,13 +7,15 @@ use serde_json::{Value, json};
 use crate::api::QwenService;
 
 /// Fields that have Kubernetes' own types, which its documentation tells.
-const KUBERNETES: [&str; 8] = [
+const KUBERNETES: [&str; 10] = [
     "affinity",
+    "allowFrom",
     "behavior",
     "conditions",
     "env",
     "imagePullSecrets",
     "resources",
+    "scrapeFrom",
     "tolerations",
     "topologySpreadConstraints",
 ];

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::QwenService;
 use crate::manifest::{self, ManifestError};
-use crate::plan::{Plan, plan};
+use crate::plan::{self, Plan, plan};
 use crate::valid::{Invalid, validate};
 
 /// Why a file cannot be rendered.
@@ -38,7 +38,7 @@ pub fn crds() -> Result<String, RenderError> {
 ///
 /// # Errors
 /// The first object that the API server would refuse or that cannot be planned.
-pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
+pub fn plans(text: &str, engine_image: &str, operator_namespace: &str) -> Result<Vec<Plan>, RenderError> {
     manifest::services(text)?
         .into_iter()
         .map(|mut service| {
@@ -51,9 +51,11 @@ pub fn plans(text: &str, engine_image: &str) -> Result<Vec<Plan>, RenderError> {
                 .metadata
                 .uid
                 .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
-            let valid = validate(&service, Some(engine_image)).map_err(|source| RenderError::Invalid {
-                name: service.metadata.name.clone().unwrap_or_default(),
-                source,
+            let valid = validate(&service, Some(engine_image), operator_namespace).map_err(|source| {
+                RenderError::Invalid {
+                    name: service.metadata.name.clone().unwrap_or_default(),
+                    source,
+                }
             })?;
             let mut plan = plan(&valid);
             for desired in &mut plan.objects {
@@ -76,6 +78,23 @@ pub fn documents(plan: &Plan) -> Result<String, RenderError> {
         .iter()
         .map(|desired| yaml(&desired.body).map(|text| format!("---\n{text}")))
         .collect()
+}
+
+/// What a prometheus-adapter needs where a plan scales by it, as comments: it is a part of the adapter's own configuration.
+///
+/// # Errors
+/// It cannot be written as YAML.
+pub fn adapter_rule(plans: &[Plan]) -> Result<String, RenderError> {
+    if !plans.iter().any(|plan| plan.by_adapter) {
+        return Ok(String::new());
+    }
+    let rule = yaml(&json!([plan::adapter::rule()]))?;
+    let lines = rule.lines().map(|line| format!("#   {line}\n"));
+    Ok(format!(
+        "# For spec.autoscaling.metricsSource: PrometheusAdapter, add to the adapter's rules\n\
+         # (in its Helm chart below rules.custom):\n{}",
+        lines.collect::<String>()
+    ))
 }
 
 fn yaml(value: &Value) -> Result<String, RenderError> {

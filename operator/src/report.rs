@@ -125,7 +125,8 @@ pub async fn report(
 
 /// Conditions whose status or reason changed. A first "not yet" is no news.
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 6] = [
+    const QUIET: [&str; 7] = [
+        reasons::WAITING_FOR_GATEWAY,
         reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::WAITING_FOR_PODS,
@@ -141,7 +142,9 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
 }
 
 async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
-    const CALM: [&str; 7] = [
+    const CALM: [&str; 9] = [
+        reasons::WAITING_FOR_GATEWAY,
+        reasons::PAUSED,
         reasons::CLAIM_PENDING,
         reasons::DISABLED,
         reasons::SUSPENDED,

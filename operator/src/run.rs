@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
@@ -23,6 +24,7 @@ use crate::leader::Candidate;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
+use crate::scope::Scope;
 use crate::valid::MANAGED_BY;
 use crate::{triggers, watches};
 
@@ -59,6 +61,7 @@ pub enum RunError {
 /// Everything that all parts share.
 struct Operator {
     args: RunArgs,
+    scope: Scope,
     client: Client,
     metrics: Metrics,
     board: LoadBoard,
@@ -85,6 +88,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
         triggers: broadcast::Sender::new(TRIGGERS),
         leads: watch::Sender::new(false),
         shutdown,
+        scope: Scope(args.watch_namespace.clone()),
         args,
     };
     let listener = TcpListener::bind(any(operator.args.admin_port))
@@ -134,7 +138,7 @@ impl Operator {
             (&self.args.metrics_service, &self.args.release_cluster_role)
         else {
             tokio::select! {
-                () = crate::scrape::run(self.client.clone(), self.board.clone(), self.triggers.clone()) => {}
+                () = crate::scrape::run(self.client.clone(), self.scope.clone(), self.board.clone(), self.triggers.clone()) => {}
                 () = self.shutdown.cancelled() => {}
             }
             return Ok(());
@@ -150,6 +154,7 @@ impl Operator {
             board: self.board.clone(),
             triggers: self.triggers.clone(),
             state: self.metrics_api.clone(),
+            scope: self.scope.clone(),
             leader: self.leads.subscribe(),
             config,
             shutdown: self.shutdown.clone(),
@@ -160,7 +165,7 @@ impl Operator {
 
     /// Tells readiness whether QwenServices can be listed, in standby too: a missing definition or right shows at once.
     async fn look_for_services(&self) {
-        let api: Api<Guarded> = Api::all(self.client.clone());
+        let api: Api<Guarded> = self.scope.api(self.client.clone());
         loop {
             let found = api
                 .list_metadata(&kube::api::ListParams::default().limit(1))
@@ -229,7 +234,7 @@ impl Operator {
                     tracing::warn!(%error, "a watch failed, it is tried again");
                 }
             }) => {}
-            () = watches::run(self.client.clone(), &ctx.caches, self.capabilities.subscribe(), &self.triggers) => {}
+            () = watches::run(self.client.clone(), &self.scope, &ctx.caches, self.capabilities.subscribe(), &self.triggers) => {}
             () = triggers::load(ctx.clone(), reader, self.triggers.clone()) => {}
             () = triggers::registration(self.metrics_api.watch(), &self.triggers) => {}
         }
@@ -244,6 +249,8 @@ impl Operator {
             client: self.client.clone(),
             recorder: Recorder::new(self.client.clone(), reporter),
             engine_image: self.args.engine_image.clone(),
+            namespace: self.args.namespace.clone(),
+            scope: self.scope.clone(),
             capabilities: self.capabilities.subscribe(),
             caches: Arc::default(),
             board: self.board.clone(),
@@ -258,9 +265,16 @@ impl Operator {
         }
     }
 
+    /// The objects of a kind that this operator looks at.
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        self.scope.api(self.client.clone())
+    }
+
     fn controller(&self, reader: Store<Guarded>, writer: Writer<Guarded>) -> Controller<Guarded> {
-        let client = &self.client;
-        let services = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        let services = watcher(self.api::<Guarded>(), watcher::Config::default())
             .default_backoff()
             // The greatest part of a service, and nothing here reads it.
             .modify(|service| service.managed_fields_mut().clear())

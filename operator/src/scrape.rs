@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,11 +19,14 @@ use tracing::debug;
 
 use crate::capabilities::Trigger;
 use crate::load::{EnginePod, LoadBoard, Sample};
+use crate::scope::Scope;
 pub use pods::Pods;
 use text::SeriesReader;
+use token::Tokens;
 
 mod pods;
 mod text;
+mod token;
 
 /// Time between two rounds.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -47,6 +51,14 @@ pub enum ScrapeError {
     /// The connection broke inside the answer.
     #[error("reading the engine's /metrics failed: {0}")]
     Body(#[from] hyper::Error),
+    /// The pod wants a token that we do not have.
+    #[error("/metrics of the engine is guarded, and {0}")]
+    NoToken(String),
+    /// It wants another token than ours.
+    #[error(
+        "the engine refuses the token of spec.monitoring.tokenSecretRef; after a change of the Secret the pods follow within two minutes"
+    )]
+    Refused,
     /// Another status than 200.
     #[error("the engine answered /metrics with status {0}")]
     Status(http::StatusCode),
@@ -61,11 +73,14 @@ pub enum ScrapeError {
 type Http = HttpClient<HttpConnector, Empty<Bytes>>;
 
 /// Watches the engine pods and scrapes them, for ever.
-pub async fn run(client: kube::Client, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
-    tokio::join!(pods::watch(client, board.clone(), triggers), rounds(board));
+pub async fn run(client: kube::Client, scope: Scope, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
+    tokio::join!(
+        pods::watch(scope.api(client.clone()), board.clone(), triggers),
+        rounds(client, board)
+    );
 }
 
-async fn rounds(board: LoadBoard) {
+async fn rounds(client: kube::Client, board: LoadBoard) {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(TIMEOUT));
     connector.set_nodelay(true);
@@ -76,31 +91,52 @@ async fn rounds(board: LoadBoard) {
         .build(connector);
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tokens = Tokens::default();
     loop {
         ticks.tick().await;
-        futures::stream::iter(board.targets())
-            .for_each_concurrent(CONCURRENCY, |pod| visit(&http, &board, pod))
+        let pods = board.targets();
+        // Pods without a token wait for no Secret: a late answer counts as none, and the next round asks again.
+        let _ = timeout(TIMEOUT, tokens.refresh(&client, &pods)).await;
+        futures::stream::iter(pods)
+            .for_each_concurrent(CONCURRENCY, |pod| visit(&http, &board, &tokens, pod))
             .await;
     }
 }
 
-async fn visit(http: &Http, board: &LoadBoard, pod: EnginePod) {
+async fn visit(http: &Http, board: &LoadBoard, tokens: &Tokens, pod: EnginePod) {
     let Some(address) = pod.address else { return };
-    let answer = timeout(TIMEOUT, scrape(http, SocketAddr::new(address, ENGINE_PORT))).await;
-    match answer.unwrap_or_else(|late| Err(late.into())) {
+    let answer = match tokens.header(&pod) {
+        Ok(token) => {
+            let address = SocketAddr::new(address, ENGINE_PORT);
+            let answer = timeout(TIMEOUT, scrape(http, address, token)).await;
+            answer.unwrap_or_else(|late| Err(late.into()))
+        }
+        Err(why) => Err(ScrapeError::NoToken(why)),
+    };
+    match answer {
         Ok(sample) => board.answer(&pod, sample),
+        Err(error @ (ScrapeError::NoToken(_) | ScrapeError::Refused)) => {
+            board.hinder(&pod, error.to_string())
+        }
         // Not a warning: pods that start or leave do this, and those that stay silent are named in the status.
         Err(error) => debug!(namespace = pod.namespace, pod = pod.name, %error, "pod gave no load"),
     }
 }
 
-async fn scrape(http: &Http, address: SocketAddr) -> Result<Sample, ScrapeError> {
+async fn scrape(http: &Http, address: SocketAddr, token: Option<HeaderValue>) -> Result<Sample, ScrapeError> {
     let uri = Uri::builder()
         .scheme("http")
         .authority(address.to_string())
         .path_and_query("/metrics")
         .build()?;
-    let response = http.request(Request::get(uri).body(Empty::new())?).await?;
+    let mut request = Request::get(uri).body(Empty::new())?;
+    if let Some(token) = token {
+        request.headers_mut().insert(AUTHORIZATION, token);
+    }
+    let response = http.request(request).await?;
+    if response.status() == http::StatusCode::UNAUTHORIZED {
+        return Err(ScrapeError::Refused);
+    }
     if response.status() != http::StatusCode::OK {
         return Err(ScrapeError::Status(response.status()));
     }
@@ -125,11 +161,15 @@ mod tests {
     use super::*;
 
     async fn answering(app: Router) -> Result<Sample, ScrapeError> {
+        answering_with(app, None).await
+    }
+
+    async fn answering_with(app: Router, token: Option<HeaderValue>) -> Result<Sample, ScrapeError> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        let answer = scrape(&http, address).await;
+        let answer = scrape(&http, address, token).await;
         server.abort();
         answer
     }
@@ -141,6 +181,22 @@ mod tests {
             get(|| async { "vllm:num_requests_waiting 4\nqwen:ready 1\n" }),
         );
         assert_eq!(answering(app).await.unwrap().waiting, 4.0);
+    }
+
+    #[tokio::test]
+    async fn a_guarded_engine_gets_the_token() {
+        let app = Router::new().route(
+            "/metrics",
+            get(|headers: http::HeaderMap| async move {
+                match headers.get(AUTHORIZATION) {
+                    Some(token) if token == "Bearer s3cret" => Ok("vllm:num_requests_waiting 4\n"),
+                    _ => Err(http::StatusCode::UNAUTHORIZED),
+                }
+            }),
+        );
+        let token = Some(HeaderValue::from_static("Bearer s3cret"));
+        assert_eq!(answering_with(app.clone(), token).await.unwrap().waiting, 4.0);
+        assert!(matches!(answering(app).await, Err(ScrapeError::Refused)));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use crate::load::ServiceLoad;
 use crate::monitoring_view;
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
+use crate::route_view;
 use crate::scaling_view;
 use crate::valid::{Invalid, Valid};
 
@@ -95,6 +96,8 @@ pub fn compute(
     let rollout = rollout(deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
+    let route = route_view::judge(facts);
+    let url = route_view::url(facts, &route);
     let verdicts = [
         (types::READY, ready),
         (
@@ -105,11 +108,12 @@ pub fn compute(
         (types::MONITORING_READY, monitoring(facts)),
         (types::SCALING_ACTIVE, scaling),
         (types::ROLLOUT_COMPLETE, rollout),
+        (types::ROUTE_READY, route),
     ];
     let mut status = QwenServiceStatus {
         observed_generation: facts.valid.generation,
         phase: Some(phase),
-        url: Some(facts.valid.url()),
+        url: Some(url),
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
@@ -241,6 +245,12 @@ fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
         return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
     }
+    if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) {
+        return Verdict::no(
+            reasons::PAUSED,
+            "the change waits: set spec.rollout.paused to false to bring it to the replicas",
+        );
+    }
     // Ready carries the whole sentence; here its reason is enough.
     let why = cause
         .map(|cause| format!(" ({}, see the condition Ready)", cause.reason))
@@ -263,7 +273,7 @@ fn monitoring(facts: &Facts<'_>) -> Verdict {
         .applied
         .errors
         .iter()
-        .filter(|error| error.kind().optional())
+        .filter(|error| error.kind().monitors())
         .map(ToString::to_string)
         .collect();
     if failed.is_empty() {

@@ -14,6 +14,7 @@ use crate::api::QwenService;
 use crate::capabilities::Trigger;
 use crate::controller::Context;
 use crate::load::ServiceLoad;
+use crate::marks;
 use crate::metrics_api::Registration;
 use crate::report::NUMBERS_EVERY;
 use crate::status;
@@ -27,6 +28,7 @@ struct Digest {
     queue: Option<i64>,
     progress: Option<crate::api::status::ModelStatus>,
     silent: Vec<String>,
+    obstacle: Option<String>,
 }
 
 impl Digest {
@@ -36,11 +38,12 @@ impl Digest {
             queue: status::queue_depth(&load),
             progress,
             silent: load.silent,
+            obstacle: load.obstacle,
         })
     }
 }
 
-/// Compares the load of all services with what was seen before, at the pace of the status, for ever.
+/// Compares the load of all services with what was seen before, at the pace of the status, for ever, and marks their pods.
 /// It also forgets services that are gone.
 ///
 /// A settled service changes no number and so costs nothing.
@@ -59,6 +62,10 @@ pub async fn load(
         for service in &all {
             let key = (service.namespace().unwrap_or_default(), service.name_any());
             let digest = Digest::of(ctx.board.service(&key.0, &key.1));
+            if let Ok(service) = &service.0 {
+                let patches = marks::wanted(&service.spec, &ctx.board.pod_facts(&key.0, &key.1));
+                marks::write(&ctx.client, &key.0, patches).await;
+            }
             now.insert(key, digest);
         }
         for (key, digest) in &now {

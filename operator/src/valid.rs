@@ -28,6 +28,8 @@ pub struct Valid {
     pub served_name: String,
     /// Engine image.
     pub image: String,
+    /// Namespace of the operator, whose pods scrape the service.
+    pub operator_namespace: String,
     /// Seconds that running streams may take when a replica leaves.
     pub drain_seconds: u64,
     /// Who decides on the number of replicas.
@@ -100,7 +102,11 @@ pub enum Invalid {
 ///
 /// # Errors
 /// What a person must change.
-pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Valid, Invalid> {
+pub fn validate(
+    service: &QwenService,
+    default_image: Option<&str>,
+    operator_namespace: &str,
+) -> Result<Valid, Invalid> {
     let spec = &service.spec;
     let source = Source::parse(&spec.model.source)?;
     let served_name = spec
@@ -136,6 +142,7 @@ pub fn validate(service: &QwenService, default_image: Option<&str>) -> Result<Va
         source,
         served_name,
         image,
+        operator_namespace: operator_namespace.to_owned(),
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),

@@ -1,6 +1,7 @@
 //! The watches of one term of leadership: they fill the caches and ask for the reconciles that follow. Client required: yes.
 use std::fmt::Debug;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::{join, join_all};
@@ -16,14 +17,19 @@ use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
 use crate::observe::prometheus_resource;
 use crate::plan::Kind;
+use crate::scope::Scope;
 use crate::valid::MANAGED_BY;
 
 /// Objects that are held whole at a time while a kind is listed.
 const PAGE: u32 = 50;
 
+/// Time between two looks at a namespace that cannot be watched.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// What a watch needs beside its kind.
 struct Watching<'a> {
     client: Client,
+    scope: &'a Scope,
     known: watch::Receiver<Capabilities>,
     triggers: &'a broadcast::Sender<Trigger>,
 }
@@ -31,12 +37,14 @@ struct Watching<'a> {
 /// Watches everything that reconciles read, for ever; optional kinds while the cluster has them.
 pub async fn run(
     client: Client,
+    scope: &Scope,
     caches: &Caches,
     known: watch::Receiver<Capabilities>,
     triggers: &broadcast::Sender<Trigger>,
 ) {
     let watching = Watching {
         client,
+        scope,
         known,
         triggers,
     };
@@ -56,14 +64,14 @@ pub async fn run(
 impl Watching<'_> {
     async fn children(&self, kind: Kind, cache: &Cache<crate::child::Child>) {
         let config = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
-        let api = Api::all_with(self.client.clone(), &kind);
+        let api = self.scope.api_with(self.client.clone(), &kind);
         let served = |known: &Capabilities| known.serves(kind);
         self.follow(api, config, cache, kind.name(), served, |_| {}, of_one)
             .await;
     }
 
     async fn prometheuses(&self, cache: &Cache<DynamicObject>) {
-        let api = Api::all_with(self.client.clone(), &prometheus_resource());
+        let api = self.scope.api_with(self.client.clone(), &prometheus_resource());
         let served = |known: &Capabilities| known.has("Prometheus");
         let config = watcher::Config::default();
         self.follow(api, config, cache, "Prometheus", served, selectors_only, of_all)
@@ -72,11 +80,40 @@ impl Watching<'_> {
 
     /// Their labels matter to a Prometheus only.
     async fn namespaces(&self, cache: &Cache<PartialObjectMeta<Namespace>>) {
-        let api = Api::all(self.client.clone());
         let served = |known: &Capabilities| known.has("Prometheus");
         let config = watcher::Config::default();
+        if let Some(namespace) = &self.scope.0 {
+            return self.own_namespace(cache, namespace).await;
+        }
+        let api = Api::all(self.client.clone());
         self.follow(api, config, cache, "Namespace", served, labels_only, of_all)
             .await;
+    }
+
+    /// Who may read one namespace may not watch any: it is read now and then.
+    async fn own_namespace(&self, cache: &Cache<PartialObjectMeta<Namespace>>, name: &str) {
+        let api = Api::<Namespace>::all(self.client.clone());
+        loop {
+            match api.get_metadata(name).await {
+                Ok(mut found) => {
+                    labels_only(&mut found);
+                    let events = [
+                        watcher::Event::Init,
+                        watcher::Event::InitApply(found),
+                        watcher::Event::InitDone,
+                    ];
+                    for trigger in events.into_iter().flat_map(|event| cache.take(event)).map(of_all) {
+                        // Without a receiver the term has ended.
+                        let _ = self.triggers.send(trigger);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, name, "failed to read the namespace, it is tried again");
+                    cache.failed(error.to_string());
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Watches one kind while the cluster serves it; the last listing stays through every failure.

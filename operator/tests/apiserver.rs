@@ -1,5 +1,7 @@
 //! Reconciles against an API server in memory: which calls are made, and what they leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
+#[path = "apiserver/optional.rs"]
+mod optional;
 mod support;
 
 use serde_json::{Value, json};
@@ -38,7 +40,9 @@ async fn a_new_service_takes_one_apply_for_each_object_and_one_status_write() {
         world.object_writes(),
         [
             "APPLY Service by qwen-operator",
+            "APPLY NetworkPolicy by qwen-operator",
             "APPLY Deployment by qwen-operator",
+            "APPLY PodDisruptionBudget by qwen-operator",
             "APPLY HorizontalPodAutoscaler by qwen-operator",
             "APPLY ServiceMonitor by qwen-operator",
             "APPLY PrometheusRule by qwen-operator",
@@ -217,6 +221,7 @@ async fn without_the_prometheus_operator_the_model_is_served_and_monitoring_foll
         world.object_writes(),
         [
             "APPLY Service by qwen-operator",
+            "APPLY NetworkPolicy by qwen-operator",
             "APPLY Deployment by qwen-operator",
             "STATUS QwenService"
         ]

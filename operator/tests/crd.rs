@@ -190,6 +190,72 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "scrapeTimeout must not be longer",
         ),
         (
+            with(json!({ "engine": { "extraArgs": ["--api-key-file=/x"] } })),
+            "keys and tokens come from Secrets",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["--metrics_token_file", "/x"] } })),
+            "keys and tokens come from Secrets",
+        ),
+        (
+            with(json!({ "engine": { "apiKeysSecretRef": { "name": "keys", "key": "a/b" } } })),
+            "a key in the Secret's data",
+        ),
+        (
+            with(json!({ "monitoring": { "tokenSecretRef": { "name": "My Token", "key": "k" } } })),
+            "write the name of an object",
+        ),
+        (
+            with(json!({ "disruption": { "maxUnavailable": 0 } })),
+            "no node with a replica could ever be drained",
+        ),
+        (
+            with(json!({ "disruption": { "maxUnavailable": "0%" } })),
+            "no node with a replica could ever be drained",
+        ),
+        (
+            with(json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "Keda" } })),
+            "prometheusAddress is for metricsSource: Keda",
+        ),
+        (
+            with(json!({ "autoscaling": { "maxReplicas": 2, "prometheusAddress": "http://p" } })),
+            "prometheusAddress is for metricsSource: Keda",
+        ),
+        (
+            with(
+                json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "Keda", "prometheusAddress": "p:9090" } }),
+            ),
+            "must begin with http://",
+        ),
+        (
+            with(json!({ "rollout": { "progressDeadline": "2h" } })),
+            "progressDeadline must be",
+        ),
+        (
+            with(json!({ "rollout": { "progressDeadline": "1s" } })),
+            "progressDeadline must be",
+        ),
+        (
+            with(json!({ "network": { "allowFrom": [{}] } })),
+            "a peer is either an ipBlock",
+        ),
+        (
+            with(
+                json!({ "network": { "scrapeFrom": [{ "ipBlock": { "cidr": "10.0.0.0/8" }, "podSelector": {} }] } }),
+            ),
+            "a peer is either an ipBlock",
+        ),
+        (
+            with(
+                json!({ "network": { "route": { "parentRefs": [{ "name": "g" }], "hostnames": ["https://chat.example.com"] } } }),
+            ),
+            "write a host name such as",
+        ),
+        (
+            with(json!({ "network": { "route": { "parentRefs": [{ "name": "G" }] } } })),
+            "write the name of an object",
+        ),
+        (
             with(json!({ "monitoring": { "alerts": { "extraRules": [{ "expr": "1" }] } } })),
             "either alert or record",
         ),
@@ -212,6 +278,21 @@ fn a_model_on_either_hub_may_have_what_a_hub_has() {
             "tokenSecretRef": { "name": "n", "key": "k" },
         });
         assert_eq!(refusals(with(json!({ "model": model }))), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_platform_team_sets_is_taken() {
+    for part in [
+        json!({ "network": { "allowFrom": [{ "podSelector": {} }, { "ipBlock": { "cidr": "10.0.0.0/8" } }], "scrapeFrom": [] } }),
+        json!({ "network": { "route": { "parentRefs": [{ "name": "g", "namespace": "n", "sectionName": "https" }], "hostnames": ["*.example.com", "chat.example.com"] } } }),
+        json!({ "disruption": { "maxUnavailable": "25%" } }),
+        json!({ "rollout": { "paused": true, "progressDeadline": "30m" } }),
+        json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "PrometheusAdapter" } }),
+        json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "Keda", "prometheusAddress": "http://p:9090" } }),
+        json!({ "engine": { "apiKeysSecretRef": { "name": "keys", "key": "keys.txt" } }, "monitoring": { "tokenSecretRef": { "name": "t", "key": "k" } } }),
+    ] {
+        assert_eq!(refusals(with(part.clone())), Vec::<String>::new(), "{part}");
     }
 }
 

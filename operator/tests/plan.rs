@@ -1,17 +1,37 @@
 //! Every example, planned: what the operator would make of it, object by object.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
+use qwen_operator::plan::{Kind, Plan};
 use qwen_operator::render;
+use serde_json::{Value, json};
+
+fn plans(text: &str) -> Vec<Plan> {
+    render::plans(text, "qwen-engine:test", "qwen-system").unwrap()
+}
+
+/// One object of the demo service with these parts of the spec.
+fn planned(part: Value, kind: Kind) -> Option<Value> {
+    let mut spec = json!({ "model": { "source": "embedded://nano" }, "engine": { "device": "Cpu" } });
+    spec.as_object_mut()
+        .unwrap()
+        .extend(part.as_object().unwrap().clone());
+    let service = json!({ "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService", "metadata": { "name": "chat" }, "spec": spec });
+    let plan = plans(&service.to_string()).remove(0);
+    plan.objects
+        .into_iter()
+        .find(|desired| desired.kind == kind)
+        .map(|desired| desired.body)
+}
 
 #[test]
 fn examples_become_these_objects() {
     insta::glob!("../../examples", "*.yaml", |path| {
         let text = std::fs::read_to_string(path).unwrap();
-        let plans = render::plans(&text, "qwen-engine:test").unwrap();
+        let plans = plans(&text);
         let objects: String = plans
             .iter()
             .map(|plan| render::documents(plan).unwrap())
             .collect();
-        insta::assert_snapshot!(objects);
+        insta::assert_snapshot!(objects + &render::adapter_rule(&plans).unwrap());
     });
 }
 
@@ -21,7 +41,7 @@ fn every_alert_of_the_examples_is_promql() {
     let mut checked = 0;
     insta::glob!("../../examples", "*.yaml", |path| {
         let text = std::fs::read_to_string(path).unwrap();
-        for plan in render::plans(&text, "qwen-engine:test").unwrap() {
+        for plan in plans(&text) {
             for object in &plan.objects {
                 for rule in object.body["spec"]["groups"][0]["rules"]
                     .as_array()
@@ -35,4 +55,140 @@ fn every_alert_of_the_examples_is_promql() {
         }
     });
     assert!(checked > 40, "{checked}");
+}
+
+/// A changed template restarts every replica, which costs minutes of loading.
+#[test]
+fn what_does_not_concern_the_engine_restarts_no_pod() {
+    let template = |part: Value| planned(part, Kind::Deployment).unwrap()["spec"]["template"].clone();
+    let plain = template(json!({}));
+    for part in [
+        json!({ "monitoring": { "alerts": { "thresholds": { "queueDepth": 9 }, "extraRules": [{ "alert": "A", "expr": "up" }] } } }),
+        json!({ "monitoring": { "alerts": { "enabled": false }, "serviceMonitor": { "interval": "30s", "labels": { "a": "b" } } } }),
+        json!({ "autoscaling": { "maxReplicas": 5 } }),
+        json!({ "autoscaling": { "maxReplicas": 5, "metricsSource": "Keda", "prometheusAddress": "http://prometheus.monitoring.svc:9090" } }),
+        json!({ "replicas": 3 }),
+        json!({ "suspend": true }),
+        json!({ "disruption": { "maxUnavailable": "50%" } }),
+        json!({ "network": { "policy": false, "allowFrom": [{ "podSelector": {} }], "route": { "parentRefs": [{ "name": "gateway" }] } } }),
+        json!({ "rollout": { "paused": true, "progressDeadline": "10m", "maxSurge": 2 } }),
+    ] {
+        assert_eq!(template(part.clone()), plain, "{part}");
+    }
+    assert_ne!(
+        template(json!({ "engine": { "device": "Cpu", "maxNumSeqs": 8 } })),
+        plain
+    );
+}
+
+#[test]
+fn a_budget_exists_where_a_drain_could_take_more_than_one_replica() {
+    let budget = |part: Value| {
+        planned(part, Kind::PodDisruptionBudget).map(|body| body["spec"]["maxUnavailable"].clone())
+    };
+    assert_eq!(budget(json!({})), None);
+    assert_eq!(budget(json!({ "replicas": 3, "suspend": true })), None);
+    assert_eq!(budget(json!({ "autoscaling": { "maxReplicas": 1 } })), None);
+    assert_eq!(budget(json!({ "replicas": 2 })), Some(json!(1)));
+    let halved = json!({ "autoscaling": { "maxReplicas": 4 }, "disruption": { "maxUnavailable": "50%" } });
+    assert_eq!(budget(halved), Some(json!("50%")));
+}
+
+#[test]
+fn secrets_are_files_that_follow_and_never_words_of_the_command_line() {
+    let part = json!({
+        "engine": { "device": "Cpu", "apiKeysSecretRef": { "name": "keys", "key": "list" } },
+        "monitoring": { "tokenSecretRef": { "name": "scrape", "key": "token" } },
+    });
+    let pod = planned(part.clone(), Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone();
+    let args = pod["containers"][0]["args"].to_string();
+    assert!(
+        args.contains("--api-key-file=/etc/qwen/api-key/current"),
+        "{args}"
+    );
+    assert!(
+        args.contains("--metrics-token-file=/etc/qwen/metrics-token/current"),
+        "{args}"
+    );
+    let mounts: Vec<&Value> = pod["containers"][0]["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|mount| mount["mountPath"].as_str().unwrap().starts_with("/etc/qwen/"))
+        .collect();
+    assert_eq!(mounts.len(), 2);
+    // With a subPath the kubelet would never follow the Secret.
+    assert!(
+        mounts
+            .iter()
+            .all(|mount| mount["subPath"].is_null() && mount["readOnly"] == true)
+    );
+    let volume = pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|volume| volume["name"] == "api-key")
+        .unwrap();
+    assert_eq!(
+        volume["secret"],
+        json!({ "secretName": "keys", "items": [{ "key": "list", "path": "current" }] })
+    );
+    let endpoint = planned(part, Kind::ServiceMonitor).unwrap()["spec"]["endpoints"][0].clone();
+    assert_eq!(
+        endpoint["authorization"],
+        json!({ "type": "Bearer", "credentials": { "name": "scrape", "key": "token" } })
+    );
+}
+
+#[test]
+fn one_autoscaler_exists_whoever_gives_the_numbers() {
+    for (source, wanted, other) in [
+        (
+            json!({ "metricsSource": "Operator" }),
+            Kind::HorizontalPodAutoscaler,
+            Kind::ScaledObject,
+        ),
+        (
+            json!({ "metricsSource": "PrometheusAdapter" }),
+            Kind::HorizontalPodAutoscaler,
+            Kind::ScaledObject,
+        ),
+        (
+            json!({ "metricsSource": "Keda", "prometheusAddress": "http://p.m.svc:9090" }),
+            Kind::ScaledObject,
+            Kind::HorizontalPodAutoscaler,
+        ),
+    ] {
+        let mut autoscaling = json!({ "maxReplicas": 4 });
+        autoscaling
+            .as_object_mut()
+            .unwrap()
+            .extend(source.as_object().unwrap().clone());
+        let part = json!({ "autoscaling": autoscaling });
+        assert!(planned(part.clone(), wanted).is_some(), "{source}");
+        assert!(planned(part, other).is_none(), "{source}");
+    }
+}
+
+#[test]
+fn keda_and_the_adapter_never_mix_two_services_of_a_namespace() {
+    let part = json!({ "autoscaling": { "maxReplicas": 4, "metricsSource": "Keda", "prometheusAddress": "http://p.m.svc:9090" } });
+    let object = planned(part, Kind::ScaledObject).unwrap();
+    let triggers = object["spec"]["triggers"].as_array().unwrap();
+    let thresholds: Vec<&str> = triggers
+        .iter()
+        .map(|trigger| trigger["metadata"]["threshold"].as_str().unwrap())
+        .collect();
+    assert_eq!(thresholds, ["3", "204.8", "0.8"]);
+    for trigger in triggers {
+        let query = trigger["metadata"]["query"].as_str().unwrap();
+        promql_parser::parser::parse(query).unwrap();
+        assert!(query.contains("{namespace=\"default\",job=\"chat\"}"), "{query}");
+    }
+    let rule = qwen_operator::plan::adapter::rule();
+    assert_eq!(
+        rule["metricsQuery"],
+        "sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)"
+    );
+    assert_eq!(rule["resources"]["overrides"]["pod"]["resource"], "pod");
 }

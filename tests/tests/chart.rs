@@ -296,6 +296,9 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
         "resources.limit.memory=1Gi",
         "imagePullSecrets[0]=regcred",
         "autoscalerServiceAccount.name=",
+        "watchNamespace=Team_A",
+        "metricsApi.enabled=perhaps",
+        "tokenSecrets[0].name=scrape",
     ] {
         match render(&[value]) {
             Ok(_) => bail!("{value} was accepted"),
@@ -305,5 +308,108 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
             ),
         }
     }
+    Ok(())
+}
+
+/// All rules of roles, with the namespace they hold in.
+fn rules(objects: &[Value]) -> Vec<(Option<&str>, &Value)> {
+    let roles = objects
+        .iter()
+        .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")));
+    roles
+        .flat_map(|role| {
+            let namespace = role["metadata"]["namespace"].as_str();
+            role["rules"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(move |rule| (namespace, rule))
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn a_release_for_one_namespace_has_no_right_in_another() -> Result<()> {
+    let objects = render(&["watchNamespace=team"])?;
+    for object in &objects {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        ensure!(
+            !kind.starts_with("ClusterRole"),
+            "{kind} {}",
+            object["metadata"]["name"]
+        );
+        let namespace = object["metadata"]["namespace"].as_str();
+        ensure!(
+            kind == "CustomResourceDefinition" || matches!(namespace, Some("team" | NAMESPACE)),
+            "{kind} in {namespace:?}"
+        );
+    }
+    let args = pod_spec(&objects)?["containers"][0]["args"].clone();
+    assert_eq!(args, json!(["run", "--watch-namespace=team"]));
+    // The rights on services are the same as those of a ClusterRole, but for the metrics API.
+    let all = render(&[])?;
+    let of = |objects: &[Value], namespace: Option<&str>| -> Vec<Value> {
+        let found = rules(objects).into_iter().filter(|(of, _)| *of == namespace);
+        found.map(|(_, rule)| rule.clone()).collect()
+    };
+    let limited = of(&objects, Some("team"));
+    ensure!(limited.len() > 10, "only {} rules", limited.len());
+    let whole = of(&all, None);
+    ensure!(
+        limited.iter().all(|rule| whole.contains(rule)),
+        "a Role has what the ClusterRole has not"
+    );
+    let binding = find(&objects, "RoleBinding", "qwen-operator-services")?;
+    assert_eq!(binding["subjects"][0]["namespace"], NAMESPACE);
+    find(
+        &objects,
+        "Role",
+        binding["roleRef"]["name"].as_str().context("no role")?,
+    )?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn a_release_without_the_metrics_api_has_no_right_for_it() -> Result<()> {
+    let objects = render(&["metricsApi.enabled=false"])?;
+    let text = serde_json::to_string(&objects)?;
+    for word in [
+        "custom.metrics.k8s.io\"",
+        "auth-delegator",
+        "metrics-api",
+        "apiservices",
+        "--metrics-service",
+    ] {
+        ensure!(!text.contains(word), "{word} is still there");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn the_operator_may_read_the_secrets_that_are_named_and_no_other() -> Result<()> {
+    let secrets = |values: &[&str]| -> Result<Vec<(String, Value)>> {
+        let objects = render(values)?;
+        let of_secrets = rules(&objects).into_iter().filter(|(_, rule)| {
+            rule["resources"] == json!(["secrets"]) && rule["verbs"] != json!(["create"])
+        });
+        Ok(of_secrets
+            .map(|(namespace, rule)| {
+                (
+                    namespace.unwrap_or("all").to_owned(),
+                    rule["resourceNames"].clone(),
+                )
+            })
+            .collect())
+    };
+    let own = (NAMESPACE.to_owned(), json!(["qwen-operator-tls"]));
+    assert_eq!(secrets(&[])?, std::slice::from_ref(&own));
+    let named = secrets(&["tokenSecrets[0].namespace=team", "tokenSecrets[0].name=scrape"])?;
+    ensure!(
+        named.contains(&own) && named.contains(&("team".to_owned(), json!(["scrape"]))) && named.len() == 2,
+        "{named:?}"
+    );
     Ok(())
 }

@@ -21,6 +21,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* Whether this release serves custom.metrics.k8s.io: an API of the whole cluster. */}}
+{{- define "qwen-operator.metricsApi" -}}
+{{- if and .Values.metricsApi.enabled (not .Values.watchNamespace) }}yes{{ end }}
+{{- end }}
+
 {{/* Reference of an image: arguments are registry, repository, tag. */}}
 {{- define "qwen-operator.image" -}}
 {{- $registry := .registry | trimSuffix "/" -}}

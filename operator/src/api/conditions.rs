@@ -12,6 +12,8 @@ pub const MONITORING_READY: &str = "MonitoringReady";
 pub const SCALING_ACTIVE: &str = "ScalingActive";
 /// Every replica runs the current spec.
 pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
+/// Gateways have taken the route to the service.
+pub const ROUTE_READY: &str = "RouteReady";
 
 /// Reasons, by what they say about any condition.
 pub mod reasons {
@@ -61,12 +63,20 @@ pub mod reasons {
     pub const INVALID_RULE: &str = "InvalidRule";
     /// The cluster has no Prometheus resource.
     pub const NO_PROMETHEUS: &str = "NoPrometheus";
-    /// The Prometheus operator's resource definitions are not installed.
+    /// A resource definition that the spec needs is not installed.
     pub const CRD_NOT_INSTALLED: &str = "CRDNotInstalled";
     /// It could not be found out what the cluster offers.
     pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
     /// Switched off in the spec.
     pub const DISABLED: &str = "Disabled";
+    /// A change waits, as the spec says.
+    pub const PAUSED: &str = "Paused";
+    /// Gateways have taken the route.
+    pub const ACCEPTED: &str = "Accepted";
+    /// A gateway refuses the route.
+    pub const NOT_ACCEPTED: &str = "NotAccepted";
+    /// No gateway has said anything yet.
+    pub const WAITING_FOR_GATEWAY: &str = "WaitingForGateway";
     /// Metrics reach the autoscaler.
     pub const METRICS_AVAILABLE: &str = "MetricsAvailable";
     /// No replica gives a metric.

@@ -3,6 +3,8 @@ use k8s_openapi::api::core::v1::{EnvVar, LocalObjectReference};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::secret::SecretKey;
+
 /// What computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Device {
@@ -77,11 +79,14 @@ pub struct EngineSpec {
     pub gpu_memory_utilization: Option<f64>,
     /// Whether requests share the KV cache of a common beginning.
     pub prefix_caching: bool,
+    /// The API keys that clients must show, one a line; without them, everybody may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_keys_secret_ref: Option<SecretKey>,
     /// More flags of the engine, after those that the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
-        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|download[-_]dir)(=.*)?$'))",
-        "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; host, port and download-dir are fixed",
+        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port)(=.*)?$'))",
+        "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef; host, port, metrics-port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,
     /// Environment of the engine's container.
@@ -104,6 +109,7 @@ impl Default for EngineSpec {
             max_queued_requests: 256,
             gpu_memory_utilization: None,
             prefix_caching: true,
+            api_keys_secret_ref: None,
             extra_args: Vec::new(),
             env: Vec::new(),
         }

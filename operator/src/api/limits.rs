@@ -38,6 +38,51 @@ pub fn count_or_percentage(schema: &mut Schema) {
     );
 }
 
+/// Like `count_or_percentage`, and more than none.
+pub fn some_replicas(schema: &mut Schema) {
+    rule(
+        schema,
+        "string(self).matches('^([1-9][0-9]*|(100|[1-9][0-9]?)%)$')",
+        "maxUnavailable must allow at least one replica, or no node with a replica could ever be drained: write a number from 1, or a percentage from \"1%\" to \"100%\"",
+    );
+}
+
+/// A key in the data of a Secret.
+pub fn data_key(schema: &mut Schema) {
+    schema.insert("maxLength".to_owned(), json!(253));
+    rule(
+        schema,
+        "self.matches('^[-._a-zA-Z0-9]+$')",
+        "write a key in the Secret's data: letters, digits, '-', '_' and '.'",
+    );
+}
+
+/// Host names, the first label of which may be `*`.
+pub fn hostnames(schema: &mut Schema) {
+    schema.insert("maxItems".to_owned(), json!(16));
+    if let Some(item) = at(schema, &["items"]) {
+        item["maxLength"] = json!(253);
+        item["x-kubernetes-validations"] = json!([{
+            "rule": "self.matches('^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+            "message": "write a host name such as chat.example.com or *.example.com, without scheme and port",
+        }]);
+    }
+}
+
+/// Peers of a NetworkPolicy.
+pub fn peers(schema: &mut Schema) {
+    schema.insert("maxItems".to_owned(), json!(32));
+    if let Some(item) = at(schema, &["items"]) {
+        item["x-kubernetes-validations"] = json!([{
+            "rule": "has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
+            "message": "a peer is either an ipBlock, or a podSelector, a namespaceSelector or both of these: write one of them, {} selects all",
+        }]);
+    }
+    if let Some(cidr) = at(schema, &["items", "properties", "ipBlock", "properties", "cidr"]) {
+        cidr["pattern"] = json!("^[0-9a-fA-F:.]+/[0-9]{1,3}$");
+    }
+}
+
 /// The name of a StorageClass, which a claim keeps.
 pub fn fixed_name(schema: &mut Schema) {
     object_name(schema);
@@ -70,10 +115,15 @@ pub fn resources(schema: &mut Schema) {
 
 /// The pace of an autoscaler.
 pub fn behavior(schema: &mut Schema) {
-    let limits: [(&[&str], Value); 5] = [
+    let limits: [(&[&str], Value); 7] = [
         (
             &["stabilizationWindowSeconds"],
             json!({ "minimum": 0, "maximum": 3600 }),
+        ),
+        (&["policies"], json!({ "minItems": 1, "maxItems": 16 })),
+        (
+            &["tolerance"],
+            json!({ "pattern": r"^\+?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)m?$" }),
         ),
         (&["selectPolicy"], json!({ "enum": ["Max", "Min", "Disabled"] })),
         (

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits;
+use super::secret::SecretKey;
 
 /// Monitoring of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +16,10 @@ pub struct MonitoringSpec {
     pub service_monitor: ServiceMonitorSpec,
     /// The PrometheusRule.
     pub alerts: AlertsSpec,
+    /// The bearer token that guards /metrics; Prometheus and the operator send it. Without it, /metrics is open.
+    /// The operator may read only the Secrets that the chart's value `tokenSecrets` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<SecretKey>,
 }
 
 /// Scraping by a ServiceMonitor of the Prometheus operator.

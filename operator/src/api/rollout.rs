@@ -21,6 +21,13 @@ pub struct RolloutSpec {
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) <= duration('1h')", "message": "drainTimeout must be whole seconds, minutes or hours up to 1h, such as 90s or 5m"}]))]
     #[schemars(length(max = 16))]
     pub drain_timeout: Duration,
+    /// Stops a change on its way to the replicas, until it is false again.
+    pub paused: bool,
+    /// How long a change may make no progress before it is told as failed, such as `30m`; at most 1 h, after which
+    /// an engine that still loads is started anew.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')", "message": "progressDeadline must be whole seconds, minutes or hours from 10s to 1h, such as 30m"}]))]
+    #[schemars(length(max = 16))]
+    pub progress_deadline: Duration,
 }
 
 impl Default for RolloutSpec {
@@ -29,6 +36,8 @@ impl Default for RolloutSpec {
             max_surge: IntOrString::Int(1),
             max_unavailable: IntOrString::Int(0),
             drain_timeout: std::time::Duration::from_secs(120).into(),
+            paused: false,
+            progress_deadline: std::time::Duration::from_secs(3600).into(),
         }
     }
 }

@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::autoscaling::AutoscalingSpec;
+use super::disruption::DisruptionSpec;
 use super::engine::EngineSpec;
 use super::limits;
 use super::model::ModelSpec;
 use super::monitoring::MonitoringSpec;
+use super::network::NetworkSpec;
 use super::rollout::RolloutSpec;
 use super::status::QwenServiceStatus;
 
@@ -108,6 +110,12 @@ pub struct QwenServiceSpec {
     /// How a change reaches running replicas.
     #[serde(default)]
     pub rollout: RolloutSpec,
+    /// How many replicas a drain of nodes may take at once.
+    #[serde(default)]
+    pub disruption: DisruptionSpec,
+    /// Who may reach the service, and from where.
+    #[serde(default)]
+    pub network: NetworkSpec,
     /// Scraping and alerts.
     #[serde(default)]
     pub monitoring: MonitoringSpec,

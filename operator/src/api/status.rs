@@ -32,7 +32,7 @@ pub struct QwenServiceStatus {
     /// One word for the state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// Base address of the OpenAI API inside the cluster.
+    /// Base address of the OpenAI API: inside the cluster, or at the gateway once it has taken the route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Replicas that exist.
@@ -51,7 +51,7 @@ pub struct QwenServiceStatus {
     /// Numbers of the autoscaler; set while autoscaling is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingStatus>,
-    /// Ready, ModelLoaded, CacheReady, MonitoringReady, ScalingActive and RolloutComplete.
+    /// Ready, ModelLoaded, CacheReady, MonitoringReady, ScalingActive, RolloutComplete and RouteReady.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -23,18 +23,27 @@ const CONCURRENCY: usize = 16;
 /// One thing that may be done or not.
 type Right = ResourceAttributes;
 
-/// All rights of a release of this name in this namespace.
+/// All rights of a release of this name in this namespace; `limited` to the services of one namespace, it serves no metrics API.
 ///
 /// # Errors
 /// The chart's roles have another form than this program knows.
-pub fn needed(release: &str, namespace: &str) -> Result<Vec<Right>, serde_saphyr::Error> {
+pub fn needed(
+    release: &str,
+    namespace: &str,
+    limited: Option<&str>,
+) -> Result<Vec<Right>, serde_saphyr::Error> {
     let mut rights = Vec::new();
-    for (role, within) in [
-        (rules(CLUSTER_ROLE), None),
-        (CALLERS, None),
-        (rules(ROLE), Some(namespace)),
-        (CALLERS_CA, Some("kube-system")),
-    ] {
+    let (services, own) = (rules(CLUSTER_ROLE), rules(ROLE));
+    let mut roles = vec![(services.always, limited), (own.always, Some(namespace))];
+    if limited.is_none() {
+        roles.extend([
+            (services.for_metrics, None),
+            (own.for_metrics, Some(namespace)),
+            (CALLERS.to_owned(), None),
+            (CALLERS_CA.to_owned(), Some("kube-system")),
+        ]);
+    }
+    for (role, within) in roles {
         let rules: Vec<PolicyRule> = serde_saphyr::from_str(&role.replace("{{ $name }}", release))?;
         rights.extend(rules.iter().flat_map(|rule| expand(rule, within)));
     }
@@ -70,10 +79,24 @@ pub async fn lacking(client: &Client, rights: Vec<Right>) -> Result<Vec<String>,
         .await
 }
 
-/// The rules of a role's template; they are plain YAML but for the release's name.
-fn rules(template: &str) -> &str {
+/// The rules of a role's template, as YAML but for the release's name.
+struct Rules {
+    always: String,
+    /// Those of a release that serves the metrics API.
+    for_metrics: String,
+}
+
+/// Takes a role's template apart: its only condition stands around the rules for the metrics API, which come last.
+fn rules(template: &str) -> Rules {
     let rules = template.split_once("\nrules:\n").map_or("", |(_, rules)| rules);
-    rules.split("\n---").next().unwrap_or(rules)
+    let rules = rules.split("\n---").next().unwrap_or(rules);
+    let (always, for_metrics) = rules
+        .split_once("{{- if include \"qwen-operator.metricsApi\" . }}\n")
+        .unwrap_or((rules, ""));
+    Rules {
+        always: always.to_owned(),
+        for_metrics: for_metrics.trim_end().trim_end_matches("{{- end }}").to_owned(),
+    }
 }
 
 fn expand(rule: &PolicyRule, namespace: Option<&str>) -> Vec<Right> {
@@ -128,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_rights_are_those_of_the_charts_roles() {
-        let rights = needed("op", "ns").unwrap();
+        let rights = needed("op", "ns", None).unwrap();
         let words: Vec<String> = rights.iter().map(words).collect();
         for right in [
             "patch qwenservices.qwen-operator.io/status",
@@ -143,5 +166,16 @@ mod tests {
             assert!(words.iter().any(|word| word == right), "{right}: {words:?}");
         }
         assert!(words.iter().all(|word| !word.contains("{{")), "{words:?}");
+    }
+
+    #[test]
+    fn a_release_for_one_namespace_needs_no_right_outside_of_it_and_its_own() {
+        let rights = needed("op", "ns", Some("team")).unwrap();
+        assert!(rights.len() > 40, "{}", rights.len());
+        for right in &rights {
+            let namespace = right.namespace.as_deref();
+            assert!(matches!(namespace, Some("team" | "ns")), "{}", words(right));
+            assert_ne!(right.resource.as_deref(), Some("secrets"));
+        }
     }
 }

@@ -6,6 +6,7 @@ fn args() -> CheckArgs {
     CheckArgs {
         namespace: "ns".into(),
         release: "op".into(),
+        watch_namespace: None,
         as_user: None,
     }
 }
@@ -48,6 +49,7 @@ fn whole(call: &Call) -> (u16, Value) {
         "/apis/autoscaling/v2" => kinds(&["HorizontalPodAutoscaler"]),
         "/apis/monitoring.coreos.com/v1" => kinds(&["ServiceMonitor", "PrometheusRule", "Prometheus"]),
         "/apis/gateway.networking.k8s.io/v1" => kinds(&["HTTPRoute"]),
+        "/apis/keda.sh/v1alpha1" => kinds(&["ScaledObject"]),
         path if path.starts_with("/api/v1/nodes") => list(json!([
             { "metadata": { "name": "cpu" }, "status": { "allocatable": { "cpu": "4", "nvidia.com/gpu": "0" } } },
             { "metadata": { "name": "gpu" }, "status": { "allocatable": { "nvidia.com/mig-3g.40gb": "2", "nvidia.com/gpu": "1" } } },
@@ -104,7 +106,7 @@ async fn changed(
 
 #[tokio::test]
 async fn a_whole_cluster_lacks_nothing() {
-    let count = rights::needed("op", "ns").unwrap().len();
+    let count = rights::needed("op", "ns", None).unwrap().len();
     let rights = format!("ok       rights: all {count} of the chart's roles, for you");
     assert_eq!(
         lines(whole).await,
@@ -118,6 +120,7 @@ async fn a_whole_cluster_lacks_nothing() {
             "ok       GPUs: 1 nvidia.com/gpu on gpu, 2 nvidia.com/mig-3g.40gb on gpu",
             "ok       StorageClass: fast is the default",
             "ok       Gateway API: gateway.networking.k8s.io/v1 serves HTTPRoute",
+            "ok       KEDA: keda.sh/v1alpha1 serves ScaledObject",
         ]
     );
 }
@@ -135,10 +138,11 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
         "optional GPUs: no node offers nvidia.com/gpu; install",
         "optional StorageClass: there is none; claims",
         "optional Gateway API: no HTTPRoute; only",
+        "optional KEDA: no ScaledObject; only",
     ]) {
         assert!(line.starts_with(begins), "{line}");
     }
-    assert_eq!(lines.len(), 9);
+    assert_eq!(lines.len(), 10);
 }
 
 #[tokio::test]

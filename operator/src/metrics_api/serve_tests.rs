@@ -94,8 +94,7 @@ fn board() -> LoadBoard {
             service: name.into(),
             labels: BTreeMap::from([("app".into(), name.trim_end_matches("-1").into())]),
             address: Some([127, 0, 0, 1].into()),
-            terminating: false,
-            cause: None,
+            ..EnginePod::default()
         };
         board.put(pod.clone());
         board.answer(

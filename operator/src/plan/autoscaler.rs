@@ -1,21 +1,30 @@
 //! The HorizontalPodAutoscaler: replicas follow queue, running requests and KV cache.
+//!
+//! The operator and a prometheus-adapter answer it by the same names, so it does not show who does.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules};
 use serde_json::{Value, json};
 
 use super::meta;
+use crate::api::autoscaling::{AutoscalingSpec, MetricsSource};
 use crate::load::Metric;
 use crate::valid::Valid;
 
-/// Builds the autoscaler, if the service has one.
+/// Builds the autoscaler, if the service has one and KEDA does not make it.
 ///
 /// The HPA follows the largest of its metrics. On the queue alone it would shrink a service that is full
 /// but has nobody waiting, so running requests and cache use hold it up.
 #[must_use]
 pub fn build(valid: &Valid) -> Option<Value> {
-    let autoscaling = valid.autoscaling()?;
-    let behavior = autoscaling.behavior.clone().unwrap_or_default();
+    // KEDA makes an autoscaler of its own.
+    let autoscaling = valid
+        .autoscaling()
+        .filter(|autoscaling| autoscaling.metrics_source != MetricsSource::Keda)?;
+    let metrics: Vec<Value> = targets(valid)
+        .into_iter()
+        .map(|(metric, milli)| pods_metric(metric, milli))
+        .collect();
     Some(json!({
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -24,17 +33,31 @@ pub fn build(valid: &Valid) -> Option<Value> {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
             "minReplicas": autoscaling.min_replicas,
             "maxReplicas": autoscaling.max_replicas,
-            "metrics": [
-                pods_metric(Metric::Waiting, i64::from(autoscaling.queue_depth.per_replica) * 1000),
-                pods_metric(Metric::Running, i64::from(valid.spec.engine.max_num_seqs) * 800),
-                pods_metric(Metric::KvUsage, 800),
-            ],
-            "behavior": {
-                "scaleUp": behavior.scale_up.unwrap_or_else(scale_up),
-                "scaleDown": behavior.scale_down.unwrap_or_else(scale_down),
-            },
+            "metrics": metrics,
+            "behavior": behavior(autoscaling),
         },
     }))
+}
+
+/// What one replica may have of each metric, in thousandths.
+pub(super) fn targets(valid: &Valid) -> [(Metric, i64); 3] {
+    let per_replica = valid
+        .autoscaling()
+        .map_or(0, |autoscaling| autoscaling.queue_depth.per_replica);
+    [
+        (Metric::Waiting, i64::from(per_replica) * 1000),
+        (Metric::Running, i64::from(valid.spec.engine.max_num_seqs) * 800),
+        (Metric::KvUsage, 800),
+    ]
+}
+
+/// The pace of scaling.
+pub(super) fn behavior(autoscaling: &AutoscalingSpec) -> Value {
+    let behavior = autoscaling.behavior.clone().unwrap_or_default();
+    json!({
+        "scaleUp": behavior.scale_up.unwrap_or_else(scale_up),
+        "scaleDown": behavior.scale_down.unwrap_or_else(scale_down),
+    })
 }
 
 /// The pace at which a queue is answered: double, or 4 more, every 15 s.

@@ -6,12 +6,18 @@ use serde_json::{Map, Value, json};
 use super::meta;
 use crate::api::engine::{Device, Dtype};
 use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, PORT_NAME};
+use crate::marks;
 use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Site, Source, Valid};
 
 /// Where a claim is mounted.
 const MODELS: &str = "/models";
 /// Where the engine writes: downloads, and weights that `--quantization` makes.
 const CACHE: &str = "/cache";
+/// Where Secrets are mounted, a directory each, and the file in each.
+const SECRETS: &str = "/etc/qwen";
+const SECRET_FILE: &str = "current";
+/// The volume of the token that guards /metrics; the operator's scraper finds its Secret by it.
+pub const METRICS_TOKEN: &str = "metrics-token";
 /// Where certificates are mounted that the hub is trusted by.
 const TRUST: &str = "/etc/qwen-engine/trust";
 /// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
@@ -35,7 +41,8 @@ pub fn build(valid: &Valid) -> Value {
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": STARTUP_SECONDS,
+            "paused": valid.spec.rollout.paused.then_some(true),
+            "progressDeadlineSeconds": std::time::Duration::from(valid.spec.rollout.progress_deadline).as_secs(),
             "selector": { "matchLabels": meta::match_labels(valid) },
             "strategy": {
                 "type": "RollingUpdate",
@@ -47,12 +54,20 @@ pub fn build(valid: &Valid) -> Value {
             "template": {
                 "metadata": {
                     "labels": meta::labels_over(valid, &valid.spec.pod_metadata.labels),
-                    "annotations": non_empty(&valid.spec.pod_metadata.annotations),
+                    "annotations": annotations(valid),
                 },
                 "spec": pod(valid),
             },
         },
     })
+}
+
+/// The user's, over those that keep a pod on its node while it loads; the operator takes the latter from ready pods.
+fn annotations(valid: &Valid) -> BTreeMap<String, String> {
+    let guards = marks::GUARDS.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut annotations = BTreeMap::from(guards);
+    annotations.extend(valid.spec.pod_metadata.annotations.clone());
+    annotations
 }
 
 fn pod(valid: &Valid) -> Value {
@@ -195,6 +210,9 @@ fn args(valid: &Valid, command: &str) -> Vec<String> {
         );
     }
     flag("download-dir", Some(CACHE.to_owned()));
+    for (name, _, _) in secrets(valid) {
+        flag(&format!("{name}-file"), Some(secret_path(name)));
+    }
     args.push(
         if engine.prefix_caching {
             "--enable-prefix-caching"
@@ -286,6 +304,22 @@ fn probe(path: &str, period: u32, failures: u32) -> Value {
     })
 }
 
+/// Files out of Secrets: name of the volume, which with `-file` is also the flag, the Secret, and the key in it.
+fn secrets(valid: &Valid) -> impl Iterator<Item = (&'static str, &str, &str)> {
+    let named = [
+        ("api-key", &valid.spec.engine.api_keys_secret_ref),
+        (METRICS_TOKEN, &valid.spec.monitoring.token_secret_ref),
+    ];
+    named.into_iter().filter_map(|(name, secret)| {
+        let secret = secret.as_ref()?;
+        Some((name, secret.name.as_str(), secret.key.as_str()))
+    })
+}
+
+fn secret_path(name: &str) -> String {
+    format!("{SECRETS}/{name}/{SECRET_FILE}")
+}
+
 struct Volume {
     declared: Value,
     mounted: Value,
@@ -330,6 +364,11 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
             "name": trusted.name, "optional": trusted.optional, "items": [{ "key": trusted.key, "path": "ca.crt" }],
         } }),
         mounted: json!({ "name": "trust", "mountPath": TRUST, "readOnly": true }),
+    }));
+    // Whole directories and no subPath: the kubelet then follows the Secret, and the engine the file.
+    volumes.extend(secrets(valid).map(|(name, secret, key)| Volume {
+        declared: json!({ "name": name, "secret": { "secretName": secret, "items": [{ "key": key, "path": SECRET_FILE }] } }),
+        mounted: json!({ "name": name, "mountPath": format!("{SECRETS}/{name}"), "readOnly": true }),
     }));
     volumes
 }

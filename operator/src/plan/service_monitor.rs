@@ -11,6 +11,7 @@ use crate::valid::Valid;
 #[must_use]
 pub fn build(valid: &Valid) -> Option<Value> {
     let monitor = &valid.spec.monitoring.service_monitor;
+    let token = &valid.spec.monitoring.token_secret_ref;
     monitor.enabled.then(|| {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
@@ -23,6 +24,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
                     "path": "/metrics",
                     "interval": monitor.interval,
                     "scrapeTimeout": monitor.scrape_timeout,
+                    "authorization": token.as_ref().map(|credentials| json!({ "type": "Bearer", "credentials": credentials })),
                 }],
             },
         })

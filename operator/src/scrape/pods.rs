@@ -4,24 +4,26 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio::sync::broadcast;
 use tracing::warn;
 
+use super::token;
 use crate::api::DOWNLOADER;
 use crate::capabilities::Trigger;
 use crate::cause;
 use crate::load::{EnginePod, LoadBoard};
+use crate::marks;
 
 /// Label that names a pod's QwenService.
 pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 const ENGINE_PODS: &str = "app.kubernetes.io/name=qwen-engine,app.kubernetes.io/managed-by=qwen-operator";
 
-/// Watches engine pods of every namespace for ever and asks for their services; a failed watch is tried again.
-pub async fn watch(client: Client, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
+/// Watches engine pods for ever and asks for their services; a failed watch is tried again.
+pub async fn watch(api: Api<Pod>, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
     // Small pages: a whole pod is only held between its decoding and `engine_pod`.
     let config = watcher::Config::default().labels(ENGINE_PODS).page_size(50);
-    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    let events = watcher(api, config).default_backoff();
     pin_mut!(events);
     let mut pods = Pods::default();
     while let Some(event) = events.next().await {
@@ -113,6 +115,21 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
         address: address.filter(|_| running),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         cause: cause::of_pod(pod),
+        ready: status
+            .and_then(|status| status.conditions.as_ref())
+            .is_some_and(|all| {
+                all.iter()
+                    .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            }),
+        deletion_cost: pod
+            .annotations()
+            .get(marks::DELETION_COST)
+            .and_then(|cost| cost.parse().ok())
+            .unwrap_or_default(),
+        guarded: marks::GUARDS
+            .iter()
+            .any(|(key, _)| pod.annotations().contains_key(*key)),
+        token: token::secret_of(pod),
     })
 }
 

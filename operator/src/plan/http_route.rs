@@ -1,0 +1,29 @@
+//! The HTTPRoute: the API below `/v1` through gateways of the Gateway API; all other paths stay inside of the cluster.
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::api::ENGINE_PORT;
+use crate::valid::Valid;
+
+/// Builds the route, if the service has one.
+#[must_use]
+pub fn build(valid: &Valid) -> Option<Value> {
+    let route = valid.spec.network.route.as_ref()?;
+    Some(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "spec": {
+            "parentRefs": route.parent_refs,
+            "hostnames": (!route.hostnames.is_empty()).then_some(&route.hostnames),
+            "rules": [{
+                "matches": [{ "path": { "type": "PathPrefix", "value": "/v1" } }],
+                // None at all: a stream may last for minutes, and the engine has limits of its own.
+                "timeouts": { "request": "0s" },
+                "backendRefs": [{ "name": valid.name, "port": ENGINE_PORT }],
+            }],
+        },
+    }))
+}

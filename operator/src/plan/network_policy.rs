@@ -1,0 +1,130 @@
+//! The NetworkPolicy: who may call and scrape engine pods, and whom they may call.
+//!
+//! It counts pods, addresses and ports, not paths: who may scrape may also call the API, and the other way round.
+//! Keys and the metrics token tell these apart.
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::Uri;
+use serde_json::{Value, json};
+
+use super::meta;
+use crate::api::ENGINE_PORT;
+use crate::valid::{MANAGED_BY, Source, Valid};
+
+/// The label by which Kubernetes itself names a namespace.
+const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+/// Ports of DNS; policies see the port of the pod, which is 5353 on OpenShift.
+const DNS_PORTS: [u16; 2] = [53, 5353];
+
+/// Builds the NetworkPolicy, unless it is switched off.
+#[must_use]
+pub fn build(valid: &Valid) -> Option<Value> {
+    valid.spec.network.policy.then(|| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": meta::metadata(valid, &BTreeMap::new()),
+            "spec": {
+                "podSelector": { "matchLabels": meta::match_labels(valid) },
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{ "from": callers(valid), "ports": [port("TCP", ENGINE_PORT)] }],
+                "egress": destinations(valid),
+            },
+        })
+    })
+}
+
+/// Everyone, or those that the spec names, those that scrape, and the operator.
+fn callers(valid: &Valid) -> Option<Vec<Value>> {
+    let network = &valid.spec.network;
+    let operator = json!({
+        "namespaceSelector": { "matchLabels": { NAMESPACE_LABEL: valid.operator_namespace } },
+        "podSelector": { "matchLabels": { "app.kubernetes.io/name": MANAGED_BY } },
+    });
+    network.allow_from.as_ref().map(|named| {
+        let named = named.iter().chain(&network.scrape_from).map(|peer| json!(peer));
+        named.chain([operator]).collect()
+    })
+}
+
+/// DNS anywhere, since a node's own cache has an address outside of every namespace, the hub, and the addresses of the spec.
+fn destinations(valid: &Valid) -> Vec<Value> {
+    let dns = DNS_PORTS
+        .iter()
+        .flat_map(|number| [port("UDP", *number), port("TCP", *number)]);
+    let mut rules = vec![json!({ "ports": dns.collect::<Vec<_>>() })];
+    let mut ports = BTreeSet::new();
+    let mut namespaces = BTreeSet::new();
+    let model = &valid.spec.model;
+    if matches!(valid.source, Source::Hub(..)) && model.endpoint.is_none() && model.proxy.is_none() {
+        ports.insert(443);
+    }
+    for address in addresses(valid) {
+        match address.namespace {
+            // A Service may have another port than its pods, and policies see the pods'.
+            Some(namespace) => {
+                namespaces.insert(namespace);
+            }
+            None => {
+                ports.insert(address.port);
+            }
+        }
+    }
+    if !ports.is_empty() {
+        rules.push(
+            json!({ "ports": ports.into_iter().map(|number| port("TCP", number)).collect::<Vec<_>>() }),
+        );
+    }
+    rules.extend(namespaces.into_iter().map(
+        |name| json!({ "to": [{ "namespaceSelector": { "matchLabels": { NAMESPACE_LABEL: name } } }] }),
+    ));
+    rules
+}
+
+/// Where an address of the spec leads.
+struct Address {
+    port: u16,
+    /// Set if it names a Service of the cluster.
+    namespace: Option<String>,
+}
+
+/// All addresses that the engine is told of in words.
+fn addresses(valid: &Valid) -> Vec<Address> {
+    let engine = &valid.spec.engine;
+    let env = engine.env.iter().filter_map(|variable| variable.value.as_deref());
+    let args = engine.extra_args.iter().map(|arg| match arg.split_once('=') {
+        Some((flag, value)) if flag.starts_with('-') => value,
+        _ => arg,
+    });
+    let model = [&valid.spec.model.endpoint, &valid.spec.model.proxy];
+    let model = model.into_iter().filter_map(|address| address.as_deref());
+    let texts = model.chain(env).chain(args);
+    texts
+        .filter_map(|text| Address::parse(text, &valid.namespace))
+        .collect()
+}
+
+impl Address {
+    fn parse(text: &str, own_namespace: &str) -> Option<Self> {
+        let uri: Uri = text.trim().parse().ok()?;
+        let port = match uri.scheme_str()? {
+            "https" => 443,
+            "http" => 80,
+            _ => return None,
+        };
+        let labels: Vec<&str> = uri.host()?.trim_end_matches('.').split('.').collect();
+        let namespace = match labels[..] {
+            [_] => Some(own_namespace),
+            [_, namespace, "svc", ..] => Some(namespace),
+            _ => None,
+        };
+        Some(Self {
+            port: uri.port_u16().unwrap_or(port),
+            namespace: namespace.map(str::to_owned),
+        })
+    }
+}
+
+fn port(protocol: &str, number: impl Into<i32>) -> Value {
+    json!({ "protocol": protocol, "port": number.into() })
+}

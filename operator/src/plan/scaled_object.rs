@@ -1,0 +1,52 @@
+//! The ScaledObject: KEDA makes the autoscaler, from queries to Prometheus.
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{autoscaler, meta};
+use crate::api::autoscaling::MetricsSource;
+use crate::valid::Valid;
+
+/// Builds the ScaledObject, if KEDA is to scale the service.
+#[must_use]
+pub fn build(valid: &Valid) -> Option<Value> {
+    let autoscaling = valid
+        .autoscaling()
+        .filter(|autoscaling| autoscaling.metrics_source == MetricsSource::Keda)?;
+    let triggers: Vec<Value> = autoscaler::targets(valid)
+        .into_iter()
+        .map(|(metric, milli)| {
+            json!({
+                "type": "prometheus",
+                "metricType": "AverageValue",
+                "metadata": {
+                    "serverAddress": autoscaling.prometheus_address,
+                    // The labels that the ServiceMonitor gives: no other service's queue is counted.
+                    "query": format!("sum({}{{namespace=\"{}\",job=\"{}\"}})", metric.name(), valid.namespace, valid.name),
+                    "threshold": decimal(milli),
+                    // No series is a failure, which the ScaledObject then tells; as 0 it would look like an idle service.
+                    "ignoreNullValues": "false",
+                },
+            })
+        })
+        .collect();
+    Some(json!({
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
+            "pollingInterval": 15,
+            "minReplicaCount": autoscaling.min_replicas,
+            "maxReplicaCount": autoscaling.max_replicas,
+            "advanced": { "horizontalPodAutoscalerConfig": { "behavior": autoscaler::behavior(autoscaling) } },
+            "triggers": triggers,
+        },
+    }))
+}
+
+/// Thousandths as KEDA reads numbers: `0.8`.
+fn decimal(milli: i64) -> String {
+    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
