@@ -245,7 +245,7 @@ fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
         return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
     }
-    if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) {
+    if reason == Some("DeploymentPaused") {
         return Verdict::no(
             reasons::PAUSED,
             "the change waits: set spec.rollout.paused to false to bring it to the replicas",
@@ -347,21 +347,24 @@ pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
             [reasons::WAITING_FOR_PODS, reasons::LOADING].contains(&ready.reason.as_str())
         })
     };
-    let condition = |status: &QwenServiceStatus, type_: &str| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_)
+    // Nothing else may have changed: what is wrong with a route or a claim is news at once.
+    let others = |status: &QwenServiceStatus| -> Vec<Condition> {
+        let steps = [types::READY, types::MODEL_LOADED, types::ROLLOUT_COMPLETE];
+        let conditions = status.conditions.iter();
+        conditions
+            .filter(|condition| !steps.contains(&condition.type_.as_str()))
             .cloned()
+            .collect()
     };
-    let same = |type_: &str| condition(old, type_) == condition(new, type_);
+    let progresses = |status: &QwenServiceStatus| {
+        let mut conditions = status.conditions.iter();
+        conditions.any(|one| one.type_ == types::ROLLOUT_COMPLETE && one.reason == reasons::PROGRESSING)
+    };
     old.observed_generation == new.observed_generation
         && on_its_way(old)
         && on_its_way(new)
-        && same(types::MONITORING_READY)
-        && same(types::SCALING_ACTIVE)
-        && condition(new, types::ROLLOUT_COMPLETE)
-            .is_some_and(|rollout| rollout.reason == reasons::PROGRESSING)
+        && others(old) == others(new)
+        && progresses(new)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {

@@ -206,7 +206,11 @@ async fn a_load_that_the_operator_may_not_read_is_told_whoever_scales() {
         service: "chat".into(),
         ..EnginePod::default()
     };
-    world.ctx.board.put(pod.clone());
+    world.put("Pod", "chat-1", json!({
+        "kind": "Pod",
+        "metadata": { "name": "chat-1", "namespace": "default", "labels": { "qwen-operator.io/service": "chat" } },
+    }));
+    world.watches_catch_up();
     world
         .ctx
         .board

@@ -209,9 +209,11 @@ impl Scenes {
         Ok(String::new())
     }
 
-    /// What a follower of a cached prefix waits for, beside what its own part adds to a prompt of which nothing is cached.
+    /// What a follower of a cached prefix waits for, beside its own part where nothing is cached. That costs more in a
+    /// prompt of its own, for few tokens share what is read of the weights, or behind the prefix, to which it attends:
+    /// the dearer one counts.
     fn prefixes(&self, server: &Server, name: &str, report: &mut Report) -> Result<String> {
-        let [mut alone, mut leader, mut own, mut follower] = [(); 4].map(|()| Series::default());
+        let [mut alone, mut leader, mut behind, mut own, mut follower] = [(); 5].map(|()| Series::default());
         let first = |prompt: &[u32]| Ok::<_, anyhow::Error>(ask(&server.base, &request(prompt, 1))?.first());
         // A difference of two long times needs some rounds.
         for _ in 0..self.rounds.max(5) {
@@ -219,10 +221,12 @@ impl Scenes {
             let with_prefix = || [prefix.clone(), prompt(PREFIX.1)].concat();
             let without = first(&prompt(PREFIX.0))?;
             let whole = first(&with_prefix())?;
-            leader.push(whole);
-            own.push(whole - without);
-            alone.push(first(&prompt(PREFIX.1))?);
+            let single = first(&prompt(PREFIX.1))?;
             follower.push(first(&with_prefix())?);
+            leader.push(whole);
+            behind.push(whole - without);
+            own.push(single.max(whole - without));
+            alone.push(single);
         }
         let (prefix, part) = PREFIX;
         let figures = [
