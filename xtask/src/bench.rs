@@ -4,6 +4,7 @@
 //! so that a noisy neighbour meets both sides.
 mod audit;
 mod client;
+mod fleet;
 mod llama;
 mod machine;
 pub mod operator;

@@ -2,9 +2,9 @@
 //!
 //! A real control plane of its own with nodes and pods that kwok pretends; the operator runs beside it, as one process
 //! with a kubeconfig. Writes and times are those of the apiserver's audit log.
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::audit::{self, Audit, OPERATOR, Write};
+use super::audit::{self, Audit, Write};
+use super::fleet::{Operator, Scene, counts};
 use super::report::{Report, Series, Target};
 use super::{machine, publish, today};
 use crate::cluster::{self, control_plane::Extra};
@@ -22,10 +23,12 @@ use crate::progress::step;
 use crate::proxy::Proxy;
 use crate::{http, programs, shell, wait};
 
-/// Children of one service: Service, Deployment, HorizontalPodAutoscaler, ServiceMonitor, PrometheusRule.
-const CHILDREN: [&str; 5] = [
+/// Children of one service that follows its load.
+const CHILDREN: [&str; 7] = [
     "services",
+    "networkpolicies",
     "deployments",
+    "poddisruptionbudgets",
     "horizontalpodautoscalers",
     "servicemonitors",
     "prometheusrules",
@@ -61,17 +64,6 @@ struct Bench {
     proxy: Proxy,
     audit: Audit,
     program: PathBuf,
-}
-
-/// The operator's process; it ends with the value.
-struct Operator(Child);
-
-/// What one scene found.
-struct Scene {
-    created: f64,
-    writes: Vec<Write>,
-    ready: f64,
-    cpu: f64,
 }
 
 /// Prepares, measures, writes the report and removes the control plane.
@@ -473,37 +465,6 @@ impl Bench {
     }
 }
 
-impl Scene {
-    fn ours(&self) -> impl Iterator<Item = &Write> {
-        self.writes.iter().filter(|write| counts(write))
-    }
-
-    /// When the last write to a kind was answered.
-    fn last(&self, resource: &str) -> Result<f64> {
-        let times = self
-            .ours()
-            .filter(|write| write.resource == resource)
-            .map(|write| write.ended);
-        times
-            .reduce(f64::max)
-            .with_context(|| format!("nothing was written to {resource}"))
-    }
-
-    /// When the first write to a kind came.
-    fn first(&self, resource: &str) -> Result<f64> {
-        let writes = self.writes.iter().filter(|write| write.resource == resource);
-        let times = writes.map(|write| write.began);
-        times
-            .reduce(f64::min)
-            .with_context(|| format!("nothing was written to {resource}"))
-    }
-}
-
-/// Whether a write is the operator's and one that a settled operator must not make.
-fn counts(write: &Write) -> bool {
-    write.user == OPERATOR && !["leases", "events"].contains(&write.resource.as_str())
-}
-
 fn service(namespace: &str, number: usize) -> Value {
     json!({
         "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
@@ -514,38 +475,4 @@ fn service(namespace: &str, number: usize) -> Value {
             "autoscaling": { "maxReplicas": 3 },
         },
     })
-}
-
-impl Operator {
-    /// Seconds of CPU time so far.
-    fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map_or("", |(_, rest)| rest)
-            .split_whitespace()
-            .collect();
-        let ticks = |index: usize| -> Result<f64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
-        // utime and stime, in hundredths of a second.
-        Ok((ticks(11)? + ticks(12)?) / 100.0)
-    }
-
-    /// `VmRSS` or `VmHWM`, in MiB.
-    fn memory(&self, field: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .context("no such field")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-        Ok(kib / 1024.0)
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
