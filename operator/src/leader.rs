@@ -64,8 +64,9 @@ impl Candidate {
         }
     }
 
-    /// Gives the lease back, so that another candidate need not wait for it to expire.
-    pub async fn release(&mut self) {
+    /// Gives the lease back, so that another candidate need not wait for it to expire. An API server that does not
+    /// answer in this time keeps nobody from ending.
+    pub async fn release(&mut self, within: Duration) {
         let released = async {
             let mut lease = self.api.get(NAME).await?;
             if holder(&lease) == Some(&self.identity) {
@@ -74,8 +75,14 @@ impl Candidate {
             }
             Ok::<_, kube::Error>(())
         };
-        if let Err(error) = released.await {
-            tracing::warn!(%error, "failed to release the leader lease {NAME}; it expires by itself");
+        match tokio::time::timeout(within, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to release the leader lease {NAME}; it expires by itself");
+            }
+            Err(_) => {
+                tracing::warn!("nobody answered the release of the leader lease {NAME}; it expires by itself")
+            }
         }
     }
 
@@ -208,7 +215,7 @@ mod tests {
         assert!(one.try_once().await.unwrap());
         assert!(!other.try_once().await.unwrap());
         assert!(one.try_once().await.unwrap());
-        one.release().await;
+        one.release(DURATION).await;
         assert!(other.try_once().await.unwrap());
         assert!(!one.try_once().await.unwrap());
     }
@@ -222,6 +229,31 @@ mod tests {
         // As if it had been seen unchanged for longer than it lasts.
         other.seen.as_mut().unwrap().1 = Instant::now().checked_sub(DURATION + RETRY).unwrap();
         assert!(other.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_another_took_ends_the_term() {
+        let server = Server::default();
+        let mut one = server.candidate("one");
+        assert!(one.try_once().await.unwrap());
+        let mut lease = one.api.get(NAME).await.unwrap();
+        lease.spec.as_mut().unwrap().holder_identity = Some("other".to_owned());
+        one.api
+            .replace(NAME, &PostParams::default(), &lease)
+            .await
+            .unwrap();
+        // It looks again after RETRY.
+        one.hold().await;
+        assert!(!one.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_does_not_answer_keeps_nobody_from_ending() {
+        let silent = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
+        });
+        let mut candidate = Candidate::new(Client::new(silent, "default"), "default", "one".to_owned());
+        candidate.release(Duration::from_millis(1)).await;
     }
 
     #[tokio::test]

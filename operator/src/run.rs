@@ -28,6 +28,9 @@ use crate::scope::Scope;
 use crate::valid::MANAGED_BY;
 use crate::{triggers, watches};
 
+/// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than
+/// Kubernetes waits.
+const LAST: Duration = Duration::from_secs(10);
 /// Services reconciled at the same time.
 const CONCURRENCY: u16 = 16;
 /// Triggers that are held for a term that is slow to take them; more are taken as one for all services.
@@ -200,13 +203,20 @@ impl Operator {
             tokio::select! {
                 () = self.control() => {}
                 () = candidate.hold() => tracing::warn!("the leader lease is lost"),
+                () = self.overdue() => tracing::warn!("reconciles did not end in time and are left where they are"),
             }
             self.set_leads(false);
             if self.shutdown.is_cancelled() {
-                candidate.release().await;
+                candidate.release(LAST).await;
                 return;
             }
         }
+    }
+
+    /// Ends some time after the shutdown began.
+    async fn overdue(&self) {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(LAST).await;
     }
 
     fn set_leads(&self, leads: bool) {
