@@ -46,7 +46,19 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     let folder = paths.root.join("target/bench");
     let programs = paths.cargo_target().join("release");
     let model = folder.join("qwen3-0.6b");
-    build(paths)?;
+    build(
+        paths,
+        "build the engine, the fake and the writer of weights",
+        &[
+            "-p",
+            "qwen-engine",
+            "--bins",
+            "--example",
+            "fake",
+            "--example",
+            "checkpoint",
+        ],
+    )?;
     checkpoint(&programs.join("examples/checkpoint"), &model)?;
     let mut peer = Err(String::new());
     step("llama.cpp, to compare with", |step| {
@@ -94,19 +106,13 @@ fn today() -> Result<String> {
     Ok(date.trim().to_owned())
 }
 
-fn build(paths: &Paths) -> Result<()> {
-    step("build the engine, the fake and the writer of weights", |step| {
+/// Builds what of the workspace the arguments select.
+fn build(paths: &Paths, what: &str, selection: &[&str]) -> Result<()> {
+    step(what, |step| {
         let mut cargo = shell::cargo();
         cargo.current_dir(&paths.root);
-        cargo.args([
-            "build",
-            "--release",
-            "--locked",
-            "--color=never",
-            "-p",
-            "qwen-engine",
-        ]);
-        cargo.args(["--bins", "--example", "fake", "--example", "checkpoint"]);
+        cargo.args(["build", "--release", "--locked", "--color=never"]);
+        cargo.args(selection);
         shell::follow(&mut cargo, |text| step.note(text.trim()))?;
         Ok(String::new())
     })

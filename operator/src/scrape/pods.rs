@@ -9,14 +9,12 @@ use tokio::sync::broadcast;
 use tracing::warn;
 
 use super::token;
-use crate::api::DOWNLOADER;
+use crate::api::{DOWNLOADER, SERVICE_LABEL};
 use crate::capabilities::Trigger;
 use crate::cause;
 use crate::load::{EnginePod, LoadBoard};
 use crate::marks;
 
-/// Label that names a pod's QwenService.
-pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 const ENGINE_PODS: &str = "app.kubernetes.io/name=qwen-engine,app.kubernetes.io/managed-by=qwen-operator";
 
 /// Watches engine pods for ever and asks for their services; a failed watch is tried again.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::audit::{self, Audit, Write};
 use super::fleet::{Operator, Scene, counts};
 use super::report::{Report, Series, Target};
-use super::{machine, publish, today};
+use super::{build, machine, publish, today};
 use crate::cluster::{self, control_plane::Extra};
 use crate::kube::Kube;
 use crate::paths::Paths;
@@ -69,20 +69,7 @@ struct Bench {
 /// Prepares, measures, writes the report and removes the control plane.
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     let begin = machine::load();
-    step("build the operator", |step| {
-        let mut cargo = shell::cargo();
-        cargo.current_dir(&paths.root);
-        cargo.args([
-            "build",
-            "--release",
-            "--locked",
-            "--color=never",
-            "--workspace",
-            "--bins",
-        ]);
-        shell::follow(&mut cargo, |text| step.note(text.trim()))?;
-        Ok(String::new())
-    })?;
+    build(paths, "build the operator", &["--workspace", "--bins"])?;
     let (audit, mut apiserver) = Audit::prepare(&paths.logs())?;
     // As where the peers were measured: no limit of ours, no autoscaler whose metrics nobody serves here.
     apiserver.push("--max-requests-inflight=800".to_owned());
