@@ -25,6 +25,7 @@ pub mod plan;
 pub mod reference;
 pub mod render;
 pub mod report;
+pub mod rollback;
 pub mod route_view;
 pub mod run;
 pub mod scaling_view;
