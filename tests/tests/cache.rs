@@ -48,14 +48,10 @@ fn fill(cluster: &Cluster, hub: &Hub) -> Result<()> {
         "True",
         "downloaded once, into the claim cache-owner",
     )?;
-    let limit = Duration::from_secs(120);
-    waiting("one pod to wait for the other, and progress", limit, || {
+    waiting("one pod to wait for the other", Duration::from_secs(60), || {
         let logs = logs(cluster, OWNER)?;
         let waits = logs.matches("another process downloads this model").count();
         ensure!(waits == 1, "{waits} pods wait: {logs}");
-        let status = cluster.get("qwen", OWNER)?["status"].clone();
-        let total = status["model"]["bytesTotal"].as_u64();
-        ensure!(total > Some(3_000_000), "the status tells no progress: {status}");
         Ok(())
     })?;
     drop(held);
@@ -101,10 +97,13 @@ fn change(cluster: &Cluster, hub: &Hub, storage: &Storage) -> Result<()> {
     cluster.apply(&owner(cluster, hub, json!({"model": {"revision": CHANGED}})))?;
     let part = storage.snapshot(CHANGED).join("model.safetensors.part");
     waiting(
-        "the changed revision to be downloaded",
+        "the changed revision to be downloaded, and progress",
         Duration::from_secs(60),
         || {
             ensure!(part.exists(), "there is no {}", part.display());
+            let status = cluster.get("qwen", OWNER)?["status"].clone();
+            let total = status["model"]["bytesTotal"].as_u64();
+            ensure!(total > Some(3_000_000), "the status tells no progress: {status}");
             Ok(())
         },
     )?;
