@@ -25,6 +25,8 @@ pub struct Applied {
     pub errors: Vec<ApplyError>,
     /// Kinds that were written or deleted in this pass.
     pub written: Vec<Kind>,
+    /// The replicas were made and what comes after them was not yet: it waits until others have replicas too.
+    pub unfinished: bool,
 }
 
 /// An act that failed on one object.
@@ -152,10 +154,15 @@ pub async fn apply(
         .filter(|desired| observed.capabilities.serves(desired.kind))
     {
         let live = observed.children.get(&desired.kind).cloned();
+        let new = live.is_none();
         match pass.apply_one(desired, live).await {
             Ok(Some(object)) => {
                 applied.live.insert(desired.kind, object);
                 applied.written.push(desired.kind);
+                if new && desired.kind == Kind::Deployment {
+                    applied.unfinished = true;
+                    return applied;
+                }
             }
             Ok(None) => {}
             Err(error) => applied.errors.push(error),

@@ -15,10 +15,13 @@ use serde_json::Value;
 use crate::plan::Kind;
 use crate::valid::FIELD_MANAGER;
 
+/// Prefix of annotations that are kept.
+const OURS: &str = "qwen-operator.io/";
+
 /// An object that the operator made, or that bears the name of one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Child {
-    /// Names, labels, owners, versions and the like; no annotation.
+    /// Names, labels, owners, versions and the like; of the annotations only ours.
     pub metadata: ObjectMeta,
     /// `spec.replicas`, where the kind has it.
     pub replicas: Option<i32>,
@@ -95,6 +98,7 @@ struct ReadMeta {
     generation: Option<i64>,
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
+    annotations: BTreeMap<String, String>,
     owner_references: Option<Vec<OwnerReference>>,
     managed_fields: Vec<Entry>,
 }
@@ -119,6 +123,8 @@ impl<'de> Deserialize<'de> for Child {
             // Moves with every look of the autoscaler.
             status.remove("currentMetrics");
         }
+        let mut annotations = metadata.annotations;
+        annotations.retain(|name, _| name.starts_with(OURS));
         let ours = metadata.managed_fields.iter().find(|entry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
         });
@@ -135,6 +141,7 @@ impl<'de> Deserialize<'de> for Child {
                 generation: metadata.generation,
                 deletion_timestamp: metadata.deletion_timestamp,
                 labels: metadata.labels,
+                annotations: (!annotations.is_empty()).then_some(annotations),
                 owner_references: metadata.owner_references,
                 ..ObjectMeta::default()
             },
@@ -220,13 +227,14 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
     use serde_json::json;
 
     use super::*;
 
     fn owning(fields: Value) -> Child {
         serde_json::from_value(json!({
-            "metadata": { "name": "chat", "resourceVersion": "12", "annotations": { "a": "b" }, "managedFields": [
+            "metadata": { "name": "chat", "resourceVersion": "12", "annotations": { "a": "b", "qwen-operator.io/c": "d" }, "managedFields": [
                 { "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:replicas": {} } } },
                 { "manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields },
             ] },
@@ -244,7 +252,11 @@ mod tests {
             (child.replicas, &child.status),
             (Some(3), &json!({ "desiredReplicas": 2 }))
         );
-        assert!(child.metadata.annotations.is_none() && child.metadata.managed_fields.is_none());
+        assert_eq!(
+            child.annotations().keys().collect::<Vec<_>>(),
+            ["qwen-operator.io/c"]
+        );
+        assert!(child.metadata.managed_fields.is_none());
         let within = owning(json!({ "f:spec": { "f:template": { "f:replicas": {} } } }));
         assert!(!within.owns_replicas);
         let beside = owning(json!({ "f:spec": { "f:template": {}, "f:replicas": {} } }));

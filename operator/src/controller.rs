@@ -8,7 +8,7 @@ use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::QwenService;
 use crate::api::conditions::reasons;
@@ -21,6 +21,7 @@ use crate::metrics_api::MetricsApiState;
 use crate::observe::{ObserveError, observe};
 use crate::plan::plan;
 use crate::report::{self, ReportError, Reported};
+use crate::rollback;
 use crate::scope::Scope;
 use crate::status;
 use crate::valid::validate;
@@ -29,6 +30,8 @@ use crate::valid::validate;
 const RESYNC: Duration = Duration::from_secs(600);
 /// After a write it is seen to that the watch has shown it.
 const ECHO: Duration = Duration::from_secs(15);
+/// Services worked on at the same time: more only lengthens the API server's queue.
+const TURNS: usize = 8;
 /// A failed reconcile is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -58,6 +61,17 @@ pub struct Context {
     pub applied: apply::Memory,
     /// What was reported.
     pub reported: report::Memory,
+    /// Who works next: who waits the longest.
+    pub turns: Turns,
+}
+
+/// Turns of work, first come, first served.
+pub struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Semaphore::new(TURNS))
+    }
 }
 
 /// The step that failed.
@@ -108,7 +122,13 @@ pub async fn reconcile(
     match &service.0 {
         // Children are deleted with their owner; touching them now would bring them back.
         Ok(service) if service.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
-        Ok(service) => reconcile_valid(service, &ctx).await,
+        Ok(service) => loop {
+            // The semaphore is never closed.
+            let _turn = ctx.turns.0.acquire().await.ok();
+            if let Some(action) = pass(service, &ctx).await? {
+                return Ok(action);
+            }
+        },
         Err(invalid) => {
             unreadable(invalid, &ctx).await;
             Ok(Action::await_change())
@@ -116,7 +136,8 @@ pub async fn reconcile(
     }
 }
 
-async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action, ReconcileError> {
+/// One turn of a service; nothing where another turn must follow.
+async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, ReconcileError> {
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     // validate (no client): an invalid spec waits for its change, children stay as they are.
@@ -125,7 +146,7 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
             ctx.metrics.status_written(send(new).await? == Reported::Written);
-            return Ok(Action::await_change());
+            return Ok(Some(Action::await_change()));
         }
     };
     // observe (client)
@@ -140,11 +161,16 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     )
     .await?;
     // plan (no client)
-    let plan = plan(&valid);
+    let mut plan = plan(&valid);
+    // roll back (client, only where a change has failed)
+    rollback::consider(&ctx.client, &valid, &observed, &mut plan).await?;
     // apply (client)
     let applied = apply::apply(&ctx.client, &valid, &plan, &observed, &ctx.caches, &ctx.applied).await;
     for kind in &applied.written {
         ctx.metrics.object_written(*kind);
+    }
+    if applied.unfinished {
+        return Ok(None);
     }
     // status (no client)
     let load = ctx.board.service(&valid.namespace, &valid.name);
@@ -167,11 +193,11 @@ async fn reconcile_valid(service: &QwenService, ctx: &Context) -> Result<Action,
     if !applied.errors.is_empty() {
         return Err(ReconcileError::Apply(applied.errors));
     }
-    Ok(Action::requeue(match reported {
+    Ok(Some(Action::requeue(match reported {
         Reported::Held(left) => left,
         _ if !applied.written.is_empty() => ECHO,
         _ => RESYNC,
-    }))
+    })))
 }
 
 /// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.

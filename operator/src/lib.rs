@@ -1,6 +1,6 @@
 //! Turns a QwenService into Kubernetes objects: `QwenService → Observed → Valid → Plan → Applied → Status`.
 //!
-//! Only `observe`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
+//! Only `observe`, `rollback`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
 pub mod admin;
 pub mod api;
 pub mod apply;
@@ -25,6 +25,7 @@ pub mod plan;
 pub mod reference;
 pub mod render;
 pub mod report;
+pub mod rollback;
 pub mod route_view;
 pub mod run;
 pub mod scaling_view;

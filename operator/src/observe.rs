@@ -53,6 +53,12 @@ pub struct ObserveError {
     reason: String,
 }
 
+impl ObserveError {
+    pub(crate) const fn new(what: &'static str, reason: String) -> Self {
+        Self { what, reason }
+    }
+}
+
 /// Where the API server serves Prometheus resources.
 #[must_use]
 pub fn prometheus_resource() -> ApiResource {
@@ -74,7 +80,7 @@ pub async fn observe(
     name: &str,
     capabilities: Capabilities,
 ) -> Result<Observed, ObserveError> {
-    let failed = |what: &'static str| move |reason: String| ObserveError { what, reason };
+    let failed = |what: &'static str| move |reason: String| ObserveError::new(what, reason);
     let key = (namespace.to_owned(), name.to_owned());
     let mut children = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| capabilities.serves(*kind)) {

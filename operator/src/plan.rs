@@ -27,12 +27,12 @@ use crate::valid::Valid;
 pub enum Kind {
     /// The cache of weights, which pods wait for.
     PersistentVolumeClaim,
-    /// The endpoint; before the pods, so that its name resolves when they start.
-    Service,
     /// Who may reach the replicas; before them, so that they are never open.
     NetworkPolicy,
     /// The replicas.
     Deployment,
+    /// The endpoint; after the replicas, which need no name to start: an API server makes one Service at a time.
+    Service,
     /// How many of them a drain may take.
     PodDisruptionBudget,
     /// Their number.
@@ -51,9 +51,9 @@ impl Kind {
     /// All kinds, in the order of application.
     pub const ALL: [Self; 10] = [
         Self::PersistentVolumeClaim,
-        Self::Service,
         Self::NetworkPolicy,
         Self::Deployment,
+        Self::Service,
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
         Self::ScaledObject,

@@ -31,8 +31,8 @@ use crate::{triggers, watches};
 /// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than
 /// Kubernetes waits.
 const LAST: Duration = Duration::from_secs(10);
-/// Services reconciled at the same time.
-const CONCURRENCY: u16 = 16;
+/// Reconciles under way have no limit of their own: they wait for their turn, in the order in which they came.
+const UNLIMITED: u16 = 0;
 /// Triggers that are held for a term that is slow to take them; more are taken as one for all services.
 const TRIGGERS: usize = 4096;
 
@@ -272,6 +272,7 @@ impl Operator {
             metrics: self.metrics.clone(),
             applied: Default::default(),
             reported: Default::default(),
+            turns: Default::default(),
         }
     }
 
@@ -295,7 +296,7 @@ impl Operator {
         Controller::for_stream(services, reader)
             .reconcile_on(triggers::of_one(self.triggers.subscribe()))
             .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
-            .with_config(controller::Config::default().concurrency(CONCURRENCY))
+            .with_config(controller::Config::default().concurrency(UNLIMITED))
             .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
     }
 }

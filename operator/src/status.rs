@@ -13,6 +13,7 @@ use crate::load::ServiceLoad;
 use crate::monitoring_view;
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
+use crate::rollback;
 use crate::route_view;
 use crate::scaling_view;
 use crate::valid::{Invalid, Valid};
@@ -93,7 +94,7 @@ pub fn compute(
     let replicas = count(deployment.as_ref());
     let cause = cause::find(deployment.as_ref(), &facts.observed.causes);
     let ready = ready(facts, &replicas, cause.as_ref());
-    let rollout = rollout(deployment.as_ref(), cause.as_ref());
+    let rollout = rollout(facts, deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let route = route_view::judge(facts);
@@ -230,7 +231,14 @@ fn suspended() -> Verdict {
     )
 }
 
-fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
+fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
+    let live = facts.applied.live.get(&Kind::Deployment);
+    if let Some(because) = live.and_then(|live| rollback::because(live)) {
+        return Verdict::no(
+            reasons::ROLLED_BACK,
+            format!("the replicas run the spec of before, a change of the spec is tried anew: {because}"),
+        );
+    }
     let Some((deployment, status)) = deployment.and_then(|all| Some((all, all.status.as_ref()?))) else {
         return Verdict::no(reasons::PROGRESSING, "the Deployment has no status yet");
     };
@@ -249,6 +257,17 @@ fn rollout(deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
         return Verdict::no(
             reasons::PAUSED,
             "the change waits: set spec.rollout.paused to false to bring it to the replicas",
+        );
+    }
+    if let Some(cause) = cause.filter(|cause| rollback::waits_for_room(facts.valid, Some(cause)))
+        && status.ready_replicas > Some(0)
+    {
+        return Verdict::no(
+            reasons::NO_ROOM_FOR_SURGE,
+            format!(
+                "the change waits for room beside the replicas that serve, add a node or replace them in place by spec.rollout.maxSurge 0 and maxUnavailable 1: {}",
+                cause.message
+            ),
         );
     }
     // Ready carries the whole sentence; here its reason is enough.
@@ -290,6 +309,7 @@ fn phase(replicas: &Replicas, ready: &Verdict, rollout: &Verdict, cause: Option<
     match cause {
         _ if ready.reason == reasons::SUSPENDED => Phase::Suspended,
         Some(cause) if replicas.ready > 0 && cause.fatal => Phase::Degraded,
+        _ if replicas.ready > 0 && rollout.reason == reasons::ROLLED_BACK => Phase::Degraded,
         _ if replicas.ready > 0 && rollout.status == "True" => Phase::Ready,
         _ if replicas.ready > 0 => Phase::Updating,
         Some(cause) if cause.reason == reasons::UNSCHEDULABLE => Phase::Pending,

@@ -75,12 +75,22 @@ pub async fn load(
             let (namespace, name) = key.clone();
             let _ = triggers.send(Trigger::Service { namespace, name });
         }
-        let uids: HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
-        ctx.reported.retain(|uid| uids.contains(uid));
-        ctx.applied
-            .retain(|namespace, name| now.contains_key(&(namespace.to_owned(), name.to_owned())));
         seen = now;
+        forget(&ctx, &services);
     }
+}
+
+/// Forgets services that are gone. They are listed anew: marking takes its time, and others have come meanwhile.
+fn forget(ctx: &Context, services: &Store<DeserializeGuard<QwenService>>) {
+    let all = services.state();
+    let uids: HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
+    let keys: HashSet<(String, String)> = all
+        .iter()
+        .map(|service| (service.namespace().unwrap_or_default(), service.name_any()))
+        .collect();
+    ctx.reported.retain(|uid| uids.contains(uid));
+    ctx.applied
+        .retain(|namespace, name| keys.contains(&(namespace.to_owned(), name.to_owned())));
 }
 
 /// Asks for all services when the metrics API was registered or lost, for ever.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 #[path = "apiserver/optional.rs"]
 mod optional;
+#[path = "apiserver/rollouts.rs"]
+mod rollouts;
 mod support;
 
 use serde_json::{Value, json};
@@ -39,9 +41,9 @@ async fn a_new_service_takes_one_apply_for_each_object_and_one_status_write() {
     assert_eq!(
         world.object_writes(),
         [
-            "APPLY Service by qwen-operator",
             "APPLY NetworkPolicy by qwen-operator",
             "APPLY Deployment by qwen-operator",
+            "APPLY Service by qwen-operator",
             "APPLY PodDisruptionBudget by qwen-operator",
             "APPLY HorizontalPodAutoscaler by qwen-operator",
             "APPLY ServiceMonitor by qwen-operator",
@@ -220,9 +222,9 @@ async fn without_the_prometheus_operator_the_model_is_served_and_monitoring_foll
     assert_eq!(
         world.object_writes(),
         [
-            "APPLY Service by qwen-operator",
             "APPLY NetworkPolicy by qwen-operator",
             "APPLY Deployment by qwen-operator",
+            "APPLY Service by qwen-operator",
             "STATUS QwenService"
         ]
     );

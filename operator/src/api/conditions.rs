@@ -55,6 +55,10 @@ pub mod reasons {
     pub const PROGRESSING: &str = "Progressing";
     /// Replicas were not ready in time.
     pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    /// A changed spec was given up; the replicas run the one before.
+    pub const ROLLED_BACK: &str = "RolledBack";
+    /// A changed spec finds no room beside the replicas that serve.
+    pub const NO_ROOM_FOR_SURGE: &str = "NoRoomForSurge";
     /// A Prometheus selects what the operator made.
     pub const SELECTED: &str = "Selected";
     /// No Prometheus selects it.

@@ -28,6 +28,8 @@ pub struct RolloutSpec {
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')", "message": "progressDeadline must be whole seconds, minutes or hours from 10s to 1h, such as 30m"}]))]
     #[schemars(length(max = 16))]
     pub progress_deadline: Duration,
+    /// Brings the replicas of before back where those of a changed spec are not ready within `progressDeadline`.
+    pub rollback: bool,
 }
 
 impl Default for RolloutSpec {
@@ -38,6 +40,7 @@ impl Default for RolloutSpec {
             drain_timeout: std::time::Duration::from_secs(120).into(),
             paused: false,
             progress_deadline: std::time::Duration::from_secs(3600).into(),
+            rollback: true,
         }
     }
 }

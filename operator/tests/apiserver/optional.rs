@@ -1,4 +1,4 @@
-//! Routes, KEDA and a paused rollout: what the conditions say before, without and after the kinds of others.
+//! Routes and KEDA: what the conditions say before, without and after the kinds of others.
 use qwen_operator::load::EnginePod;
 use serde_json::{Value, json};
 
@@ -223,23 +223,4 @@ async fn a_load_that_the_operator_may_not_read_is_told_whoever_scales() {
             "{condition}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_paused_change_is_told_as_such() {
-    let world = World::new(&MONITORING);
-    let mut spec = fixed(1);
-    spec["rollout"] = json!({ "paused": true });
-    reconciled(&world, spec).await;
-    world.another_writes("Deployment", "chat", &["status"], json!({
-        "observedGeneration": 1, "conditions": [{ "type": "Progressing", "status": "Unknown", "reason": "DeploymentPaused" }],
-    }));
-    world.reconcile("chat").await.unwrap();
-    assert!(
-        world
-            .condition("chat", "RolloutComplete")
-            .starts_with("False Paused: the change waits")
-    );
-    reconciled(&world, fixed(1)).await;
-    assert!(world.get("Deployment", "chat")["spec"]["paused"].is_null());
 }

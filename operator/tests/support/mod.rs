@@ -123,6 +123,7 @@ impl World {
             metrics: Metrics::new().unwrap(),
             applied: Default::default(),
             reported: Default::default(),
+            turns: Default::default(),
         };
         Self {
             state,
@@ -327,6 +328,7 @@ fn path(kind: &str, name: &str) -> String {
         "Service" => ("/api/v1", "services"),
         "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
+        "ReplicaSet" => ("/apis/apps/v1", "replicasets"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
         "ScaledObject" => ("/apis/keda.sh/v1alpha1", "scaledobjects"),
         "HTTPRoute" => ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
@@ -428,7 +430,7 @@ impl State {
 
     fn read(&self, path: &str) -> (StatusCode, Value) {
         let last = path.rsplit('/').next().unwrap_or("");
-        if ["pods", "prometheuses"].contains(&last) {
+        if ["pods", "prometheuses", "replicasets"].contains(&last) {
             let within = path
                 .replace("/v1/", "/v1/namespaces/default/")
                 .replace("namespaces/default/namespaces", "namespaces");

@@ -1,0 +1,167 @@
+//! A change on its way to the replicas: paused, without room, failed and taken back.
+use serde_json::{Value, json};
+
+use super::support::{MONITORING, World};
+use super::{fixed, reconciled};
+
+#[tokio::test]
+async fn a_paused_change_is_told_as_such() {
+    let world = World::new(&MONITORING);
+    let mut spec = fixed(1);
+    spec["rollout"] = json!({ "paused": true });
+    reconciled(&world, spec).await;
+    world.another_writes("Deployment", "chat", &["status"], json!({
+        "observedGeneration": 1, "conditions": [{ "type": "Progressing", "status": "Unknown", "reason": "DeploymentPaused" }],
+    }));
+    world.reconcile("chat").await.unwrap();
+    assert!(
+        world
+            .condition("chat", "RolloutComplete")
+            .starts_with("False Paused: the change waits")
+    );
+    reconciled(&world, fixed(1)).await;
+    assert!(world.get("Deployment", "chat")["spec"]["paused"].is_null());
+}
+
+/// A service that serves with the image `good`, and whose change to `bad` is said to have these conditions and pods.
+async fn changed(rollout: Value, pod: Value) -> World {
+    let world = World::new(&MONITORING);
+    reconciled(&world, spec("good", &rollout)).await;
+    let template = world.get("Deployment", "chat")["spec"]["template"].clone();
+    replica_set(&world, 1, 1, template);
+    reconciled(&world, spec("bad", &rollout)).await;
+    let template = world.get("Deployment", "chat")["spec"]["template"].clone();
+    replica_set(&world, 2, 0, template);
+    world.put("Pod", "chat-2", json!({
+        "kind": "Pod",
+        "metadata": { "name": "chat-2", "namespace": "default", "labels": { "qwen-operator.io/service": "chat" } },
+        "status": pod,
+    }));
+    world.another_writes("Deployment", "chat", &["status"], json!({
+        "observedGeneration": 1, "replicas": 2, "readyReplicas": 1, "updatedReplicas": 1,
+        "conditions": [{ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" }],
+    }));
+    world.writes();
+    world.reconcile("chat").await.unwrap();
+    world
+}
+
+fn spec(image: &str, rollout: &Value) -> Value {
+    let mut spec = fixed(1);
+    spec["engine"]["image"] = json!(image);
+    spec["rollout"] = rollout.clone();
+    spec
+}
+
+/// As the Deployment controller makes them: with a label of its own, and a number.
+fn replica_set(world: &World, revision: u64, ready: u64, mut template: Value) {
+    let uid = world.get("Deployment", "chat")["metadata"]["uid"].clone();
+    template["metadata"]["labels"]["pod-template-hash"] = json!("abc");
+    template["metadata"]["creationTimestamp"] = Value::Null;
+    let name = format!("chat-{revision}");
+    world.put("ReplicaSet", &name, json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {
+            "name": name, "annotations": { "deployment.kubernetes.io/revision": revision.to_string() },
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment", "name": "chat", "uid": uid }],
+        },
+        "spec": { "template": template }, "status": { "readyReplicas": ready },
+    }));
+}
+
+fn image(world: &World) -> Value {
+    world.get("Deployment", "chat")["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+}
+
+fn crashing() -> Value {
+    let waiting = json!({ "waiting": { "reason": "ErrImagePull", "message": "no such image" } });
+    json!({ "phase": "Pending", "containerStatuses": [{
+        "name": "engine", "image": "bad", "imageID": "", "ready": false, "restartCount": 0, "state": waiting,
+    }] })
+}
+
+fn unscheduled() -> Value {
+    json!({ "phase": "Pending", "conditions": [
+        { "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: Insufficient nvidia.com/gpu" },
+    ] })
+}
+
+#[tokio::test]
+async fn a_change_that_fails_is_taken_back_until_the_spec_changes() {
+    let world = changed(json!({}), crashing()).await;
+    assert_eq!(image(&world), "good");
+    let labels = &world.get("Deployment", "chat")["spec"]["template"]["metadata"]["labels"];
+    assert!(labels["pod-template-hash"].is_null(), "{labels}");
+    let told = world.condition("chat", "RolloutComplete");
+    assert!(
+        told.starts_with("False RolledBack") && told.contains("no such image"),
+        "{told}"
+    );
+    // The replicas of before are complete now; the ReplicaSet of before is the last one again.
+    world.another_deletes("Pod", "chat-2");
+    world.another_writes(
+        "ReplicaSet",
+        "chat-1",
+        &["metadata", "annotations"],
+        json!({ "deployment.kubernetes.io/revision": "3" }),
+    );
+    world.another_writes(
+        "Deployment",
+        "chat",
+        &["status"],
+        json!({
+            "observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1,
+            "conditions": [{ "type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" }],
+        }),
+    );
+    world.reconcile("chat").await.unwrap();
+    world.writes();
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.condition("chat", "RolloutComplete"), told);
+    assert_eq!(world.get("QwenService", "chat")["status"]["phase"], "Degraded");
+    world.another_writes(
+        "Deployment",
+        "chat",
+        &["spec", "template", "spec", "containers"],
+        json!([]),
+    );
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(image(&world), "good", "what another writer changed comes back");
+    // Another change is tried, and that of before is not.
+    reconciled(&world, spec("better", &json!({}))).await;
+    assert_eq!(image(&world), "better");
+    let annotations = &world.get("Deployment", "chat")["metadata"]["annotations"];
+    assert_eq!(annotations.as_object().unwrap().len(), 1, "{annotations}");
+}
+
+#[tokio::test]
+async fn a_change_without_room_waits_and_says_what_allows_it_in_place() {
+    let world = changed(json!({}), unscheduled()).await;
+    assert_eq!(image(&world), "bad");
+    let told = world.condition("chat", "RolloutComplete");
+    assert!(
+        told.starts_with("False NoRoomForSurge")
+            && told.contains("maxUnavailable 1")
+            && told.contains("nvidia.com/gpu"),
+        "{told}"
+    );
+    // In place a replica has gone already: the one of before comes back.
+    let world = changed(json!({ "maxSurge": 0, "maxUnavailable": 1 }), unscheduled()).await;
+    assert_eq!(image(&world), "good");
+}
+
+#[tokio::test]
+async fn a_failed_change_stays_where_rollback_is_off_and_where_nothing_was_before() {
+    let world = changed(json!({ "rollback": false }), crashing()).await;
+    assert_eq!(image(&world), "bad");
+    assert!(
+        world
+            .condition("chat", "RolloutComplete")
+            .starts_with("False ProgressDeadlineExceeded")
+    );
+    let world = changed(json!({}), crashing()).await;
+    world.another_deletes("ReplicaSet", "chat-1");
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(image(&world), "bad");
+}
