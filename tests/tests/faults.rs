@@ -334,6 +334,10 @@ fn by_name(list: &Value) -> BTreeMap<String, Value> {
         for field in ["managedFields", "resourceVersion"] {
             object["metadata"][field].take();
         }
+        // What the operator remembers of a rollout is no part of the plan.
+        if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+            annotations.remove("qwen-operator.io/wanted-template");
+        }
         (name, object)
     });
     named.collect()
