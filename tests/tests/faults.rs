@@ -293,6 +293,12 @@ fn as_planned(cluster: &Cluster, names: &[&str]) -> Result<()> {
                 "apiVersion": service["apiVersion"], "kind": service["kind"], "name": metadata["name"],
                 "uid": metadata["uid"], "controller": true, "blockOwnerDeletion": true,
             }]);
+            if object["kind"] == "Deployment" {
+                // What the operator remembers of a rollout is no part of the plan.
+                let live = cluster.get("deployment", metadata["name"].as_str().unwrap_or_default())?;
+                let memory = "qwen-operator.io/wanted-template";
+                object["metadata"]["annotations"][memory] = live["metadata"]["annotations"][memory].clone();
+            }
             planned.push(object);
         }
     }
@@ -333,10 +339,6 @@ fn by_name(list: &Value) -> BTreeMap<String, Value> {
         object["status"].take();
         for field in ["managedFields", "resourceVersion"] {
             object["metadata"][field].take();
-        }
-        // What the operator remembers of a rollout is no part of the plan.
-        if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
-            annotations.remove("qwen-operator.io/wanted-template");
         }
         (name, object)
     });
