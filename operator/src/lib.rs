@@ -37,6 +37,8 @@ pub mod scrape;
 pub mod sizing;
 pub mod status;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod triggers;
 pub mod valid;
 pub mod verdict;
