@@ -67,9 +67,11 @@ pub fn of_pod(pod: &Pod) -> Option<Cause> {
         .flatten()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
-        let why = condition.message.as_deref();
-        let why = why.unwrap_or("the scheduler gave no reason");
-        let message = format!("no node takes pod {name}: {why}");
+        let said = match condition.message.as_deref() {
+            Some(said) => format!("{}{said}", what_to_do(said)),
+            None => "the scheduler gave no reason".to_owned(),
+        };
+        let message = format!("no node takes pod {name}: {said}");
         return Some(Cause::fatal(reasons::UNSCHEDULABLE, message));
     }
     if let Some(cause) = downloader(pod).and_then(|container| of_container(name, container)) {
@@ -96,6 +98,53 @@ pub fn downloads(pod: &Pod) -> bool {
 fn downloader(pod: &Pod) -> Option<&ContainerStatus> {
     let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
     containers.iter().find(|container| container.name == DOWNLOADER)
+}
+
+/// What the scheduler's words mean for the one who reads them.
+fn what_to_do(said: &str) -> String {
+    let mut advice = Vec::new();
+    let mut scarce: Vec<&str> = said
+        .split("Insufficient ")
+        .skip(1)
+        .filter_map(|rest| rest.split([',', ' ']).next())
+        .map(|resource| resource.trim_end_matches('.'))
+        .collect();
+    scarce.sort_unstable();
+    scarce.dedup();
+    if !scarce.is_empty() {
+        advice.push(format!(
+            "there is not enough free {}, free some or add a node",
+            scarce.join(" and ")
+        ));
+    }
+    for (words, meaning) in [
+        (
+            "didn't match Pod's node affinity/selector",
+            "nodes lack the labels that spec.nodeSelector or spec.affinity asks for",
+        ),
+        (
+            "untolerated taint",
+            "nodes have a taint that spec.tolerations does not name",
+        ),
+        (
+            "volume node affinity conflict",
+            "the claim's storage is on another node",
+        ),
+        (
+            "unbound immediate PersistentVolumeClaims",
+            "the claim has no storage yet",
+        ),
+    ] {
+        if said.contains(words) {
+            advice.push(meaning.to_owned());
+        }
+    }
+    let advice = advice.join("; ");
+    if advice.is_empty() {
+        advice
+    } else {
+        format!("{advice}; the scheduler says: ")
+    }
 }
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
@@ -154,8 +203,15 @@ fn refused(deployment: &Deployment) -> Option<Cause> {
     let failure = conditions
         .into_iter()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    let why = failure.message.as_deref().unwrap_or("no reason was given");
-    let message = format!("the API server refuses pods: {why}");
+    let said = failure.message.as_deref().unwrap_or("no reason was given");
+    let advice = match said.split_once("exceeded quota: ") {
+        Some((_, rest)) => format!(
+            "the quota {} of the namespace is used up, have it raised or ask for less: ",
+            rest.split(',').next().unwrap_or_default()
+        ),
+        None => String::new(),
+    };
+    let message = format!("the API server refuses pods: {advice}{said}");
     Some(Cause::fatal(reasons::PODS_REFUSED, message))
 }
 
@@ -215,6 +271,47 @@ mod tests {
         ] {
             assert_eq!(of_pod(&pod(status)).unwrap().reason, reason);
         }
+    }
+
+    #[test]
+    fn why_no_node_takes_a_pod_is_said_in_a_persons_words() {
+        let told = |said: &str| {
+            let condition = json!({ "type": "PodScheduled", "status": "False", "message": said });
+            of_pod(&pod(json!({ "conditions": [condition] })))
+                .unwrap()
+                .message
+        };
+        let full = told(
+            "0/9 nodes are available: 2 node(s) had untolerated taint {gpu: yes}, 3 Insufficient nvidia.com/mig-1g.5gb, 4 Insufficient memory. preemption: 3 Insufficient memory.",
+        );
+        assert!(
+            full.starts_with(
+                "no node takes pod chat-1: there is not enough free memory and nvidia.com/mig-1g.5gb, free some or add a node; \
+                 nodes have a taint that spec.tolerations does not name; the scheduler says: 0/9"
+            ),
+            "{full}"
+        );
+        assert_eq!(
+            told("no words we know"),
+            "no node takes pod chat-1: no words we know"
+        );
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_named() {
+        let deployment: Deployment = serde_json::from_value(json!({ "status": { "conditions": [{
+            "type": "ReplicaFailure", "status": "True",
+            "message": "pods \"chat-1\" is forbidden: exceeded quota: team, requested: requests.nvidia.com/gpu=1, used: 4, limited: 4",
+        }] } }))
+        .unwrap();
+        let cause = find(Some(&deployment), &[]).unwrap();
+        assert!(
+            cause
+                .message
+                .contains("the quota team of the namespace is used up"),
+            "{}",
+            cause.message
+        );
     }
 
     #[test]

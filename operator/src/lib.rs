@@ -1,6 +1,6 @@
 //! Turns a QwenService into Kubernetes objects: `QwenService → Observed → Valid → Plan → Applied → Status`.
 //!
-//! Only `observe`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
+//! Only `observe`, `rollback`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
 pub mod admin;
 pub mod api;
 pub mod apply;
