@@ -25,7 +25,7 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
         flag("port", ENGINE_PORT),
         flag("device", device(engine.device)),
     ];
-    args.extend(engine.dtype.map(|dtype| flag("dtype", dtype_name(dtype))));
+    args.extend(engine.dtype.map(|numbers| flag("dtype", dtype(numbers))));
     args.extend(engine.max_model_len.map(|tokens| flag("max-model-len", tokens)));
     args.push(flag("max-num-seqs", engine.max_num_seqs));
     let batched = engine.max_num_batched_tokens;
@@ -90,7 +90,7 @@ const fn device(device: Device) -> &'static str {
     }
 }
 
-const fn dtype_name(dtype: Dtype) -> &'static str {
+const fn dtype(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Auto => "auto",
         Dtype::Bfloat16 => "bfloat16",
