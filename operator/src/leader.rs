@@ -163,12 +163,12 @@ fn holder(lease: &Lease) -> Option<&String> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use http::{Method, Request, Response};
-    use http_body_util::BodyExt;
+    use http::{Request, Response};
     use kube::client::Body;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::testing::mock;
 
     /// An API server that keeps one lease and refuses to replace another version of it.
     #[derive(Clone, Default)]
@@ -177,23 +177,11 @@ mod tests {
     impl Server {
         fn candidate(&self, identity: &str) -> Candidate {
             let server = self.clone();
-            let service = tower::service_fn(move |request: Request<Body>| {
-                let server = server.clone();
-                async move {
-                    let (head, body) = request.into_parts();
-                    let sent =
-                        serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
-                    let (code, answer) = server.answer(&head.method, sent);
-                    let response = Response::builder()
-                        .status(code)
-                        .body(Body::from(answer.to_string().into_bytes()));
-                    Ok::<_, std::convert::Infallible>(response.unwrap())
-                }
-            });
-            Candidate::new(Client::new(service, "default"), "default", identity.to_owned())
+            let (client, _) = mock(move |call| server.answer(&call.line, call.body.clone()));
+            Candidate::new(client, "default", identity.to_owned())
         }
 
-        fn answer(&self, method: &Method, mut sent: Value) -> (u16, Value) {
+        fn answer(&self, line: &str, mut sent: Value) -> (u16, Value) {
             let mut lease = self.0.lock().unwrap();
             let version = lease.as_ref().map_or("0", |lease| {
                 lease["metadata"]["resourceVersion"].as_str().unwrap()
@@ -204,13 +192,11 @@ mod tests {
                     json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": reason }),
                 )
             };
-            match (method, &*lease) {
-                (&Method::GET, None) => failure(404, "NotFound"),
-                (&Method::GET, Some(lease)) => (200, lease.clone()),
-                (&Method::POST, Some(_)) => failure(409, "AlreadyExists"),
-                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => {
-                    failure(409, "Conflict")
-                }
+            match (line.split(' ').next().unwrap(), &*lease) {
+                ("GET", None) => failure(404, "NotFound"),
+                ("GET", Some(lease)) => (200, lease.clone()),
+                ("POST", Some(_)) => failure(409, "AlreadyExists"),
+                ("PUT", _) if sent["metadata"]["resourceVersion"] != version => failure(409, "Conflict"),
                 _ => {
                     let next = version.parse::<u64>().unwrap() + 1;
                     sent["metadata"]["resourceVersion"] = json!(next.to_string());

@@ -3,9 +3,9 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 
 use crate::api::autoscaling::MetricsSource;
 use crate::api::conditions::reasons;
-use crate::capabilities::Capabilities;
 use crate::plan::Kind;
-use crate::status::{Facts, Verdict};
+use crate::status::Facts;
+use crate::verdict::Verdict;
 
 /// Judges the condition ScalingActive. Why the operator cannot read a pod's load is told whoever scales.
 #[must_use]
@@ -31,11 +31,9 @@ fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> V
             )
         };
     };
-    let failed = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject]
-        .into_iter()
-        .find_map(|kind| facts.applied.error_of(kind));
-    if let Some(error) = failed {
-        return Verdict::no(reasons::APPLY_FAILED, error);
+    let kinds = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject];
+    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
+        return failed;
     }
     match autoscaling.metrics_source {
         MetricsSource::Operator => own(facts, autoscaler),
@@ -111,17 +109,14 @@ fn told(autoscaler: Option<&HorizontalPodAutoscaler>, named: &str) -> Option<Ver
 
 /// KEDA asks Prometheus. Its ScaledObject is ready even if no query has an answer, so each trigger's health counts too.
 fn keda(facts: &Facts<'_>) -> Verdict {
-    if let Capabilities::Unknown(error) = &facts.observed.capabilities {
-        return Verdict::unknown(
-            reasons::DISCOVERY_FAILED,
-            format!("it is not known whether KEDA is installed: {error}"),
-        );
-    }
-    if !facts.observed.capabilities.serves(Kind::ScaledObject) {
-        return Verdict::no(
-            reasons::CRD_NOT_INSTALLED,
-            "the cluster has no ScaledObject: install KEDA, and scaling follows by itself, or set spec.autoscaling.metricsSource to Operator",
-        );
+    let missing = Verdict::not_served(
+        &facts.observed.capabilities,
+        [Kind::ScaledObject],
+        "KEDA",
+        ", and scaling follows by itself, or set spec.autoscaling.metricsSource to Operator",
+    );
+    if let Some(missing) = missing {
+        return missing;
     }
     let status = facts
         .applied

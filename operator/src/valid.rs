@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::monitoring::ExtraRule;
-use crate::api::{GROUP, QwenService, QwenServiceSpec};
+use crate::api::{ENGINE_PORT, GROUP, QwenService, QwenServiceSpec, SERVICE_LABEL};
 use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -175,18 +175,13 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        format!(
-            "http://{}.{}.svc:{}/v1",
-            self.name,
-            self.namespace,
-            crate::api::ENGINE_PORT
-        )
+        format!("http://{}.{}.svc:{ENGINE_PORT}/v1", self.name, self.namespace)
     }
 
     /// Label selector of the pods, as text.
     #[must_use]
     pub fn selector(&self) -> String {
-        format!("{}={}", crate::api::SERVICE_LABEL, self.name)
+        format!("{SERVICE_LABEL}={}", self.name)
     }
 
     /// The claim that keeps downloaded weights, if there is one.

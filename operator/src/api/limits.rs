@@ -1,5 +1,6 @@
 //! Limits of Kubernetes' own types that the API server would check only when a child is applied: with them
 //! in our schema, `kubectl apply` of the QwenService already refuses the value.
+use kube::core::Rule;
 use schemars::Schema;
 use serde_json::{Value, json};
 
@@ -27,6 +28,12 @@ pub fn object_name(schema: &mut Schema) {
         "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
         "write the name of an object of the cluster: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
     );
+}
+
+/// The rule of a field with an address.
+pub fn http_address(field: &str) -> Rule {
+    let message = format!("{field} must begin with http:// or https://");
+    Rule::new("self.startsWith('http://') || self.startsWith('https://')").message(message.as_str())
 }
 
 /// A number of replicas or a share of them; Kubernetes refuses more than all of them for `maxUnavailable`.

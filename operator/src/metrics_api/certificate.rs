@@ -16,8 +16,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::valid::{MANAGED_BY, MANAGER_LABEL};
-
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Renewed when less than this is left: months for a broken rotation to be noticed.
@@ -98,7 +96,7 @@ impl Material {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some(namespace.to_owned()),
-                labels: Some([(MANAGER_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
+                labels: Some(super::labels()),
                 owner_references: owner.map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },

@@ -17,7 +17,6 @@ use tracing::{info, warn};
 use super::certificate::{CertificateError, Material, ServingCertificate};
 use super::wire::{GROUP, Version};
 use super::{Context, MetricsApiConfig, Registration};
-use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 use crate::words::server_words;
 
 const FIELD_MANAGER: &str = "qwen-operator-metrics-api";
@@ -212,7 +211,7 @@ fn api_service(
     APIService {
         metadata: ObjectMeta {
             name: Some(name(version)),
-            labels: Some([(MANAGER_LABEL.to_owned(), MANAGED_BY.to_owned())].into()),
+            labels: Some(super::labels()),
             owner_references: Some(vec![owner.clone()]),
             ..ObjectMeta::default()
         },

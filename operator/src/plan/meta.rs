@@ -30,7 +30,13 @@ pub fn labels_over(valid: &Valid, extra: &BTreeMap<String, String>) -> BTreeMap<
 
 /// Metadata of a child: every child is named like its service and owned by it.
 #[must_use]
-pub fn metadata(valid: &Valid, extra_labels: &BTreeMap<String, String>) -> Value {
+pub fn metadata(valid: &Valid) -> Value {
+    metadata_with(valid, &BTreeMap::new())
+}
+
+/// Metadata of a child with labels of the user's.
+#[must_use]
+pub fn metadata_with(valid: &Valid, extra_labels: &BTreeMap<String, String>) -> Value {
     json!({
         "name": valid.name,
         "namespace": valid.namespace,
