@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Uri};
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::api::ENGINE_PORT;
@@ -41,15 +42,15 @@ const MAX_BODY: usize = 4 << 20;
 /// Why a pod gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrapeError {
-    /// The URL of the pod could not be written.
+    /// The request could not be written.
     #[error("building the scrape request failed: {0}")]
     Request(#[from] http::Error),
-    /// No connection, or none that spoke HTTP.
-    #[error("asking the engine for /metrics failed: {0}")]
-    Connect(#[from] hyper_util::client::legacy::Error),
-    /// The connection broke inside the answer.
+    /// No connection.
+    #[error("connecting to the engine failed: {0}")]
+    Connect(#[from] std::io::Error),
+    /// The connection broke, or did not speak HTTP.
     #[error("reading the engine's /metrics failed: {0}")]
-    Body(#[from] hyper::Error),
+    Http(#[from] hyper::Error),
     /// The pod wants a token that we do not have.
     #[error("/metrics of the engine is guarded, and {0}")]
     NoToken(String),
@@ -69,8 +70,6 @@ pub enum ScrapeError {
     NotAnEngine,
 }
 
-type Http = HttpClient<HttpConnector, Empty<Bytes>>;
-
 /// Watches the engine pods and scrapes them, for ever.
 pub async fn run(client: kube::Client, scope: Scope, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
     tokio::join!(
@@ -80,14 +79,6 @@ pub async fn run(client: kube::Client, scope: Scope, board: LoadBoard, triggers:
 }
 
 async fn rounds(client: kube::Client, board: LoadBoard) {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(TIMEOUT));
-    connector.set_nodelay(true);
-    let http: Http = HttpClient::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(1)
-        .pool_idle_timeout(INTERVAL * 3)
-        .build(connector);
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tokens = Tokens::default();
@@ -97,17 +88,17 @@ async fn rounds(client: kube::Client, board: LoadBoard) {
         // Pods without a token wait for no Secret: a late answer counts as none, and the next round asks again.
         let _ = timeout(TIMEOUT, tokens.refresh(&client, &pods)).await;
         futures::stream::iter(pods)
-            .for_each_concurrent(CONCURRENCY, |pod| visit(&http, &board, &tokens, pod))
+            .for_each_concurrent(CONCURRENCY, |pod| visit(&board, &tokens, pod))
             .await;
     }
 }
 
-async fn visit(http: &Http, board: &LoadBoard, tokens: &Tokens, pod: EnginePod) {
+async fn visit(board: &LoadBoard, tokens: &Tokens, pod: EnginePod) {
     let Some(address) = pod.address else { return };
     let answer = match tokens.header(&pod) {
         Ok(token) => {
             let address = SocketAddr::new(address, ENGINE_PORT);
-            let answer = timeout(TIMEOUT, scrape(http, address, token)).await;
+            let answer = timeout(TIMEOUT, scrape(address, token)).await;
             answer.unwrap_or_else(|late| Err(late.into()))
         }
         Err(why) => Err(ScrapeError::NoToken(why)),
@@ -122,17 +113,18 @@ async fn visit(http: &Http, board: &LoadBoard, tokens: &Tokens, pod: EnginePod) 
     }
 }
 
-async fn scrape(http: &Http, address: SocketAddr, token: Option<HeaderValue>) -> Result<Sample, ScrapeError> {
-    let uri = Uri::builder()
-        .scheme("http")
-        .authority(address.to_string())
-        .path_and_query("/metrics")
-        .build()?;
-    let mut request = Request::get(uri).body(Empty::new())?;
+/// Each time by a connection of its own: kept ones would hold the buffers of every pod of the cluster.
+async fn scrape(address: SocketAddr, token: Option<HeaderValue>) -> Result<Sample, ScrapeError> {
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    let _driven = AbortOnDropHandle::new(tokio::spawn(connection));
+    let mut request = Request::get("/metrics")
+        .header(HOST, address.to_string())
+        .body(Empty::<Bytes>::new())?;
     if let Some(token) = token {
         request.headers_mut().insert(AUTHORIZATION, token);
     }
-    let response = http.request(request).await?;
+    let response = sender.send_request(request).await?;
     if response.status() == http::StatusCode::UNAUTHORIZED {
         return Err(ScrapeError::Refused);
     }
@@ -167,8 +159,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
-        let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        let answer = scrape(&http, address, token).await;
+        let answer = scrape(address, token).await;
         server.abort();
         answer
     }
