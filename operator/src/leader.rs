@@ -54,13 +54,26 @@ impl Candidate {
         let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RETRY).await;
-            let left = DEADLINE.saturating_sub(renewed.elapsed());
-            match tokio::time::timeout(left, self.try_once()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "failed to renew the leader lease {NAME}"),
-                Err(_) => return,
+            if !self.renew(&mut renewed).await {
+                return;
             }
+        }
+    }
+
+    /// One try to renew; whether the lease is still ours.
+    async fn renew(&mut self, renewed: &mut Instant) -> bool {
+        let left = DEADLINE.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(left, self.try_once()).await {
+            Ok(Ok(true)) => {
+                *renewed = Instant::now();
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to renew the leader lease {NAME}");
+                // A refused connection fails faster than any timer ends.
+                renewed.elapsed() < DEADLINE
+            }
+            Ok(Ok(false)) | Err(_) => false,
         }
     }
 
@@ -231,6 +244,17 @@ mod tests {
         // It looks again after RETRY.
         one.hold().await;
         assert!(!one.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_refuses_at_once_ends_the_term_too() {
+        let away = tower::service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+        });
+        let mut candidate = Candidate::new(Client::new(away, "default"), "default", "one".to_owned());
+        assert!(candidate.renew(&mut Instant::now()).await);
+        let mut long_ago = Instant::now().checked_sub(DEADLINE).unwrap();
+        assert!(!candidate.renew(&mut long_ago).await);
     }
 
     #[tokio::test]

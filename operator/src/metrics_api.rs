@@ -28,7 +28,7 @@ use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
 use crate::scope::Scope;
 use crate::scrape;
-use crate::valid::MANAGED_BY;
+use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
 mod authorize;
 mod certificate;
@@ -61,7 +61,7 @@ impl MetricsApiConfig {
 
 /// Labels of what the operator makes for itself.
 fn labels() -> BTreeMap<String, String> {
-    BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGED_BY.to_owned())])
+    BTreeMap::from([(MANAGER_LABEL.to_owned(), MANAGED_BY.to_owned())])
 }
 
 /// How the group's APIServices stand.

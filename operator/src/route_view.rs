@@ -91,7 +91,8 @@ pub fn url(facts: &Facts<'_>, verdict: &Verdict) -> String {
 fn said(route: &Child) -> Vec<(String, Option<String>)> {
     let home = route.metadata.namespace.as_deref().unwrap_or_default();
     let generation = route.metadata.generation;
-    let parents = route.status["parents"].as_array().into_iter().flatten();
+    let status = route.status();
+    let parents = status["parents"].as_array().into_iter().flatten();
     parents
         .filter_map(|parent| {
             let text = |value: &Value| value.as_str().map(str::to_owned);

@@ -122,8 +122,8 @@ fn keda(facts: &Facts<'_>) -> Verdict {
         .applied
         .live
         .get(&Kind::ScaledObject)
-        .map(|object| &object.status);
-    let conditions = status.and_then(|status| status["conditions"].as_array());
+        .map(|object| object.status());
+    let conditions = status.as_ref().and_then(|status| status["conditions"].as_array());
     let said = |type_: &str| {
         conditions
             .into_iter()
@@ -146,7 +146,7 @@ fn keda(facts: &Facts<'_>) -> Verdict {
             "the ScaledObject has an annotation that pauses it; remove autoscaling.keda.sh/paused",
         );
     }
-    let health = status.and_then(|status| status["health"].as_object());
+    let health = status.as_ref().and_then(|status| status["health"].as_object());
     let failing: Vec<&str> = health
         .into_iter()
         .flatten()

@@ -252,6 +252,12 @@ impl Valid {
         own.or(cache.claim_name.as_deref())
     }
 
+    /// That claim, if it is not the service's own.
+    #[must_use]
+    pub fn shared_claim(&self) -> Option<&str> {
+        self.spec.model.cache.as_ref()?.claim_name.as_deref()
+    }
+
     /// Most replicas that there may be.
     #[must_use]
     pub fn most_replicas(&self) -> i32 {
@@ -325,7 +331,9 @@ impl Source {
 pub const FIELD_MANAGER: &str = "qwen-operator";
 /// Name of the field manager that hands the number of replicas to the autoscaler.
 pub const HANDOVER_MANAGER: &str = "replicas-handover";
-/// Value of `app.kubernetes.io/managed-by`.
+/// Says who manages an object.
+pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Its value on ours.
 pub const MANAGED_BY: &str = "qwen-operator";
 
 /// Whether an object is a child of the service with this uid: our label and a direct owner reference.
@@ -334,7 +342,7 @@ pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
     let labelled = child
         .labels
         .as_ref()
-        .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
+        .and_then(|labels| labels.get(MANAGER_LABEL))
         .is_some_and(|value| value == MANAGED_BY);
     labelled && controls(uid, child)
 }

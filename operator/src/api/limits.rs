@@ -90,15 +90,19 @@ pub fn peers(schema: &mut Schema) {
     }
 }
 
-/// The name of a StorageClass, which a claim keeps.
+/// The name of a StorageClass, which a claim keeps; `""` is none, as in Kubernetes' own claims.
 pub fn fixed_name(schema: &mut Schema) {
-    object_name(schema);
-    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
-        rules.push(json!({
+    schema.insert("maxLength".to_owned(), json!(253));
+    schema.insert(
+        "x-kubernetes-validations".to_owned(),
+        json!([{
+            "rule": "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')",
+            "message": "write the name of a StorageClass, or \"\" for a volume that is there already",
+        }, {
             "rule": "self == oldSelf",
             "message": "the storage class of a claim cannot be changed: remove the claim first, or name another one in claimName",
-        }));
-    }
+        }]),
+    );
 }
 
 /// An amount of storage.

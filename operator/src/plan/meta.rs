@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::api::SERVICE_LABEL;
-use crate::valid::{MANAGED_BY, Valid};
+use crate::valid::{MANAGED_BY, MANAGER_LABEL, Valid};
 
 /// Labels of children and pods.
 #[must_use]
@@ -12,7 +12,7 @@ pub fn labels(valid: &Valid) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "qwen-engine"),
         ("app.kubernetes.io/instance", &valid.name),
-        ("app.kubernetes.io/managed-by", MANAGED_BY),
+        (MANAGER_LABEL, MANAGED_BY),
         (SERVICE_LABEL, &valid.name),
     ]
     .into_iter()
