@@ -67,9 +67,18 @@ pub fn services(text: &str) -> Result<Vec<QwenService>, ManifestError> {
     let schema = schema();
     objects
         .into_iter()
-        // The API server prunes nulls too, before it looks further.
-        .map(|(place, object)| service(&schema, place, sparse(object)))
+        .map(|(place, object)| service(&schema, place, pruned(object)))
         .collect()
+}
+
+/// Without nulls, as the API server prunes them before it looks further: of all fields that the schema knows.
+fn pruned(object: Value) -> Value {
+    let unknown = object["spec"]["podTemplate"].clone();
+    let mut object = sparse(object);
+    if let Some(template) = object.pointer_mut("/spec/podTemplate") {
+        *template = unknown;
+    }
+    object
 }
 
 fn service(schema: &Value, place: String, object: Value) -> Result<QwenService, ManifestError> {
@@ -355,6 +364,7 @@ mod tests {
             "additionalProperties",
             "required",
             "x-kubernetes-int-or-string",
+            "x-kubernetes-preserve-unknown-fields",
             // Held by the CEL rules and by serde.
             "x-kubernetes-validations",
             "format",

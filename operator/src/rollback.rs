@@ -104,7 +104,7 @@ fn late(valid: &Valid, observed: &Observed, live: &Child) -> Option<String> {
     if !seen || !late || waits_for_room(valid, cause.as_ref()) {
         return None;
     }
-    let deadline = std::time::Duration::from(valid.spec.rollout.progress_deadline).as_secs();
+    let deadline = valid.progress_seconds;
     let why = cause
         .map(|cause| format!(": {}", cause.message))
         .unwrap_or_default();

@@ -1,11 +1,15 @@
 //! A QwenService after validation: everything that planning needs, so that planning cannot fail.
+use kube::core::Duration;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::monitoring::ExtraRule;
-use crate::api::{ENGINE_PORT, GROUP, QwenService, QwenServiceSpec, SERVICE_LABEL};
+use crate::api::spec::PodTemplate;
+use crate::api::{
+    CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
+};
 use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -32,6 +36,10 @@ pub struct Valid {
     pub operator_namespace: String,
     /// Seconds that running streams may take when a replica leaves.
     pub drain_seconds: u64,
+    /// Seconds until a pod that loads its model is given up.
+    pub startup_seconds: u64,
+    /// Seconds until a change without progress has failed.
+    pub progress_seconds: u64,
     /// Who decides on the number of replicas.
     pub replicas: Replicas,
     /// GPUs of each replica.
@@ -96,7 +104,20 @@ pub enum Invalid {
     /// No image is known.
     #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
     NoImage,
+    /// The template changes what the operator relies on.
+    #[error(
+        "spec.podTemplate.spec sets {field} of the container {container}, which is the operator's: remove or rename it; flags of the engine are spec.engine.extraArgs"
+    )]
+    PodTemplate {
+        /// Which container of ours.
+        container: String,
+        /// What must not be changed.
+        field: &'static str,
+    },
 }
+
+/// What nobody else may set of our own containers.
+const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 
 /// Checks a service. Client required: no.
 ///
@@ -126,6 +147,8 @@ pub fn validate(
         (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
+    spec.pod_template.as_ref().map_or(Ok(()), check_template)?;
+    let startup = spec.engine.startup_timeout;
     let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
     Ok(Valid {
         name: service.name_any(),
@@ -143,14 +166,51 @@ pub fn validate(
         served_name,
         image,
         operator_namespace: operator_namespace.to_owned(),
-        drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
+        drain_seconds: seconds(spec.rollout.drain_timeout),
+        startup_seconds: seconds(startup),
+        progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),
         replicas,
-        gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
+        gpus: gpus(spec),
         sizing: sizing::derive(spec),
         extra_rules,
         unusable_rules,
         spec: spec.clone(),
     })
+}
+
+fn seconds(duration: Duration) -> u64 {
+    std::time::Duration::from(duration).as_secs()
+}
+
+/// A whole GPU where the engine needs one and the spec brings none, nor a share of one.
+fn gpus(spec: &QwenServiceSpec) -> i32 {
+    let brought = spec.resources.as_ref().is_some_and(|resources| {
+        let amounts = [&resources.limits, &resources.requests].into_iter().flatten();
+        let mut names = amounts.flat_map(|amounts| amounts.keys());
+        let claimed = resources.claims.as_ref().is_some_and(|claims| !claims.is_empty());
+        claimed || names.any(|name| name.starts_with("nvidia.com/"))
+    });
+    let needed = spec.engine.device == Device::Cuda && !brought;
+    spec.gpus.unwrap_or(i32::from(needed))
+}
+
+fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
+    let lists = ["containers", "initContainers"].map(|list| template.spec[list].as_array());
+    for container in lists.into_iter().flatten().flatten() {
+        let name = container["name"].as_str().unwrap_or_default();
+        let mut ports = container["ports"].as_array().into_iter().flatten();
+        let taken = match name {
+            CONTAINER | DOWNLOADER => OURS.into_iter().find(|field| container.get(field).is_some()),
+            _ => ports
+                .any(|port| port["name"] == PORT_NAME)
+                .then_some("a port `http`"),
+        };
+        if let Some(field) = taken {
+            let container = name.to_owned();
+            return Err(Invalid::PodTemplate { container, field });
+        }
+    }
+    Ok(())
 }
 
 /// Rules that can be evaluated, and what is wrong with the others. One broken expression would make Prometheus

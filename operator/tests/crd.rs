@@ -228,12 +228,34 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "must begin with http://",
         ),
         (
-            with(json!({ "rollout": { "progressDeadline": "2h" } })),
+            with(json!({ "rollout": { "progressDeadline": "25h" } })),
             "progressDeadline must be",
         ),
         (
             with(json!({ "rollout": { "progressDeadline": "1s" } })),
             "progressDeadline must be",
+        ),
+        (
+            with(json!({ "engine": { "startupTimeout": "30s" } })),
+            "startupTimeout must be",
+        ),
+        (
+            with(json!({ "engine": { "startupTimeout": "1d" } })),
+            "startupTimeout must be",
+        ),
+        (
+            with(json!({ "resources": { "claims": [{ "name": "gpu" }] } })),
+            "add it to resourceClaims",
+        ),
+        (
+            with(
+                json!({ "resources": { "claims": [{ "name": "gpu" }] }, "resourceClaims": [{ "name": "other", "resourceClaimName": "c" }] }),
+            ),
+            "add it to resourceClaims",
+        ),
+        (
+            with(json!({ "resourceClaims": [{ "name": "gpu" }] })),
+            "either resourceClaimName",
         ),
         (
             with(json!({ "network": { "allowFrom": [{}] } })),
@@ -288,6 +310,9 @@ fn what_a_platform_team_sets_is_taken() {
         json!({ "network": { "route": { "parentRefs": [{ "name": "g", "namespace": "n", "sectionName": "https" }], "hostnames": ["*.example.com", "chat.example.com"] } } }),
         json!({ "disruption": { "maxUnavailable": "25%" } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "30m" } }),
+        json!({ "engine": { "startupTimeout": "24h" }, "rollout": { "progressDeadline": "24h" } }),
+        json!({ "resources": { "claims": [{ "name": "gpu" }] }, "resourceClaims": [{ "name": "gpu", "resourceClaimTemplateName": "one-gpu" }] }),
+        json!({ "podTemplate": { "spec": { "securityContext": { "runAsUser": null }, "containers": [{ "name": "sidecar", "image": "i" }] } } }),
         json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "PrometheusAdapter" } }),
         json!({ "autoscaling": { "maxReplicas": 2, "metricsSource": "Keda", "prometheusAddress": "http://p:9090" } }),
         json!({ "engine": { "apiKeysSecretRef": { "name": "keys", "key": "keys.txt" } }, "monitoring": { "tokenSecretRef": { "name": "t", "key": "k" } } }),

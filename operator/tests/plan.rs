@@ -4,22 +4,41 @@ use qwen_operator::plan::{Kind, Plan};
 use qwen_operator::render;
 use serde_json::{Value, json};
 
+#[path = "plan/pods.rs"]
+mod pods;
+#[path = "plan/series.rs"]
+mod series;
+
 fn plans(text: &str) -> Vec<Plan> {
     render::plans(text, "qwen-engine:test", "qwen-system").unwrap()
 }
 
 /// One object of the demo service with these parts of the spec.
 fn planned(part: Value, kind: Kind) -> Option<Value> {
-    let mut spec = json!({ "model": { "source": "embedded://nano" }, "engine": { "device": "Cpu" } });
-    spec.as_object_mut()
-        .unwrap()
-        .extend(part.as_object().unwrap().clone());
-    let service = json!({ "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService", "metadata": { "name": "chat" }, "spec": spec });
-    let plan = plans(&service.to_string()).remove(0);
+    let plan = plans(&service(part)).remove(0);
     plan.objects
         .into_iter()
         .find(|desired| desired.kind == kind)
         .map(|desired| desired.body)
+}
+
+/// The demo service with these parts of the spec.
+fn service(part: Value) -> String {
+    let mut spec = json!({ "model": { "source": "embedded://nano" }, "engine": { "device": "Cpu" } });
+    spec.as_object_mut()
+        .unwrap()
+        .extend(part.as_object().unwrap().clone());
+    json!({ "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService", "metadata": { "name": "chat" }, "spec": spec }).to_string()
+}
+
+/// The plans of all examples.
+fn examples() -> Vec<Plan> {
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples")).unwrap();
+    let files = folder.map(|entry| entry.unwrap().path());
+    let manifests = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    manifests
+        .flat_map(|path| plans(&std::fs::read_to_string(path).unwrap()))
+        .collect()
 }
 
 #[test]

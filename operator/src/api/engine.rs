@@ -1,5 +1,6 @@
 //! How the engine runs: its image, device and limits. Field names follow vLLM's flags.
 use k8s_openapi::api::core::v1::{EnvVar, LocalObjectReference};
+use kube::core::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,11 @@ pub struct EngineSpec {
     pub gpu_memory_utilization: Option<f64>,
     /// Whether requests share the KV cache of a common beginning.
     pub prefix_caching: bool,
+    /// How long a replica may take from the start of the engine until it is ready, such as `2h`, a download into its
+    /// own storage included; then it is started anew. A download into a claim comes before and does not count.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')", "message": "startupTimeout must be whole seconds, minutes or hours from 1m to 24h, such as 2h"}]))]
+    #[schemars(length(max = 16))]
+    pub startup_timeout: Duration,
     /// The API keys that clients must show, one a line; without them, everybody may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_keys_secret_ref: Option<SecretKey>,
@@ -109,6 +115,8 @@ impl Default for EngineSpec {
             max_queued_requests: 256,
             gpu_memory_utilization: None,
             prefix_caching: true,
+            // Weights of tens of gigabytes come over slow links.
+            startup_timeout: std::time::Duration::from_secs(3600).into(),
             api_keys_secret_ref: None,
             extra_args: Vec::new(),
             env: Vec::new(),

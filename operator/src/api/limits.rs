@@ -122,6 +122,33 @@ pub fn resources(schema: &mut Schema) {
             amount["description"] = json!("A quantity such as 500m, 2, 512Mi or 8Gi.");
         }
     }
+    // CEL compares these names with those of the pod's claims, which it does only for short lists.
+    if let Some(claims) = at(schema, &["properties", "claims"]) {
+        claims["maxItems"] = json!(16);
+        claims["items"]["properties"]["name"]["maxLength"] = json!(63);
+    }
+}
+
+/// Claims of a pod on devices.
+pub fn resource_claims(schema: &mut Schema) {
+    schema.insert("maxItems".to_owned(), json!(16));
+    if let Some(item) = at(schema, &["items"]) {
+        item["properties"]["name"]["maxLength"] = json!(63);
+        item["x-kubernetes-validations"] = json!([{
+            "rule": "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
+            "message": "write either resourceClaimName, which all replicas share, or resourceClaimTemplateName, which makes a claim for each",
+        }]);
+    }
+}
+
+/// A part of a pod's spec, which the API server checks when the Deployment is applied.
+pub fn pod_spec(schema: &mut Schema) {
+    *schema = schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "x-kubernetes-preserve-unknown-fields": true,
+        "description": schema.get("description"),
+    });
 }
 
 /// The pace of an autoscaler.

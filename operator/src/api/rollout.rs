@@ -23,11 +23,12 @@ pub struct RolloutSpec {
     pub drain_timeout: Duration,
     /// Stops a change on its way to the replicas, until it is false again.
     pub paused: bool,
-    /// How long a change may make no progress before it is told as failed, such as `30m`; at most 1 h, after which
-    /// an engine that still loads is started anew.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')", "message": "progressDeadline must be whole seconds, minutes or hours from 10s to 1h, such as 30m"}]))]
+    /// How long a change may make no progress before it is told as failed, such as `30m`; as long as
+    /// `engine.startupTimeout` when unset. Where a claim is filled first, the download needs its time on top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')", "message": "progressDeadline must be whole seconds, minutes or hours from 10s to 24h, such as 30m"}]))]
     #[schemars(length(max = 16))]
-    pub progress_deadline: Duration,
+    pub progress_deadline: Option<Duration>,
     /// Brings the replicas of before back where those of a changed spec are not ready within `progressDeadline`.
     pub rollback: bool,
 }
@@ -39,7 +40,7 @@ impl Default for RolloutSpec {
             max_unavailable: IntOrString::Int(0),
             drain_timeout: std::time::Duration::from_secs(120).into(),
             paused: false,
-            progress_deadline: std::time::Duration::from_secs(3600).into(),
+            progress_deadline: None,
             rollback: true,
         }
     }

@@ -1,10 +1,13 @@
 //! The resource itself and the rules that span several of its parts.
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    Affinity, PodResourceClaim, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::autoscaling::AutoscalingSpec;
 use super::disruption::DisruptionSpec;
@@ -56,6 +59,9 @@ use super::status::QwenServiceStatus;
 #[x_kube(validation = Rule::new(
     "!self.monitoring.alerts.enabled || (self.monitoring.alerts.thresholds.queueDepth < self.engine.maxQueuedRequests && self.monitoring.alerts.thresholds.queueDepthWarning < self.engine.maxQueuedRequests)"
 ).message("the alert thresholds queueDepth and queueDepthWarning must be below engine.maxQueuedRequests, or these alerts can never fire: lower them or raise maxQueuedRequests"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.resources) || !has(self.resources.claims) || self.resources.claims.all(wanted, has(self.resourceClaims) && self.resourceClaims.exists(claim, claim.name == wanted.name))"
+).message("resources.claims names a claim that the pod does not have: add it to resourceClaims, or remove it"))]
 pub struct QwenServiceSpec {
     /// The model to serve.
     pub model: ModelSpec,
@@ -66,7 +72,12 @@ pub struct QwenServiceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(transform = limits::resources)]
     pub resources: Option<ResourceRequirements>,
-    /// GPUs (`nvidia.com/gpu`) of each replica: 1 by default with device Cuda; 0 where `resources` names another kind of GPU.
+    /// Claims on devices of each replica's pod (dynamic resource allocation); `resources.claims` gives them to the engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = limits::resource_claims)]
+    pub resource_claims: Vec<PodResourceClaim>,
+    /// GPUs (`nvidia.com/gpu`) of each replica: 1 by default with device Cuda, unless `resources` has a claim or a
+    /// resource of `nvidia.com` such as `nvidia.com/mig-1g.10gb`; 0 where it names another vendor's kind of GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(
         "self == 0 || self == 1"
@@ -100,6 +111,9 @@ pub struct QwenServiceSpec {
     /// More labels and annotations of pods.
     #[serde(default, skip_serializing_if = "PodMetadata::is_empty")]
     pub pod_metadata: PodMetadata,
+    /// Changes of the pods that have no field of their own; they win over all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
     /// Replicas; not used while autoscaling is set.
     #[serde(default = "one")]
     #[schemars(range(min = 0))]
@@ -135,6 +149,18 @@ pub struct PodMetadata {
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Changes of pods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PodTemplate {
+    /// A part of a pod's spec, laid over the planned one as a strategic merge patch: containers, volumes, variables and
+    /// the like are merged by name, null removes a field, `$patch: replace` in a map takes away what was in it,
+    /// `$patch: delete` removes an item. The engine's container is `engine`, the one that downloads into a claim
+    /// `download`; their `args`, `command` and `ports`, and a port `http` of another container, are refused with
+    /// InvalidSpec, since probes, Services and policies rely on ours.
+    #[schemars(transform = limits::pod_spec)]
+    pub spec: Value,
 }
 
 impl PodMetadata {

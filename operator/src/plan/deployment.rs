@@ -1,6 +1,7 @@
 //! The Deployment: the replicas of the engine.
 mod command;
 mod container;
+mod overlay;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub fn build(valid: &Valid) -> Value {
             "replicas": replicas,
             "revisionHistoryLimit": 3,
             "paused": valid.spec.rollout.paused.then_some(true),
-            "progressDeadlineSeconds": std::time::Duration::from(valid.spec.rollout.progress_deadline).as_secs(),
+            "progressDeadlineSeconds": valid.progress_seconds,
             "selector": { "matchLabels": meta::match_labels(valid) },
             "strategy": {
                 "type": "RollingUpdate",
@@ -46,7 +47,10 @@ pub fn build(valid: &Valid) -> Value {
                     "labels": meta::labels_over(valid, &valid.spec.pod_metadata.labels),
                     "annotations": annotations(valid),
                 },
-                "spec": pod(valid),
+                "spec": match &valid.spec.pod_template {
+                    Some(template) => overlay::merge(pod(valid), &template.spec, ""),
+                    None => pod(valid),
+                },
             },
         },
     })
@@ -83,6 +87,7 @@ fn pod(valid: &Valid) -> Value {
             "fsGroup": valid.cache_claim().map(|_| USER),
             "fsGroupChangePolicy": valid.cache_claim().map(|_| "OnRootMismatch"),
         },
+        "resourceClaims": (!spec.resource_claims.is_empty()).then_some(&spec.resource_claims),
         "initContainers": valid.cache_claim().map(|_| [container::downloader(valid)]),
         "containers": [container::engine(valid)],
         "volumes": volumes::declared(valid),

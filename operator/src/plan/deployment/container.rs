@@ -6,9 +6,6 @@ use super::{command, volumes};
 use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, PORT_NAME};
 use crate::valid::{ENDPOINT_GRACE_SECONDS, Valid};
 
-/// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
-const STARTUP_SECONDS: u32 = 3600;
-
 /// Serves the model.
 pub fn engine(valid: &Valid) -> Value {
     let downloaded = valid.cache_claim().is_some();
@@ -24,7 +21,7 @@ pub fn engine(valid: &Valid) -> Value {
         "env": command::env(valid),
         "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
         "resources": resources(valid),
-        "startupProbe": probe("/ready", 1, STARTUP_SECONDS),
+        "startupProbe": probe("/ready", 1, valid.startup_seconds),
         "readinessProbe": probe("/ready", 2, 1),
         "livenessProbe": probe("/health", 10, 3),
         // Endpoints learn of a leaving pod only after it is told to stop: until then it must still take requests.
@@ -44,7 +41,7 @@ pub fn downloader(valid: &Valid) -> Value {
         "imagePullPolicy": valid.spec.engine.image_pull_policy,
         "args": command::args(valid, "download"),
         "env": command::env(valid),
-        "resources": resources(valid).map(without_gpus),
+        "resources": resources(valid).map(without_devices),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": contained(),
         "volumeMounts": volumes::mounts(valid, false),
@@ -68,7 +65,8 @@ fn resources(valid: &Valid) -> Option<Value> {
 }
 
 /// The same pod has them for both containers, one after the other; no GPU downloads.
-fn without_gpus(mut resources: Value) -> Value {
+fn without_devices(mut resources: Value) -> Value {
+    resources["claims"].take();
     for part in ["limits", "requests"] {
         if let Some(amounts) = resources.get_mut(part).and_then(Value::as_object_mut) {
             amounts.retain(|name, _| ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str()));
@@ -77,7 +75,7 @@ fn without_gpus(mut resources: Value) -> Value {
     resources
 }
 
-fn probe(path: &str, period: u32, failures: u32) -> Value {
+fn probe(path: &str, period: u32, failures: u64) -> Value {
     json!({
         "httpGet": { "path": path, "port": PORT_NAME },
         "periodSeconds": period,
