@@ -19,6 +19,9 @@ use crate::words::server_words;
 pub struct Observed {
     /// Objects that bear the service's name, of every kind that the cluster serves.
     pub children: BTreeMap<Kind, Arc<Child>>,
+    /// The autoscaler that KEDA makes. It bears our labels, since KEDA takes over those of the ScaledObject, so the
+    /// watch of our own autoscalers shows it.
+    pub autoscaler_of_keda: Option<Arc<Child>>,
     /// Why its pods do not serve, for each that does not.
     pub causes: Vec<Cause>,
     /// Kinds that the cluster serves.
@@ -44,6 +47,9 @@ impl Default for PrometheusView {
         }
     }
 }
+
+/// How KEDA names the autoscaler of a ScaledObject, before its name.
+pub const KEDA_PREFIX: &str = "keda-hpa-";
 
 /// The read that failed.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +103,8 @@ pub async fn observe(
             children.insert(kind, object);
         }
     }
+    let of_keda = (namespace.to_owned(), format!("{KEDA_PREFIX}{name}"));
+    let autoscalers = caches.children(Kind::HorizontalPodAutoscaler);
     let causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
     let prometheus = if capabilities.has("Prometheus") {
         prometheus_view(caches, namespace).await
@@ -105,6 +113,7 @@ pub async fn observe(
     };
     Ok(Observed {
         children,
+        autoscaler_of_keda: autoscalers.and_then(|cache| cache.get(&of_keda)),
         causes,
         capabilities,
         prometheus,

@@ -1,4 +1,5 @@
 //! A QwenService after validation: everything that planning needs, so that planning cannot fail.
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -6,6 +7,7 @@ use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::monitoring::ExtraRule;
 use crate::api::{GROUP, QwenService, QwenServiceSpec};
+use crate::schedule::{self, Hours};
 use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -34,6 +36,8 @@ pub struct Valid {
     pub drain_seconds: u64,
     /// Who decides on the number of replicas.
     pub replicas: Replicas,
+    /// What the schedules of the autoscaler say now.
+    pub hours: Hours,
     /// GPUs of each replica.
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
@@ -78,8 +82,8 @@ pub enum Source {
 pub enum Replicas {
     /// The spec: this many.
     Fixed(i32),
-    /// The autoscaler, within these limits.
-    Autoscaled(AutoscalingSpec),
+    /// The autoscaler, within these limits, which are those of now.
+    Autoscaled(Box<AutoscalingSpec>),
 }
 
 /// Why a service cannot work; the text says what to change.
@@ -96,9 +100,14 @@ pub enum Invalid {
     /// No image is known.
     #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
     NoImage,
+    /// A schedule of the autoscaler that cannot be understood.
+    #[error(
+        "spec.autoscaling.schedules[{0}]: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
+    )]
+    Schedule(usize, String),
 }
 
-/// Checks a service. Client required: no.
+/// Checks a service. Client required: no. Without a time no schedule of its autoscaler is active.
 ///
 /// # Errors
 /// What a person must change.
@@ -106,6 +115,7 @@ pub fn validate(
     service: &QwenService,
     default_image: Option<&str>,
     operator_namespace: &str,
+    now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
     let spec = &service.spec;
     let source = Source::parse(&spec.model.source)?;
@@ -121,9 +131,14 @@ pub fn validate(
         .or(default_image)
         .ok_or(Invalid::NoImage)?
         .to_owned();
-    let replicas = match (&spec.autoscaling, spec.suspend) {
+    let scaled = spec
+        .autoscaling
+        .as_ref()
+        .map(|autoscaling| schedule::at(autoscaling, now));
+    let (limits, hours) = scaled.transpose()?.unzip();
+    let replicas = match (limits, spec.suspend) {
         (_, true) => Replicas::Fixed(0),
-        (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
+        (Some(limits), false) => Replicas::Autoscaled(Box::new(limits)),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
     let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
@@ -145,6 +160,7 @@ pub fn validate(
         operator_namespace: operator_namespace.to_owned(),
         drain_seconds: std::time::Duration::from(spec.rollout.drain_timeout).as_secs(),
         replicas,
+        hours: hours.unwrap_or_default(),
         gpus: spec.gpus.unwrap_or(i32::from(spec.engine.device == Device::Cuda)),
         sizing: sizing::derive(spec),
         extra_rules,
@@ -197,16 +213,21 @@ impl Valid {
         own.or(cache.claim_name.as_deref())
     }
 
-    /// Most replicas that there may be.
+    /// Most replicas that there may be, at any time.
     #[must_use]
     pub fn most_replicas(&self) -> i32 {
         match &self.replicas {
-            Replicas::Autoscaled(autoscaling) => autoscaling.max_replicas,
+            Replicas::Autoscaled(now) => {
+                let schedules = self.spec.autoscaling.iter().flat_map(|all| &all.schedules);
+                let scheduled = schedules.filter_map(|schedule| schedule.max_replicas);
+                let usual = self.spec.autoscaling.iter().map(|usual| usual.max_replicas);
+                scheduled.chain(usual).fold(now.max_replicas, i32::max)
+            }
             Replicas::Fixed(number) => *number,
         }
     }
 
-    /// Limits of the autoscaler, if there is one.
+    /// The autoscaler with its limits of now, if there is one.
     #[must_use]
     pub fn autoscaling(&self) -> Option<&AutoscalingSpec> {
         match &self.replicas {

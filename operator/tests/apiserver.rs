@@ -4,6 +4,8 @@
 mod optional;
 #[path = "apiserver/rollouts.rs"]
 mod rollouts;
+#[path = "apiserver/scaling.rs"]
+mod scaling;
 mod support;
 
 use serde_json::{Value, json};
