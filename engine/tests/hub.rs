@@ -10,5 +10,7 @@ mod downloads;
 mod process;
 #[path = "hub/refusals.rs"]
 mod refusals;
+#[path = "hub/setup.rs"]
+mod setup;
 #[path = "hub/stand_in.rs"]
 mod stand_in;

@@ -22,7 +22,7 @@ pub const GROUP: &str = "qwen-operator.io";
 /// The label that every child and every engine pod carries: the name of its QwenService.
 pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 /// The HTTP port of the engine: API, /metrics, /health and /ready.
-pub const ENGINE_PORT: i32 = 8000;
+pub const ENGINE_PORT: u16 = 8000;
 /// Name of that port in pods and Services.
 pub const PORT_NAME: &str = "http";
 /// Name of the engine's container in its pod.

@@ -13,7 +13,7 @@ use crate::child::Child;
 use crate::handover;
 use crate::observe::{self, Observed};
 use crate::plan::{Desired, Kind, Plan};
-use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, MANAGED_BY, Valid, controls, owns};
+use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, MANAGED_BY, MANAGER_LABEL, Valid, controls, owns};
 use crate::words::server_words;
 
 /// What the API server made of a plan.
@@ -253,7 +253,7 @@ impl Pass<'_> {
     /// By its labels, or by its owner if somebody took the labels off.
     fn check_ours(&self, kind: Kind, live: &Child) -> Result<(), ApplyError> {
         let labels = live.labels();
-        let labelled = labels.get("app.kubernetes.io/managed-by").map(String::as_str) == Some(MANAGED_BY)
+        let labelled = labels.get(MANAGER_LABEL).map(String::as_str) == Some(MANAGED_BY)
             && labels.get(crate::api::SERVICE_LABEL) == Some(&self.valid.name);
         if labelled || controls(uid(self.valid), &live.metadata) {
             Ok(())

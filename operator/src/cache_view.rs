@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use crate::api::cache::{AccessMode, CacheSpec};
 use crate::api::conditions::reasons;
 use crate::plan::Kind;
-use crate::status::{Facts, Verdict};
+use crate::status::Facts;
 use crate::valid::Source;
+use crate::verdict::Verdict;
 
 /// Judges the cache of a service.
 #[must_use]
@@ -24,14 +25,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         Some(CacheSpec {
             claim_name: Some(name),
             ..
-        }) => {
-            return Verdict::yes(
-                reasons::CLAIM_BOUND,
-                format!(
-                    "pods share the claim {name}; its access mode decides over how many nodes they may spread"
-                ),
-            );
-        }
+        }) => return shared(facts, name),
         _ => {
             return Verdict::no(
                 reasons::DISABLED,
@@ -66,6 +60,39 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     )
 }
 
+/// Judges a claim that somebody else made.
+fn shared(facts: &Facts<'_>, name: &str) -> Verdict {
+    let Some(claim) = &facts.observed.shared_claim else {
+        return Verdict::no(
+            reasons::CLAIM_PENDING,
+            format!(
+                "there is no claim {name} in the namespace: create it, or let the operator make one by spec.model.cache.claim"
+            ),
+        );
+    };
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    if phase != Some("Bound") {
+        return Verdict::no(
+            reasons::CLAIM_PENDING,
+            format!("the claim {name} has no storage yet: kubectl describe pvc {name} says why"),
+        );
+    }
+    let modes = claim.spec.as_ref().and_then(|spec| spec.access_modes.as_ref());
+    let many = modes.is_some_and(|modes| modes.iter().any(|mode| mode.ends_with("Many")));
+    if !many && facts.valid.most_replicas() > 1 {
+        return Verdict::yes(
+            reasons::SINGLE_NODE,
+            format!(
+                "the claim {name} serves one node: replicas that fit no more on it do not start; use a ReadWriteMany claim to spread them"
+            ),
+        );
+    }
+    Verdict::yes(
+        reasons::CLAIM_BOUND,
+        format!("weights are downloaded once, into the claim {name}"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -75,6 +102,7 @@ mod tests {
     use crate::observe::Observed;
     use crate::valid::validate;
 
+    /// Of the service's own claim, or of the one it shares.
     fn judged(model: Value, replicas: i32, claim: Option<Value>) -> Verdict {
         let service = json!({
             "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
@@ -90,14 +118,21 @@ mod tests {
         .unwrap();
         let plan = crate::plan::plan(&valid);
         let mut applied = Applied::default();
-        if let Some(claim) = claim {
-            let claim = serde_json::from_value(claim).unwrap();
-            applied.live.insert(Kind::PersistentVolumeClaim, claim);
+        let mut observed = Observed::default();
+        match claim {
+            Some(claim) if valid.shared_claim().is_some() => {
+                observed.shared_claim = Some(serde_json::from_value(claim).unwrap());
+            }
+            Some(claim) => {
+                let claim = serde_json::from_value(claim).unwrap();
+                applied.live.insert(Kind::PersistentVolumeClaim, claim);
+            }
+            None => {}
         }
         judge(&Facts {
             valid: &valid,
             plan: &plan,
-            observed: &Observed::default(),
+            observed: &observed,
             applied: &applied,
             load: None,
             obstacle: None,
@@ -126,14 +161,26 @@ mod tests {
                 None,
                 reasons::DISABLED,
             ),
-            (
-                &json!({ "source": "hf://a/b", "cache": { "claimName": "c" } }),
-                1,
-                None,
-                reasons::CLAIM_BOUND,
-            ),
         ] {
             assert_eq!(judged(model.clone(), replicas, claim).reason, reason, "{model}");
+        }
+    }
+
+    #[test]
+    fn a_shared_claim_that_is_missing_or_pending_is_told() {
+        let model = json!({ "source": "hf://a/b", "cache": { "claimName": "c" } });
+        let claim = |phase: &str, mode: &str| {
+            Some(json!({ "metadata": {}, "spec": { "accessModes": [mode] }, "status": { "phase": phase } }))
+        };
+        for (replicas, claim, reason) in [
+            (1, None, reasons::CLAIM_PENDING),
+            (1, claim("Pending", "ReadWriteMany"), reasons::CLAIM_PENDING),
+            (2, claim("Bound", "ReadWriteMany"), reasons::CLAIM_BOUND),
+            (2, claim("Bound", "ReadWriteOnce"), reasons::SINGLE_NODE),
+            (1, claim("Bound", "ReadWriteOnce"), reasons::CLAIM_BOUND),
+        ] {
+            let verdict = judged(model.clone(), replicas, claim);
+            assert_eq!(verdict.reason, reason, "{}", verdict.message);
         }
     }
 }

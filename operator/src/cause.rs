@@ -1,6 +1,6 @@
 //! Why pods do not serve, in words for a person: pure.
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 
 use crate::api::conditions::reasons;
 use crate::api::{CONTAINER, DOWNLOADER};
@@ -14,6 +14,25 @@ pub struct Cause {
     pub message: String,
     /// Whether a person must act; otherwise it passes by itself.
     pub fatal: bool,
+}
+
+impl Cause {
+    /// What a person must put right.
+    const fn fatal(reason: &'static str, message: String) -> Self {
+        Self {
+            reason,
+            message,
+            fatal: true,
+        }
+    }
+
+    fn loading(message: &str) -> Self {
+        Self {
+            reason: reasons::LOADING,
+            message: message.to_owned(),
+            fatal: false,
+        }
+    }
 }
 
 /// The gravest of the causes of its pods, or why there are no pods.
@@ -48,48 +67,37 @@ pub fn of_pod(pod: &Pod) -> Option<Cause> {
         .flatten()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
-        return Some(Cause {
-            reason: reasons::UNSCHEDULABLE,
-            message: match condition.message.as_deref() {
-                Some(said) => format!("no node takes pod {name}: {}{said}", what_to_do(said)),
-                None => format!("no node takes pod {name}: the scheduler gave no reason"),
-            },
-            fatal: true,
-        });
+        let said = match condition.message.as_deref() {
+            Some(said) => format!("{}{said}", what_to_do(said)),
+            None => "the scheduler gave no reason".to_owned(),
+        };
+        let message = format!("no node takes pod {name}: {said}");
+        return Some(Cause::fatal(reasons::UNSCHEDULABLE, message));
     }
-    let downloader = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .find(|container| container.name == DOWNLOADER);
-    let downloads = |container: &&ContainerStatus| {
-        container
-            .state
-            .as_ref()
-            .is_some_and(|state| state.running.is_some())
-    };
-    if let Some(container) = downloader
-        && let Some(cause) = of_container(name, container)
-    {
+    if let Some(cause) = downloader(pod).and_then(|container| of_container(name, container)) {
         return Some(cause);
     }
-    if downloader.filter(downloads).is_some() {
-        return Some(Cause {
-            reason: reasons::LOADING,
-            message: "the model is downloaded into its claim, or waited for while another pod downloads it"
-                .to_owned(),
-            fatal: false,
-        });
+    if downloads(pod) {
+        return Some(Cause::loading(
+            "the model is downloaded into its claim, or waited for while another pod downloads it",
+        ));
     }
+    let runs = status.phase.as_deref() == Some("Running");
     engine
         .and_then(|container| of_container(name, container))
-        .or_else(|| {
-            (status.phase.as_deref() == Some("Running")).then(|| Cause {
-                reason: reasons::LOADING,
-                message: "the engine loads the model".to_owned(),
-                fatal: false,
-            })
-        })
+        .or_else(|| runs.then(|| Cause::loading("the engine loads the model")))
+}
+
+/// Whether a pod downloads weights into its claim, or waits for another that does.
+#[must_use]
+pub fn downloads(pod: &Pod) -> bool {
+    let state = downloader(pod).and_then(|container| container.state.as_ref());
+    state.is_some_and(|state| state.running.is_some())
+}
+
+fn downloader(pod: &Pod) -> Option<&ContainerStatus> {
+    let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    containers.iter().find(|container| container.name == DOWNLOADER)
 }
 
 /// What the scheduler's words mean for the one who reads them.
@@ -141,31 +149,20 @@ fn what_to_do(said: &str) -> String {
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
     let state = container.state.as_ref();
-    let ended = state.and_then(|state| state.terminated.as_ref()).or_else(|| {
-        container
-            .last_state
-            .as_ref()
-            .and_then(|state| state.terminated.as_ref())
-    });
+    let ended = terminated(&container.state).or_else(|| terminated(&container.last_state));
     if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
         let detail = waiting.message.as_deref().unwrap_or("no details were given");
         match waiting.reason.as_deref() {
             Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
-                return Some(Cause {
-                    reason: reasons::IMAGE_PULL_FAILED,
-                    message: format!(
-                        "pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets",
-                        container.image
-                    ),
-                    fatal: true,
-                });
+                let message = format!(
+                    "pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets",
+                    container.image
+                );
+                return Some(Cause::fatal(reasons::IMAGE_PULL_FAILED, message));
             }
             Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
-                return Some(Cause {
-                    reason: reasons::CONTAINER_CONFIG_ERROR,
-                    message: format!("pod {pod} cannot start: {detail}"),
-                    fatal: true,
-                });
+                let message = format!("pod {pod} cannot start: {detail}");
+                return Some(Cause::fatal(reasons::CONTAINER_CONFIG_ERROR, message));
             }
             _ => {}
         }
@@ -175,32 +172,30 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
         .map(|ended| of_end(pod, ended))
 }
 
+fn terminated(state: &Option<ContainerState>) -> Option<&ContainerStateTerminated> {
+    state.as_ref()?.terminated.as_ref()
+}
+
 fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
     if ended.reason.as_deref() == Some("OOMKilled") {
-        return Cause {
-            reason: reasons::OUT_OF_MEMORY,
-            message: format!(
-                "the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"
-            ),
-            fatal: true,
-        };
+        let message = format!(
+            "the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"
+        );
+        return Cause::fatal(reasons::OUT_OF_MEMORY, message);
     }
     // The termination message may be a whole tail of the log; its last line is the engine's own sentence.
     let said = ended
         .message
         .as_deref()
         .and_then(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()));
-    Cause {
-        reason: reasons::ENGINE_FAILED,
-        message: match said {
-            Some(line) => line.to_owned(),
-            None => format!(
-                "the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous",
-                ended.exit_code
-            ),
-        },
-        fatal: true,
-    }
+    let message = match said {
+        Some(line) => line.to_owned(),
+        None => format!(
+            "the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous",
+            ended.exit_code
+        ),
+    };
+    Cause::fatal(reasons::ENGINE_FAILED, message)
 }
 
 fn refused(deployment: &Deployment) -> Option<Cause> {
@@ -216,11 +211,8 @@ fn refused(deployment: &Deployment) -> Option<Cause> {
         ),
         None => String::new(),
     };
-    Some(Cause {
-        reason: reasons::PODS_REFUSED,
-        message: format!("the API server refuses pods: {advice}{said}"),
-        fatal: true,
-    })
+    let message = format!("the API server refuses pods: {advice}{said}");
+    Some(Cause::fatal(reasons::PODS_REFUSED, message))
 }
 
 #[cfg(test)]

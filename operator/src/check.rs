@@ -191,7 +191,7 @@ fn without_words(schema: Value) -> Value {
 }
 
 async fn rights(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error> {
-    let rights = match rights::needed(&args.release, &args.namespace, args.watch_namespace.as_deref()) {
+    let rights = match rights::needed(args) {
         Ok(rights) => rights,
         Err(error) => {
             return Ok(Found::Missing(format!(
@@ -242,9 +242,12 @@ async fn prometheus(client: &Client) -> Result<Found, kube::Error> {
 
 async fn metrics(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error> {
     let Some(service) = Api::<APIService>::all(client.clone()).get_opt(METRICS).await? else {
-        return Ok(Found::Optional(
-            "nobody serves them yet; the running operator registers itself, and spec.autoscaling waits for it".to_owned(),
-        ));
+        let words = if args.serves_metrics() {
+            "nobody serves them yet; the running operator registers itself, and spec.autoscaling waits for it"
+        } else {
+            "nobody serves them, and this release does not; spec.autoscaling needs another metricsSource than Operator"
+        };
+        return Ok(Found::Optional(words.to_owned()));
     };
     let reference = service.spec.unwrap_or_default().service.unwrap_or_default();
     let holder = [reference.namespace, reference.name].map(Option::unwrap_or_default);
@@ -258,7 +261,7 @@ async fn metrics(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error
         .into_iter()
         .find(|condition| condition.type_ == "Available");
     Ok(match available {
-        Some(condition) if condition.status == "True" && ours => {
+        Some(condition) if condition.status == "True" && (ours || !args.serves_metrics()) => {
             Found::Fine(format!("Service {holder} answers"))
         }
         Some(condition) if condition.status == "True" => Found::Optional(format!(

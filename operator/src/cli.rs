@@ -91,9 +91,20 @@ pub struct CheckArgs {
     /// The one namespace that the operator is limited to, if it is.
     #[arg(long)]
     pub watch_namespace: Option<String>,
+    /// The release serves no metrics API: the chart's metricsApi.enabled is false.
+    #[arg(long)]
+    pub no_metrics_api: bool,
     /// User whose rights are looked at, such as system:serviceaccount:qwen-system:qwen-operator; by default your own.
     #[arg(long = "as", value_name = "USER")]
     pub as_user: Option<String>,
+}
+
+impl CheckArgs {
+    /// Whether the release serves custom.metrics.k8s.io: an API of the whole cluster.
+    #[must_use]
+    pub const fn serves_metrics(&self) -> bool {
+        !self.no_metrics_api && self.watch_namespace.is_none()
+    }
 }
 
 /// An address of this machine on all interfaces.

@@ -152,15 +152,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     };
     // observe (client)
     let capabilities = ctx.capabilities.borrow().clone();
-    let observed = observe(
-        &ctx.client,
-        &ctx.caches,
-        &ctx.board,
-        &valid.namespace,
-        &valid.name,
-        capabilities,
-    )
-    .await?;
+    let observed = observe(&ctx.client, &ctx.caches, &ctx.board, &valid, capabilities).await?;
     // plan (no client)
     let mut plan = plan(&valid);
     // roll back (client, only where a change has failed)

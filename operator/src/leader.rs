@@ -54,13 +54,26 @@ impl Candidate {
         let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RETRY).await;
-            let left = DEADLINE.saturating_sub(renewed.elapsed());
-            match tokio::time::timeout(left, self.try_once()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "failed to renew the leader lease {NAME}"),
-                Err(_) => return,
+            if !self.renew(&mut renewed).await {
+                return;
             }
+        }
+    }
+
+    /// One try to renew; whether the lease is still ours.
+    async fn renew(&mut self, renewed: &mut Instant) -> bool {
+        let left = DEADLINE.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(left, self.try_once()).await {
+            Ok(Ok(true)) => {
+                *renewed = Instant::now();
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to renew the leader lease {NAME}");
+                // A refused connection fails faster than any timer ends.
+                renewed.elapsed() < DEADLINE
+            }
+            Ok(Ok(false)) | Err(_) => false,
         }
     }
 
@@ -150,12 +163,12 @@ fn holder(lease: &Lease) -> Option<&String> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use http::{Method, Request, Response};
-    use http_body_util::BodyExt;
+    use http::{Request, Response};
     use kube::client::Body;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::testing::mock;
 
     /// An API server that keeps one lease and refuses to replace another version of it.
     #[derive(Clone, Default)]
@@ -164,23 +177,11 @@ mod tests {
     impl Server {
         fn candidate(&self, identity: &str) -> Candidate {
             let server = self.clone();
-            let service = tower::service_fn(move |request: Request<Body>| {
-                let server = server.clone();
-                async move {
-                    let (head, body) = request.into_parts();
-                    let sent =
-                        serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
-                    let (code, answer) = server.answer(&head.method, sent);
-                    let response = Response::builder()
-                        .status(code)
-                        .body(Body::from(answer.to_string().into_bytes()));
-                    Ok::<_, std::convert::Infallible>(response.unwrap())
-                }
-            });
-            Candidate::new(Client::new(service, "default"), "default", identity.to_owned())
+            let (client, _) = mock(move |call| server.answer(&call.line, call.body.clone()));
+            Candidate::new(client, "default", identity.to_owned())
         }
 
-        fn answer(&self, method: &Method, mut sent: Value) -> (u16, Value) {
+        fn answer(&self, line: &str, mut sent: Value) -> (u16, Value) {
             let mut lease = self.0.lock().unwrap();
             let version = lease.as_ref().map_or("0", |lease| {
                 lease["metadata"]["resourceVersion"].as_str().unwrap()
@@ -191,13 +192,11 @@ mod tests {
                     json!({ "kind": "Status", "status": "Failure", "code": code, "message": "", "reason": reason }),
                 )
             };
-            match (method, &*lease) {
-                (&Method::GET, None) => failure(404, "NotFound"),
-                (&Method::GET, Some(lease)) => (200, lease.clone()),
-                (&Method::POST, Some(_)) => failure(409, "AlreadyExists"),
-                (&Method::PUT, _) if sent["metadata"]["resourceVersion"] != version => {
-                    failure(409, "Conflict")
-                }
+            match (line.split(' ').next().unwrap(), &*lease) {
+                ("GET", None) => failure(404, "NotFound"),
+                ("GET", Some(lease)) => (200, lease.clone()),
+                ("POST", Some(_)) => failure(409, "AlreadyExists"),
+                ("PUT", _) if sent["metadata"]["resourceVersion"] != version => failure(409, "Conflict"),
                 _ => {
                     let next = version.parse::<u64>().unwrap() + 1;
                     sent["metadata"]["resourceVersion"] = json!(next.to_string());
@@ -245,6 +244,17 @@ mod tests {
         // It looks again after RETRY.
         one.hold().await;
         assert!(!one.try_once().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_refuses_at_once_ends_the_term_too() {
+        let away = tower::service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+        });
+        let mut candidate = Candidate::new(Client::new(away, "default"), "default", "one".to_owned());
+        assert!(candidate.renew(&mut Instant::now()).await);
+        let mut long_ago = Instant::now().checked_sub(DEADLINE).unwrap();
+        assert!(!candidate.renew(&mut long_ago).await);
     }
 
     #[tokio::test]

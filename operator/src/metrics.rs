@@ -27,64 +27,59 @@ impl Metrics {
     /// # Errors
     /// Two metrics have one name.
     pub fn new() -> prometheus::Result<Self> {
+        let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let duration = HistogramOpts::new(
+            "qwen_operator_reconcile_duration_seconds",
+            "Time of one reconcile of one QwenService.",
+        );
+        let errors = Opts::new(
+            "qwen_operator_reconcile_errors_total",
+            "Reconciles that failed, by step.",
+        );
+        let objects = Opts::new(
+            "qwen_operator_object_writes_total",
+            "Objects applied or deleted, by kind.",
+        );
+        let scaling_active = Opts::new(
+            "qwen_operator_scaling_active",
+            "1 if replicas of an autoscaled QwenService follow its load.",
+        );
+        let registry = Registry::new();
         let metrics = Self {
-            registry: Registry::new(),
-            duration: Histogram::with_opts(
-                HistogramOpts::new(
-                    "qwen_operator_reconcile_duration_seconds",
-                    "Time of one reconcile of one QwenService.",
-                )
-                .buckets(vec![
-                    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                ]),
-            )?,
-            errors: IntCounterVec::new(
-                Opts::new(
-                    "qwen_operator_reconcile_errors_total",
-                    "Reconciles that failed, by step.",
+            duration: registered(&registry, Histogram::with_opts(duration.buckets(buckets)))?,
+            errors: registered(&registry, IntCounterVec::new(errors, &["step"]))?,
+            objects: registered(&registry, IntCounterVec::new(objects, &["kind"]))?,
+            status_writes: registered(
+                &registry,
+                IntCounter::new(
+                    "qwen_operator_status_writes_total",
+                    "Status writes of QwenServices.",
                 ),
-                &["step"],
             )?,
-            objects: IntCounterVec::new(
-                Opts::new(
-                    "qwen_operator_object_writes_total",
-                    "Objects applied or deleted, by kind.",
+            unreadable: registered(
+                &registry,
+                IntCounter::new(
+                    "qwen_operator_unreadable_objects_total",
+                    "QwenServices that could not be read.",
                 ),
-                &["kind"],
             )?,
-            status_writes: IntCounter::new(
-                "qwen_operator_status_writes_total",
-                "Status writes of QwenServices.",
+            leader: registered(
+                &registry,
+                IntGauge::new("qwen_operator_leader", "1 if this replica leads."),
             )?,
-            unreadable: IntCounter::new(
-                "qwen_operator_unreadable_objects_total",
-                "QwenServices that could not be read.",
-            )?,
-            leader: IntGauge::new("qwen_operator_leader", "1 if this replica leads.")?,
-            services: IntGauge::new(
-                "qwen_operator_services",
-                "QwenServices that exist, as the leader sees them.",
-            )?,
-            scaling_active: IntGaugeVec::new(
-                Opts::new(
-                    "qwen_operator_scaling_active",
-                    "1 if replicas of an autoscaled QwenService follow its load.",
+            services: registered(
+                &registry,
+                IntGauge::new(
+                    "qwen_operator_services",
+                    "QwenServices that exist, as the leader sees them.",
                 ),
-                &["namespace", "service"],
             )?,
+            scaling_active: registered(
+                &registry,
+                IntGaugeVec::new(scaling_active, &["namespace", "service"]),
+            )?,
+            registry,
         };
-        metrics.registry.register(Box::new(metrics.duration.clone()))?;
-        metrics.registry.register(Box::new(metrics.errors.clone()))?;
-        metrics.registry.register(Box::new(metrics.objects.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.status_writes.clone()))?;
-        metrics.registry.register(Box::new(metrics.unreadable.clone()))?;
-        metrics.registry.register(Box::new(metrics.leader.clone()))?;
-        metrics.registry.register(Box::new(metrics.services.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.scaling_active.clone()))?;
         for step in ["observe", "apply", "report"] {
             metrics.errors.with_label_values(&[step]);
         }
@@ -168,6 +163,15 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut buffer)?;
         Ok(String::from_utf8_lossy(&buffer).into_owned())
     }
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //!
 //! Service account kube-system/horizontal-pod-autoscaler: `custom.metrics.k8s.io`, get, on
 //! `pods/vllm:num_requests_waiting`, `pods/vllm:num_requests_running` and `pods/vllm:kv_cache_usage_perc`.
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
 use crate::scope::Scope;
 use crate::scrape;
+use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
 mod authorize;
 mod certificate;
@@ -34,8 +36,6 @@ mod material;
 mod registration;
 mod selector;
 mod serve;
-#[cfg(test)]
-pub(crate) mod testing;
 mod trust;
 pub mod wire;
 
@@ -57,6 +57,11 @@ impl MetricsApiConfig {
     fn secret(&self) -> String {
         format!("{}-tls", self.service)
     }
+}
+
+/// Labels of what the operator makes for itself.
+fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([(MANAGER_LABEL.to_owned(), MANAGED_BY.to_owned())])
 }
 
 /// How the group's APIServices stand.

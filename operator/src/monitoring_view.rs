@@ -10,11 +10,11 @@ use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 
 use crate::api::conditions::reasons;
-use crate::capabilities::Capabilities;
-use crate::observe::{Observed, PrometheusView};
-use crate::plan::{Kind, Plan};
-use crate::status::Verdict;
+use crate::observe::PrometheusView;
+use crate::plan::Kind;
+use crate::status::Facts;
 use crate::valid::Valid;
+use crate::verdict::Verdict;
 
 /// The kinds a Prometheus selects: the fields of its spec that do it, and the field of ours that adds labels.
 const SELECTED: [(Kind, &str, &str, &str); 2] = [
@@ -34,11 +34,18 @@ const SELECTED: [(Kind, &str, &str, &str); 2] = [
 
 /// Judges the condition MonitoringReady.
 #[must_use]
-pub fn judge(valid: &Valid, plan: &Plan, observed: &Observed) -> Verdict {
+pub fn judge(facts: &Facts<'_>) -> Verdict {
+    let (valid, observed) = (facts.valid, facts.observed);
+    let kinds = SELECTED.map(|(kind, ..)| kind);
+    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
+        return failed;
+    }
     let wanted: Vec<_> = SELECTED
         .into_iter()
         .filter_map(|(kind, by, within, field)| {
-            plan.objects
+            facts
+                .plan
+                .objects
                 .iter()
                 .find(|desired| desired.kind == kind)
                 .map(|desired| (kind, by, within, field, labels(&desired.body)))
@@ -50,25 +57,14 @@ pub fn judge(valid: &Valid, plan: &Plan, observed: &Observed) -> Verdict {
             "monitoring is switched off; set spec.monitoring.serviceMonitor.enabled and spec.monitoring.alerts.enabled to true",
         );
     }
-    if let Capabilities::Unknown(error) = &observed.capabilities {
-        return Verdict::unknown(
-            reasons::DISCOVERY_FAILED,
-            format!("it is not known whether the Prometheus operator is installed: {error}"),
-        );
-    }
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|(kind, ..)| !observed.capabilities.serves(*kind))
-        .map(|(kind, ..)| kind.name())
-        .collect();
-    if !missing.is_empty() {
-        return Verdict::no(
-            reasons::CRD_NOT_INSTALLED,
-            format!(
-                "the cluster has no {}: install the Prometheus operator, and monitoring follows by itself; the model is served without it",
-                missing.join(" and no ")
-            ),
-        );
+    let missing = Verdict::not_served(
+        &observed.capabilities,
+        wanted.iter().map(|(kind, ..)| *kind),
+        "the Prometheus operator",
+        ", and monitoring follows by itself; the model is served without it",
+    );
+    if let Some(missing) = missing {
+        return missing;
     }
     let instances = match &observed.prometheus.instances {
         Ok(instances) => instances,

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
@@ -12,6 +13,7 @@ use crate::cause::Cause;
 use crate::child::Child;
 use crate::load::LoadBoard;
 use crate::plan::Kind;
+use crate::valid::Valid;
 use crate::words::server_words;
 
 /// What the cluster has of a service.
@@ -26,6 +28,8 @@ pub struct Observed {
     pub causes: Vec<Cause>,
     /// Kinds that the cluster serves.
     pub capabilities: Capabilities,
+    /// The claim that the service shares with others, where it names one that exists.
+    pub shared_claim: Option<PersistentVolumeClaim>,
     /// Everything that decides whether a Prometheus looks at the service.
     pub prometheus: PrometheusView,
 }
@@ -82,12 +86,12 @@ pub async fn observe(
     client: &Client,
     caches: &Caches,
     board: &LoadBoard,
-    namespace: &str,
-    name: &str,
+    valid: &Valid,
     capabilities: Capabilities,
 ) -> Result<Observed, ObserveError> {
     let failed = |what: &'static str| move |reason: String| ObserveError::new(what, reason);
-    let key = (namespace.to_owned(), name.to_owned());
+    let (namespace, name) = (&valid.namespace, &valid.name);
+    let key = (namespace.clone(), name.clone());
     let mut children = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| capabilities.serves(*kind)) {
         let Some(cache) = caches.children(kind) else {
@@ -103,9 +107,17 @@ pub async fn observe(
             children.insert(kind, object);
         }
     }
-    let of_keda = (namespace.to_owned(), format!("{KEDA_PREFIX}{name}"));
+    let of_keda = (namespace.clone(), format!("{KEDA_PREFIX}{name}"));
     let autoscalers = caches.children(Kind::HorizontalPodAutoscaler);
     let causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
+    // A claim of others is not watched; a pod that waits for it asks for a reconcile when it starts.
+    let shared_claim = match valid.shared_claim() {
+        Some(claim) => Api::namespaced(client.clone(), namespace)
+            .get_opt(claim)
+            .await
+            .map_err(|error| failed("the shared claim")(server_words(&error)))?,
+        None => None,
+    };
     let prometheus = if capabilities.has("Prometheus") {
         prometheus_view(caches, namespace).await
     } else {
@@ -116,6 +128,7 @@ pub async fn observe(
         autoscaler_of_keda: autoscalers.and_then(|cache| cache.get(&of_keda)),
         causes,
         capabilities,
+        shared_claim,
         prometheus,
     })
 }

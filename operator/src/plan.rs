@@ -82,13 +82,10 @@ impl Kind {
     /// Whether the cluster may lack the kind.
     #[must_use]
     pub const fn optional(self) -> bool {
-        self.monitors() || matches!(self, Self::ScaledObject | Self::HTTPRoute)
-    }
-
-    /// Whether the kind is of the Prometheus operator.
-    #[must_use]
-    pub const fn monitors(self) -> bool {
-        matches!(self, Self::ServiceMonitor | Self::PrometheusRule)
+        matches!(
+            self,
+            Self::ScaledObject | Self::HTTPRoute | Self::ServiceMonitor | Self::PrometheusRule
+        )
     }
 
     /// Where the API server serves the kind.

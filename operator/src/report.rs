@@ -3,15 +3,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::conditions::{READY, reasons};
 use crate::api::{QwenService, QwenServiceStatus};
-use crate::status;
+use crate::{news, status};
 
 /// Numbers in the status move at most this often.
 pub const NUMBERS_EVERY: Duration = Duration::from_secs(10);
@@ -73,7 +71,7 @@ pub async fn report(
 ) -> Result<Reported, ReportError> {
     let differs = new != *old;
     if differs
-        && status::settles(old, &new)
+        && news::settles(old, &new)
         && !status::numbers_differ(old, &new)
         && let Some(left) = memory.young(service)
     {
@@ -102,17 +100,15 @@ pub async fn report(
         {
             announce(recorder, service, EventType::Normal, SIZED, "Plan", sizing).await;
         }
-        let ready = |status: &QwenServiceStatus| {
-            let ready = status.conditions.iter().find(|one| one.type_ == READY);
-            ready.is_some_and(|ready| ready.status == "True")
-        };
-        let became_ready = ready(&new) && !ready(old);
-        for condition in changed(&old.conditions, &new.conditions) {
-            // A service that becomes ready has loaded its model: one event is enough.
-            if became_ready && condition.status == "True" && condition.type_ != READY {
-                continue;
-            }
-            publish(recorder, service, condition).await;
+        for condition in news::told(old, &new) {
+            let type_ = if news::warns(condition) {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            let (reason, action) = (&condition.reason, &condition.type_);
+            let note = format!("{action}: {}", condition.message);
+            announce(recorder, service, type_, reason, action, &note).await;
         }
     }
     memory.remember(service, old, new);
@@ -121,54 +117,6 @@ pub async fn report(
     } else {
         Reported::Same
     })
-}
-
-/// Conditions whose status or reason changed. A first "not yet" is no news.
-fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
-    const QUIET: [&str; 7] = [
-        reasons::WAITING_FOR_GATEWAY,
-        reasons::CLAIM_PENDING,
-        reasons::DISABLED,
-        reasons::WAITING_FOR_PODS,
-        reasons::WAITING_FOR_AUTOSCALER,
-        reasons::PROGRESSING,
-        reasons::METRICS_MISSING,
-    ];
-    new.iter()
-        .filter(move |new| match old.iter().find(|old| old.type_ == new.type_) {
-            Some(old) => (&old.status, &old.reason) != (&new.status, &new.reason),
-            None => !QUIET.contains(&new.reason.as_str()),
-        })
-}
-
-async fn publish(recorder: &Recorder, service: &QwenService, condition: &Condition) {
-    const CALM: [&str; 9] = [
-        reasons::WAITING_FOR_GATEWAY,
-        reasons::PAUSED,
-        reasons::CLAIM_PENDING,
-        reasons::DISABLED,
-        reasons::SUSPENDED,
-        reasons::LOADING,
-        reasons::PROGRESSING,
-        reasons::WAITING_FOR_PODS,
-        reasons::WAITING_FOR_AUTOSCALER,
-    ];
-    let fine = condition.status == "True" || CALM.contains(&condition.reason.as_str());
-    let type_ = if fine {
-        EventType::Normal
-    } else {
-        EventType::Warning
-    };
-    let note = format!("{}: {}", condition.type_, condition.message);
-    announce(
-        recorder,
-        service,
-        type_,
-        &condition.reason,
-        &condition.type_,
-        &note,
-    )
-    .await;
 }
 
 /// An event is a courtesy: its failure is logged and stops nothing.

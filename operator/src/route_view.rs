@@ -2,10 +2,10 @@
 use serde_json::Value;
 
 use crate::api::conditions::reasons;
-use crate::capabilities::Capabilities;
 use crate::child::Child;
 use crate::plan::Kind;
-use crate::status::{Facts, Verdict};
+use crate::status::Facts;
+use crate::verdict::Verdict;
 
 /// What a gateway says of a route that works.
 const WANTED: [&str; 2] = ["Accepted", "ResolvedRefs"];
@@ -19,21 +19,16 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             "there is no route from outside of the cluster; set spec.network.route to have one",
         );
     };
-    if let Some(error) = facts.applied.error_of(Kind::HTTPRoute) {
-        return Verdict::no(reasons::APPLY_FAILED, error);
-    }
-    if let Capabilities::Unknown(error) = &facts.observed.capabilities {
-        return Verdict::unknown(
-            reasons::DISCOVERY_FAILED,
-            format!("it is not known whether the Gateway API is installed: {error}"),
-        );
-    }
-    if !facts.observed.capabilities.serves(Kind::HTTPRoute) {
-        return Verdict::no(
-            reasons::CRD_NOT_INSTALLED,
-            "the cluster has no HTTPRoute: install the Gateway API and a gateway controller, and the route follows by itself; \
-             the model is served inside of the cluster without it",
-        );
+    let missing = Verdict::not_applied(facts.applied, [Kind::HTTPRoute]).or_else(|| {
+        Verdict::not_served(
+            &facts.observed.capabilities,
+            [Kind::HTTPRoute],
+            "the Gateway API",
+            " and a gateway controller, and the route follows by itself; the model is served inside of the cluster without it",
+        )
+    });
+    if let Some(missing) = missing {
+        return missing;
     }
     let parents = facts
         .applied
@@ -96,7 +91,8 @@ pub fn url(facts: &Facts<'_>, verdict: &Verdict) -> String {
 fn said(route: &Child) -> Vec<(String, Option<String>)> {
     let home = route.metadata.namespace.as_deref().unwrap_or_default();
     let generation = route.metadata.generation;
-    let parents = route.status["parents"].as_array().into_iter().flatten();
+    let status = route.status();
+    let parents = status["parents"].as_array().into_iter().flatten();
     parents
         .filter_map(|parent| {
             let text = |value: &Value| value.as_str().map(str::to_owned);

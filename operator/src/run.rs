@@ -287,8 +287,11 @@ impl Operator {
     fn controller(&self, reader: Store<Guarded>, writer: Writer<Guarded>) -> Controller<Guarded> {
         let services = watcher(self.api::<Guarded>(), watcher::Config::default())
             .default_backoff()
-            // The greatest part of a service, and nothing here reads it.
-            .modify(|service| service.managed_fields_mut().clear())
+            // The greatest part of a service, and nothing here reads them.
+            .modify(|service| {
+                service.managed_fields_mut().clear();
+                service.annotations_mut().clear();
+            })
             .reflect(writer)
             .applied_objects()
             // Our own status writes leave the generation as it is.

@@ -3,9 +3,9 @@ use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAu
 
 use crate::api::autoscaling::{AutoscalingSpec, MetricsSource};
 use crate::api::conditions::reasons;
-use crate::capabilities::Capabilities;
 use crate::plan::Kind;
-use crate::status::{self, Facts, Verdict};
+use crate::status::{self, Facts};
+use crate::verdict::Verdict;
 
 /// Judges the condition ScalingActive. Why the operator cannot read a pod's load is told whoever scales.
 #[must_use]
@@ -102,11 +102,9 @@ fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> V
             )
         };
     };
-    let failed = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject]
-        .into_iter()
-        .find_map(|kind| facts.applied.error_of(kind));
-    if let Some(error) = failed {
-        return Verdict::no(reasons::APPLY_FAILED, error);
+    let kinds = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject];
+    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
+        return failed;
     }
     if let Some(unable) = said(autoscaler, "AbleToScale").filter(|able| able.status == "False") {
         return cannot(words(unable));
@@ -192,24 +190,21 @@ fn cannot(why: &str) -> Verdict {
 
 /// KEDA asks Prometheus. Its ScaledObject is ready even if no query has an answer, so each trigger's health counts too.
 fn keda(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
-    if let Capabilities::Unknown(error) = &facts.observed.capabilities {
-        return Verdict::unknown(
-            reasons::DISCOVERY_FAILED,
-            format!("it is not known whether KEDA is installed: {error}"),
-        );
-    }
-    if !facts.observed.capabilities.serves(Kind::ScaledObject) {
-        return Verdict::no(
-            reasons::CRD_NOT_INSTALLED,
-            "the cluster has no ScaledObject: install KEDA, and scaling follows by itself, or set spec.autoscaling.metricsSource to Operator",
-        );
+    let missing = Verdict::not_served(
+        &facts.observed.capabilities,
+        [Kind::ScaledObject],
+        "KEDA",
+        ", and scaling follows by itself, or set spec.autoscaling.metricsSource to Operator",
+    );
+    if let Some(missing) = missing {
+        return missing;
     }
     let status = facts
         .applied
         .live
         .get(&Kind::ScaledObject)
-        .map(|object| &object.status);
-    let conditions = status.and_then(|status| status["conditions"].as_array());
+        .map(|object| object.status());
+    let conditions = status.as_ref().and_then(|status| status["conditions"].as_array());
     let scaler = |type_: &str| {
         conditions
             .into_iter()
@@ -232,7 +227,7 @@ fn keda(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verd
             "the ScaledObject has an annotation that pauses it; remove autoscaling.keda.sh/paused",
         );
     }
-    let health = status.and_then(|status| status["health"].as_object());
+    let health = status.as_ref().and_then(|status| status["health"].as_object());
     let failing: Vec<&str> = health
         .into_iter()
         .flatten()

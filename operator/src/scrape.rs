@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
+use crate::api::ENGINE_PORT;
 use crate::capabilities::Trigger;
 use crate::load::{EnginePod, LoadBoard, Sample};
 use crate::scope::Scope;
@@ -36,8 +37,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const CONCURRENCY: usize = 32;
 /// A longer answer is not an engine's.
 const MAX_BODY: usize = 4 << 20;
-/// Port of the engine's API, fixed in the pods that the operator makes.
-const ENGINE_PORT: u16 = 8000;
 
 /// Why a pod gave no answer.
 #[derive(Debug, thiserror::Error)]

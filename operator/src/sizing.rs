@@ -121,10 +121,9 @@ fn names(source: &str, size: &str) -> bool {
 
 /// The value of `--quantization`, `-q` or `--quantization=…`.
 fn quantization(args: &[String]) -> Option<&str> {
-    let glued = |arg: &'_ String| -> Option<usize> { arg.starts_with("--quantization=").then_some(15) };
     args.iter().enumerate().find_map(|(at, arg)| match arg.as_str() {
         "--quantization" | "-q" => args.get(at + 1).map(String::as_str),
-        _ => glued(arg).map(|from| &arg[from..]),
+        _ => arg.strip_prefix("--quantization="),
     })
 }
 

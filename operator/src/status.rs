@@ -7,16 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::api::conditions::{self as types, reasons};
 use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
 use crate::apply::Applied;
-use crate::cache_view;
 use crate::cause::{self, Cause};
 use crate::load::ServiceLoad;
-use crate::monitoring_view;
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
-use crate::rollback;
-use crate::route_view;
 use crate::valid::{Invalid, Valid};
-use crate::{scaling_history, scaling_view};
+use crate::verdict::Verdict;
+use crate::{cache_view, monitoring_view, rollout_view, route_view, scaling_history, scaling_view};
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -32,46 +29,6 @@ pub struct Facts<'a> {
     pub load: Option<&'a ServiceLoad>,
     /// Why the operator's own metrics API gives no values, if it does not.
     pub obstacle: Option<&'a str>,
-}
-
-/// What is said about one condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// `True`, `False` or `Unknown`.
-    pub status: &'static str,
-    /// One of the reasons of conditions.
-    pub reason: String,
-    /// For a person.
-    pub message: String,
-}
-
-impl Verdict {
-    /// The condition holds.
-    pub fn yes(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            status: "True",
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
-    }
-
-    /// The condition does not hold.
-    pub fn no(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            status: "False",
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
-    }
-
-    /// It cannot be said.
-    pub fn unknown(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            status: "Unknown",
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
-    }
 }
 
 /// Replicas as the Deployment tells them.
@@ -95,7 +52,7 @@ pub fn compute(
     let replicas = count(deployment.as_ref());
     let cause = cause::find(deployment.as_ref(), &facts.observed.causes);
     let ready = ready(facts, &replicas, cause.as_ref());
-    let rollout = rollout(facts, deployment.as_ref(), cause.as_ref());
+    let rollout = rollout_view::judge(facts, deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let route = route_view::judge(facts);
@@ -107,7 +64,7 @@ pub fn compute(
             loaded(&replicas, deployment.is_some(), cause.as_ref()),
         ),
         (types::CACHE_READY, cache_view::judge(facts)),
-        (types::MONITORING_READY, monitoring(facts)),
+        (types::MONITORING_READY, monitoring_view::judge(facts)),
         (types::SCALING_ACTIVE, scaling),
         (types::ROLLOUT_COMPLETE, rollout),
         (types::ROUTE_READY, route),
@@ -188,38 +145,35 @@ fn count(deployment: Option<&Deployment>) -> Replicas {
 }
 
 fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
-    let failed: Vec<String> = facts
-        .applied
-        .errors
-        .iter()
-        .filter(|error| !error.kind().optional())
-        .map(ToString::to_string)
-        .collect();
-    if !failed.is_empty() {
-        return Verdict::no(reasons::APPLY_FAILED, failed.join("; "));
+    let needed = Kind::ALL.into_iter().filter(|kind| !kind.optional());
+    if let Some(failed) = Verdict::not_applied(facts.applied, needed) {
+        return failed;
     }
     if replicas.wanted == 0 && replicas.ready == 0 {
         return suspended();
     }
-    match cause {
-        _ if replicas.ready > 0 => Verdict::yes(
-            reasons::AVAILABLE,
-            format!(
-                "{} of {} replicas serve at {}",
-                replicas.ready,
-                replicas.wanted,
-                facts.valid.url()
-            ),
-        ),
-        Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
-        None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
+    if replicas.ready == 0 {
+        return waiting(cause);
     }
+    let Replicas { ready, wanted, .. } = replicas;
+    Verdict::yes(
+        reasons::AVAILABLE,
+        format!("{ready} of {wanted} replicas serve at {}", facts.valid.url()),
+    )
 }
 
 fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>) -> Verdict {
+    if replicas.ready > 0 {
+        Verdict::yes(reasons::LOADED, "the model is loaded")
+    } else if deployed && replicas.wanted == 0 {
+        suspended()
+    } else {
+        waiting(cause)
+    }
+}
+
+fn waiting(cause: Option<&Cause>) -> Verdict {
     match cause {
-        _ if replicas.ready > 0 => Verdict::yes(reasons::LOADED, "the model is loaded"),
-        _ if deployed && replicas.wanted == 0 => suspended(),
         Some(cause) => Verdict::no(cause.reason, cause.message.clone()),
         None => Verdict::no(reasons::WAITING_FOR_PODS, "no replica has started yet"),
     }
@@ -230,77 +184,6 @@ fn suspended() -> Verdict {
         reasons::SUSPENDED,
         "no replica is wanted: set spec.suspend to false or spec.replicas above 0",
     )
-}
-
-fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
-    let live = facts.applied.live.get(&Kind::Deployment);
-    if let Some(because) = live.and_then(|live| rollback::because(live)) {
-        return Verdict::no(
-            reasons::ROLLED_BACK,
-            format!("the replicas run the spec of before, a change of the spec is tried anew: {because}"),
-        );
-    }
-    let Some((deployment, status)) = deployment.and_then(|all| Some((all, all.status.as_ref()?))) else {
-        return Verdict::no(reasons::PROGRESSING, "the Deployment has no status yet");
-    };
-    let seen = status.observed_generation >= deployment.metadata.generation;
-    let progress = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "Progressing");
-    let reason = progress.and_then(|condition| condition.reason.as_deref());
-    // This reason stays while replicas are only added or removed: that is no rollout.
-    if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
-        return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
-    }
-    if reason == Some("DeploymentPaused") {
-        return Verdict::no(
-            reasons::PAUSED,
-            "the change waits: set spec.rollout.paused to false to bring it to the replicas",
-        );
-    }
-    if let Some(cause) = cause.filter(|cause| rollback::waits_for_room(facts.valid, Some(cause)))
-        && status.ready_replicas > Some(0)
-    {
-        return Verdict::no(
-            reasons::NO_ROOM_FOR_SURGE,
-            format!(
-                "the change waits for room beside the replicas that serve, add a node or replace them in place by spec.rollout.maxSurge 0 and maxUnavailable 1: {}",
-                cause.message
-            ),
-        );
-    }
-    // Ready carries the whole sentence; here its reason is enough.
-    let why = cause
-        .map(|cause| format!(" ({}, see the condition Ready)", cause.reason))
-        .unwrap_or_default();
-    if reason == Some("ProgressDeadlineExceeded") {
-        Verdict::no(
-            reasons::PROGRESS_DEADLINE_EXCEEDED,
-            format!("replicas of the current spec were not ready in time{why}"),
-        )
-    } else {
-        Verdict::no(
-            reasons::PROGRESSING,
-            format!("replicas are being brought to the current spec{why}"),
-        )
-    }
-}
-
-fn monitoring(facts: &Facts<'_>) -> Verdict {
-    let failed: Vec<String> = facts
-        .applied
-        .errors
-        .iter()
-        .filter(|error| error.kind().monitors())
-        .map(ToString::to_string)
-        .collect();
-    if failed.is_empty() {
-        monitoring_view::judge(facts.valid, facts.plan, facts.observed)
-    } else {
-        Verdict::no(reasons::APPLY_FAILED, failed.join("; "))
-    }
 }
 
 fn phase(replicas: &Replicas, ready: &Verdict, rollout: &Verdict, cause: Option<&Cause>) -> Phase {
@@ -354,38 +237,6 @@ const fn whole(value: f64) -> i64 {
 pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
     let depth = |status: &QwenServiceStatus| status.autoscaling.as_ref().and_then(|s| s.current_queue_depth);
     a.model != b.model || depth(a) != depth(b)
-}
-
-/// Whether a change is only a step on the way to the first ready replica, which is no news for long.
-#[must_use]
-pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
-    let on_its_way = |status: &QwenServiceStatus| {
-        let ready = status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == types::READY);
-        ready.is_some_and(|ready| {
-            [reasons::WAITING_FOR_PODS, reasons::LOADING].contains(&ready.reason.as_str())
-        })
-    };
-    // Nothing else may have changed: what is wrong with a route or a claim is news at once.
-    let others = |status: &QwenServiceStatus| -> Vec<Condition> {
-        let steps = [types::READY, types::MODEL_LOADED, types::ROLLOUT_COMPLETE];
-        let conditions = status.conditions.iter();
-        conditions
-            .filter(|condition| !steps.contains(&condition.type_.as_str()))
-            .cloned()
-            .collect()
-    };
-    let progresses = |status: &QwenServiceStatus| {
-        let mut conditions = status.conditions.iter();
-        conditions.any(|one| one.type_ == types::ROLLOUT_COMPLETE && one.reason == reasons::PROGRESSING)
-    };
-    old.observed_generation == new.observed_generation
-        && on_its_way(old)
-        && on_its_way(new)
-        && others(old) == others(new)
-        && progresses(new)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {

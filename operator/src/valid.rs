@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::monitoring::ExtraRule;
-use crate::api::{GROUP, QwenService, QwenServiceSpec};
+use crate::api::{ENGINE_PORT, GROUP, QwenService, QwenServiceSpec, SERVICE_LABEL};
 use crate::schedule::{self, Hours};
 use crate::sizing::{self, Sizing};
 
@@ -191,18 +191,13 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        format!(
-            "http://{}.{}.svc:{}/v1",
-            self.name,
-            self.namespace,
-            crate::api::ENGINE_PORT
-        )
+        format!("http://{}.{}.svc:{ENGINE_PORT}/v1", self.name, self.namespace)
     }
 
     /// Label selector of the pods, as text.
     #[must_use]
     pub fn selector(&self) -> String {
-        format!("{}={}", crate::api::SERVICE_LABEL, self.name)
+        format!("{SERVICE_LABEL}={}", self.name)
     }
 
     /// The claim that keeps downloaded weights, if there is one.
@@ -211,6 +206,12 @@ impl Valid {
         let cache = self.spec.model.cache.as_ref()?;
         let own = cache.claim.as_ref().map(|_| self.name.as_str());
         own.or(cache.claim_name.as_deref())
+    }
+
+    /// That claim, if it is not the service's own.
+    #[must_use]
+    pub fn shared_claim(&self) -> Option<&str> {
+        self.spec.model.cache.as_ref()?.claim_name.as_deref()
     }
 
     /// Most replicas that there may be, at any time.
@@ -291,7 +292,9 @@ impl Source {
 pub const FIELD_MANAGER: &str = "qwen-operator";
 /// Name of the field manager that hands the number of replicas to the autoscaler.
 pub const HANDOVER_MANAGER: &str = "replicas-handover";
-/// Value of `app.kubernetes.io/managed-by`.
+/// Says who manages an object.
+pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Its value on ours.
 pub const MANAGED_BY: &str = "qwen-operator";
 
 /// Whether an object is a child of the service with this uid: our label and a direct owner reference.
@@ -300,7 +303,7 @@ pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
     let labelled = child
         .labels
         .as_ref()
-        .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
+        .and_then(|labels| labels.get(MANAGER_LABEL))
         .is_some_and(|value| value == MANAGED_BY);
     labelled && controls(uid, child)
 }

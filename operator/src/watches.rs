@@ -18,7 +18,7 @@ use crate::capabilities::{Capabilities, Trigger};
 use crate::observe::{KEDA_PREFIX, prometheus_resource};
 use crate::plan::Kind;
 use crate::scope::Scope;
-use crate::valid::MANAGED_BY;
+use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
 /// Objects that are held whole at a time while a kind is listed.
 const PAGE: u32 = 50;
@@ -63,7 +63,7 @@ pub async fn run(
 
 impl Watching<'_> {
     async fn children(&self, kind: Kind, cache: &Cache<crate::child::Child>) {
-        let config = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
+        let config = watcher::Config::default().labels(&format!("{MANAGER_LABEL}={MANAGED_BY}"));
         let api = self.scope.api_with(self.client.clone(), &kind);
         let served = |known: &Capabilities| known.serves(kind);
         let triggers = match kind {

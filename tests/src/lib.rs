@@ -1,4 +1,6 @@
 //! What the end-to-end tests share: the local cluster with the operator installed, and waiting on conditions.
+pub mod hub;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -105,13 +107,19 @@ impl Cluster {
         )
     }
 
-    /// Names and UIDs of a service's pods, sorted.
+    /// Names, UIDs and restarts of a service's pods, sorted: equal as long as nobody touched them.
     pub fn pods(&self, name: &str) -> Result<Vec<String>> {
         let selector = format!("qwen-operator.io/service={name}");
         let list = self
             .kube
             .json(&["-n", NAMESPACE, "get", "pods", "-l", &selector])?;
-        let id = |pod: &Value| format!("{} {}", pod["metadata"]["name"], pod["metadata"]["uid"]);
+        let id = |pod: &Value| {
+            let (metadata, restarts) = (
+                &pod["metadata"],
+                &pod["status"]["containerStatuses"][0]["restartCount"],
+            );
+            format!("{} {} restarts: {restarts}", metadata["name"], metadata["uid"])
+        };
         let mut pods: Vec<_> = list["items"].as_array().into_iter().flatten().map(id).collect();
         pods.sort();
         Ok(pods)
@@ -129,7 +137,7 @@ pub fn waiting<T>(what: &str, limit: Duration, condition: impl FnMut() -> Result
 }
 
 /// RFC 7386 without deletions: objects are merged, everything else replaces.
-fn merge(into: &mut Value, from: Value) {
+pub fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
@@ -158,4 +166,15 @@ pub fn story(cluster: &Cluster, name: &str) -> String {
         );
     }
     story
+}
+
+/// Runs a test with services of these names, then deletes them; tells what became of the first if the test fails.
+pub fn with_services(names: &[&str], test: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    let cluster = Cluster::with_operator()?;
+    let tested = test(&cluster);
+    if tested.is_err() {
+        println!("{}", story(&cluster, names.first().copied().unwrap_or_default()));
+    }
+    let deleted = names.iter().try_for_each(|name| cluster.delete(name));
+    tested.and(deleted)
 }

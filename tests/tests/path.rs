@@ -29,7 +29,7 @@ fn walk(cluster: &Cluster) -> Result<()> {
     memory(cluster)
 }
 
-/// `kubectl get qwen` shows model, ready, replicas, queue depth and URL.
+/// `kubectl get qwen` shows model, ready, phase, replicas, queue depth and URL.
 fn columns(cluster: &Cluster) -> Result<()> {
     waiting("all columns to be filled", Duration::from_secs(60), || {
         let table = cluster.kube.run(&["-n", "default", "get", "qwen", SERVICE])?;
@@ -38,12 +38,14 @@ fn columns(cluster: &Cluster) -> Result<()> {
             .map(|row| row.split_whitespace().map(String::from).collect::<Vec<_>>());
         let (head, row) = (rows.next().context("no head")?, rows.next().context("no row")?);
         ensure!(
-            head == ["NAME", "MODEL", "READY", "REPLICAS", "QUEUE", "URL", "AGE"],
+            head == [
+                "NAME", "MODEL", "READY", "PHASE", "REPLICAS", "QUEUE", "URL", "AGE"
+            ],
             "the columns are {head:?}"
         );
         ensure!(row.len() == head.len(), "a column is empty: {row:?}");
         ensure!(
-            row[2] == "True" && row[3] == "1" && row[5].starts_with("http://"),
+            row[2] == "True" && row[3] == "Ready" && row[4] == "1" && row[6].starts_with("http://"),
             "the row is {row:?}"
         );
         Ok(())

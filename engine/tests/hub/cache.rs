@@ -7,7 +7,10 @@ use std::{
 use axum::http::StatusCode;
 use qwen_engine::hub::{HubError, Site, offline};
 
-use crate::stand_in::{Cut, Setup, WEIGHTS};
+use crate::{
+    setup::Setup,
+    stand_in::{Cut, WEIGHTS},
+};
 
 #[tokio::test]
 async fn a_hub_that_is_away_does_not_stop_a_model_that_is_here() {

@@ -12,7 +12,10 @@ use qwen_engine::{
 };
 use tokio::sync::{Barrier, Notify};
 
-use crate::stand_in::{COMMIT, Cut, Setup, WEIGHTS, listen};
+use crate::{
+    setup::Setup,
+    stand_in::{COMMIT, Cut, WEIGHTS, listen},
+};
 
 #[tokio::test]
 async fn a_model_is_downloaded_once() {
@@ -222,7 +225,7 @@ async fn a_server_without_ranges_sends_the_whole() {
 async fn the_token_stays_at_the_hub() {
     for site in [Site::HuggingFace, Site::ModelScope] {
         let setup = Setup::new(site).await;
-        let elsewhere = listen(setup.shared.clone()).await;
+        let elsewhere = listen("127.0.0.1", setup.shared.clone()).await;
         setup.change(|hub| (hub.elsewhere, hub.token) = (Some(elsewhere), Some("right")));
         setup.assert_whole(&setup.download(Some("right")).await.unwrap());
         setup.change(|hub| {

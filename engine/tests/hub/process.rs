@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 
-use crate::stand_in::{Behaviour, Cut, Shared, WEIGHTS, router};
+use crate::stand_in::{Cut, Shared, WEIGHTS, nano, router};
 
 /// Nothing here takes near as long, on any machine.
 const LONG: Duration = Duration::from_secs(300);
@@ -156,19 +156,6 @@ impl Engine {
     async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
-}
-
-fn nano() -> Shared {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/nano/model");
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        (name, std::fs::read(path).unwrap())
-    });
-    Shared::new(Mutex::new(Behaviour {
-        files: files.collect(),
-        ..Behaviour::default()
-    }))
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! What cannot be downloaded, and what is said about it.
 use qwen_engine::hub::{HubError, Site};
 
-use crate::stand_in::{COMMIT, Setup, WEIGHTS, sha256};
+use crate::{
+    setup::Setup,
+    stand_in::{COMMIT, WEIGHTS, sha256},
+};
 
 #[tokio::test]
 async fn wrong_bytes_are_refused_and_removed() {

@@ -1,9 +1,8 @@
 //! A stand-in for both hubs and for the host that keeps their large files, and how it misbehaves.
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use axum::{
@@ -15,10 +14,9 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use qwen_engine::hub::{Hub, HubError, Site};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, watch};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const WEIGHTS: &str = "model.safetensors";
@@ -62,6 +60,8 @@ pub struct Behaviour {
     pub elsewhere: Option<String>,
     /// Requests for weights wait until so many are here.
     pub together: Option<Arc<Barrier>>,
+    /// Requests for weights wait until the sender is gone.
+    pub held: Option<watch::Receiver<()>>,
     pub seen: Vec<Seen>,
 }
 
@@ -72,14 +72,18 @@ pub fn router(shared: Shared) -> Router {
 }
 
 async fn answer(State(shared): State<Shared>, request: Request) -> Response {
-    let together = {
-        let hub = shared.lock().unwrap();
-        hub.together
-            .clone()
-            .filter(|_| request.uri().path().ends_with(WEIGHTS))
-    };
-    if let Some(barrier) = together {
-        barrier.wait().await;
+    if request.uri().path().ends_with(WEIGHTS) {
+        let (together, held) = {
+            let hub = shared.lock().unwrap();
+            (hub.together.clone(), hub.held.clone())
+        };
+        if let Some(barrier) = together {
+            barrier.wait().await;
+        }
+        if let Some(mut held) = held {
+            // The error is what is waited for.
+            let _ = held.changed().await;
+        }
     }
     let mut hub = shared.lock().unwrap();
     let text = |name| header(request.headers(), name);
@@ -108,7 +112,10 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
     }
     let scope = query.strip_prefix(&format!("Revision={COMMIT}&FilePath="));
     let name = path
-        .strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/"))
+        .strip_prefix("/org/tiny/resolve/")
+        .and_then(|rest| rest.split_once('/'))
+        .filter(|(revision, _)| commit(revision) == Some(*revision))
+        .map(|(_, name)| name)
         .or(scope.filter(|_| path == "/api/v1/models/org/tiny/repo"));
     match (name, &hub.elsewhere) {
         (Some(name), Some(base)) => {
@@ -157,6 +164,14 @@ fn file(hub: &mut Behaviour, name: &str, seen: &Seen) -> Response {
     (status, Body::from_stream(part)).into_response()
 }
 
+/// The commit of a revision on the Hugging Face hub; any commit has the same files.
+fn commit(revision: &str) -> Option<&str> {
+    match revision {
+        "main" => Some(COMMIT),
+        commit => (commit.len() == COMMIT.len()).then_some(commit),
+    }
+}
+
 /// What either hub's interface tells of main, master and the commit.
 fn listing(hub: &Behaviour, path: &str, query: &str) -> Option<Value> {
     let size = |name: &str, bytes: &[u8]| match hub.claimed_size {
@@ -164,9 +179,9 @@ fn listing(hub: &Behaviour, path: &str, query: &str) -> Option<Value> {
         _ => bytes.len() as u64,
     };
     let sum = |name: &str, right: String| hub.claimed.get(name).cloned().unwrap_or(right);
-    if ["main", COMMIT]
-        .iter()
-        .any(|revision| path == format!("/api/models/org/tiny/revision/{revision}"))
+    if let Some(commit) = path
+        .strip_prefix("/api/models/org/tiny/revision/")
+        .and_then(commit)
     {
         let siblings = hub.files.iter().map(|(name, bytes)| {
             let blob = sum(name, git_blob(bytes));
@@ -177,7 +192,7 @@ fn listing(hub: &Behaviour, path: &str, query: &str) -> Option<Value> {
             }
             file
         });
-        return Some(json!({"id": "org/tiny", "sha": COMMIT, "siblings": siblings.collect::<Vec<_>>()}));
+        return Some(json!({"id": "org/tiny", "sha": commit, "siblings": siblings.collect::<Vec<_>>()}));
     }
     let asked = |revision: &str| query == format!("Revision={revision}&Recursive=true");
     if path != "/api/v1/models/org/tiny/repo/files" || !(asked("master") || asked(COMMIT)) {
@@ -205,107 +220,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A hub with one model, the behaviour to change, and a directory for downloads.
-pub struct Setup {
-    pub shared: Shared,
-    pub endpoint: String,
-    pub kept: tempfile::TempDir,
-    pub site: Site,
-    /// Bytes of one request, if not the usual ones.
-    pub piece: Option<u64>,
-}
-
-/// Serves `shared` on a port of its own and tells the address.
-pub async fn listen(shared: Shared) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// Serves `shared` at the address, on a port of its own, and tells the endpoint.
+pub async fn listen(address: &str, shared: Shared) -> String {
+    let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router(shared)).await.unwrap() });
     endpoint
 }
 
-impl Setup {
-    pub async fn new(site: Site) -> Self {
-        let weights = (0..3_000_000_u32).flat_map(|i| i.to_le_bytes()).collect();
-        let files = [
-            ("config.json", b"{\"model_type\": \"qwen3\"}".to_vec()),
-            ("tokenizer.json", b"{}".to_vec()),
-            (WEIGHTS, weights),
-            ("README.md", b"not needed".to_vec()),
-            ("pytorch_model.bin", b"not needed".to_vec()),
-            ("consolidated.safetensors", b"not needed".to_vec()),
-            ("onnx/model.safetensors", b"not needed".to_vec()),
-        ];
-        let shared = Shared::new(Mutex::new(Behaviour {
-            files: files.map(|(name, bytes)| (name.to_owned(), bytes)).into(),
-            ..Behaviour::default()
-        }));
-        Self {
-            endpoint: listen(shared.clone()).await,
-            shared,
-            kept: tempfile::tempdir().unwrap(),
-            site,
-            piece: None,
-        }
-    }
-
-    pub fn change(&self, change: impl FnOnce(&mut Behaviour)) {
-        change(&mut self.shared.lock().unwrap());
-    }
-
-    pub fn hub(&self, token: Option<&str>) -> Hub {
-        let hub = Hub::new(self.site, Some(&self.endpoint), token.map(str::to_owned)).unwrap();
-        let hub = hub.first_wait(Duration::from_millis(1));
-        match self.piece {
-            Some(piece) => hub.piece(piece),
-            None => hub,
-        }
-    }
-
-    pub async fn download(&self, token: Option<&str>) -> Result<PathBuf, HubError> {
-        let branch = self.site.default_revision();
-        self.hub(token)
-            .download("org/tiny", branch, self.kept.path(), |_, _| {})
-            .await
-    }
-
-    /// Where the snapshot is, or will be.
-    pub fn snapshot(&self) -> PathBuf {
-        let kept = match self.site {
-            Site::HuggingFace => self.kept.path().to_owned(),
-            Site::ModelScope => self.kept.path().join("modelscope"),
-        };
-        kept.join("org--tiny").join(COMMIT)
-    }
-
-    /// The requests for weights so far.
-    pub fn weights_seen(&self) -> Vec<Seen> {
-        let hub = self.shared.lock().unwrap();
-        hub.seen
-            .iter()
-            .filter(|seen| seen.path.ends_with(WEIGHTS))
-            .cloned()
-            .collect()
-    }
-
-    /// Their ranges.
-    pub fn ranges(&self) -> Vec<Option<String>> {
-        self.weights_seen().into_iter().map(|seen| seen.range).collect()
-    }
-
-    pub fn assert_whole(&self, dir: &Path) {
-        let hub = self.shared.lock().unwrap();
-        for name in [WEIGHTS, "config.json", "tokenizer.json"] {
-            assert!(
-                std::fs::read(dir.join(name)).unwrap() == hub.files[name],
-                "{name}"
-            );
-        }
-        let left = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name());
-        let left: Vec<_> = left
-            .filter(|name| name.to_string_lossy().contains(".part"))
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
+/// A hub with the demo model.
+pub fn nano() -> Shared {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/nano/model");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    });
+    Shared::new(Mutex::new(Behaviour {
+        files: files.collect(),
+        ..Behaviour::default()
+    }))
 }

@@ -65,9 +65,7 @@ pub struct AutoscalingSpec {
     pub metrics_source: MetricsSource,
     /// Address of the Prometheus that KEDA asks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(
-        "self.startsWith('http://') || self.startsWith('https://')"
-    ).message("prometheusAddress must begin with http:// or https://"))]
+    #[x_kube(validation = limits::http_address("prometheusAddress"))]
     #[schemars(length(max = 512))]
     pub prometheus_address: Option<String>,
     /// What else the ScaledObject has.

@@ -40,7 +40,7 @@ pub struct ClaimSpec {
     /// Storage to ask for: the weights of every revision that is served, twice while one is replaced. It may grow.
     #[schemars(transform = limits::quantity)]
     pub size: Quantity,
-    /// StorageClass; the cluster's default when unset.
+    /// StorageClass; the cluster's default when unset, and `""` for a volume that is there already.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(transform = limits::fixed_name)]
     pub storage_class_name: Option<String>,

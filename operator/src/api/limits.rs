@@ -1,5 +1,6 @@
 //! Limits of Kubernetes' own types that the API server would check only when a child is applied: with them
 //! in our schema, `kubectl apply` of the QwenService already refuses the value.
+use kube::core::Rule;
 use schemars::Schema;
 use serde_json::{Value, json};
 
@@ -27,6 +28,12 @@ pub fn object_name(schema: &mut Schema) {
         "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
         "write the name of an object of the cluster: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
     );
+}
+
+/// The rule of a field with an address.
+pub fn http_address(field: &str) -> Rule {
+    let message = format!("{field} must begin with http:// or https://");
+    Rule::new("self.startsWith('http://') || self.startsWith('https://')").message(message.as_str())
 }
 
 /// A number of replicas or a share of them; Kubernetes refuses more than all of them for `maxUnavailable`.
@@ -83,15 +90,19 @@ pub fn peers(schema: &mut Schema) {
     }
 }
 
-/// The name of a StorageClass, which a claim keeps.
+/// The name of a StorageClass, which a claim keeps; `""` is none, as in Kubernetes' own claims.
 pub fn fixed_name(schema: &mut Schema) {
-    object_name(schema);
-    if let Some(Value::Array(rules)) = schema.get_mut("x-kubernetes-validations") {
-        rules.push(json!({
+    schema.insert("maxLength".to_owned(), json!(253));
+    schema.insert(
+        "x-kubernetes-validations".to_owned(),
+        json!([{
+            "rule": "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')",
+            "message": "write the name of a StorageClass, or \"\" for a volume that is there already",
+        }, {
             "rule": "self == oldSelf",
             "message": "the storage class of a claim cannot be changed: remove the claim first, or name another one in claimName",
-        }));
-    }
+        }]),
+    );
 }
 
 /// An amount of storage.

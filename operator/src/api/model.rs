@@ -1,28 +1,28 @@
 //! Which model is served, and from where its weights come.
 use k8s_openapi::api::core::v1::{ConfigMapKeySelector, SecretKeySelector};
 use kube::KubeSchema;
+use kube::core::Rule;
 use serde::{Deserialize, Serialize};
 
 use super::cache::CacheSpec;
+use super::limits;
+
+/// The rule of what only a model on a hub may have.
+fn on_hub(set: &str, refusal: &str) -> Rule {
+    let rule =
+        format!("!{set} || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')");
+    let advice = "or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME";
+    Rule::new(rule).message(format!("{refusal}, {advice}").as_str())
+}
 
 /// The model to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(
-    "!has(self.revision) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
-).message("revision only means something for a model on a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
-#[x_kube(validation = Rule::new(
-    "!has(self.endpoint) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
-).message("endpoint is the address of a hub mirror and only used for a model on a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
-#[x_kube(validation = Rule::new(
-    "!has(self.tokenSecretRef) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
-).message("tokenSecretRef is only used to download from a hub: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
-#[x_kube(validation = Rule::new(
-    "!(has(self.proxy) || has(self.caConfigMapRef)) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
-).message("proxy and caConfigMapRef are only used to download from a hub: remove them, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
-#[x_kube(validation = Rule::new(
-    "!has(self.cache) || self.source.startsWith('hf://') || self.source.startsWith('modelscope://')"
-).message("cache is where a model from a hub is kept: remove it, or name the model as hf://ORGANISATION/NAME or modelscope://ORGANISATION/NAME"))]
+#[x_kube(validation = on_hub("has(self.revision)", "revision only means something for a model on a hub: remove it"))]
+#[x_kube(validation = on_hub("has(self.endpoint)", "endpoint is the address of a hub mirror and only used for a model on a hub: remove it"))]
+#[x_kube(validation = on_hub("has(self.tokenSecretRef)", "tokenSecretRef is only used to download from a hub: remove it"))]
+#[x_kube(validation = on_hub("(has(self.proxy) || has(self.caConfigMapRef))", "proxy and caConfigMapRef are only used to download from a hub: remove them"))]
+#[x_kube(validation = on_hub("has(self.cache)", "cache is where a model from a hub is kept: remove it"))]
 pub struct ModelSpec {
     /// Where the weights are: `hf://ORGANISATION/NAME` downloads from the Hugging Face hub,
     /// `modelscope://ORGANISATION/NAME` from ModelScope,
@@ -54,16 +54,12 @@ pub struct ModelSpec {
 
     /// Base address of a mirror of the hub, as `HF_ENDPOINT` or `MODELSCOPE_ENDPOINT` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(
-        "self.startsWith('http://') || self.startsWith('https://')"
-    ).message("endpoint must begin with http:// or https://"))]
+    #[x_kube(validation = limits::http_address("endpoint"))]
     pub endpoint: Option<String>,
 
     /// Proxy to the hub, such as `http://proxy:3128`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(
-        "self.startsWith('http://') || self.startsWith('https://')"
-    ).message("proxy must begin with http:// or https://"))]
+    #[x_kube(validation = limits::http_address("proxy"))]
     #[schemars(length(max = 512))]
     pub proxy: Option<String>,
 

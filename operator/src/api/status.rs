@@ -12,7 +12,7 @@ pub enum Phase {
     Pending,
     /// Pods run and load the model.
     Loading,
-    /// Every wanted replica serves.
+    /// Replicas serve the current spec; more may be starting.
     Ready,
     /// A change is on its way to the replicas.
     Updating,

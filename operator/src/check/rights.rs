@@ -7,6 +7,8 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
+use crate::cli::CheckArgs;
+
 /// The roles: of all namespaces, and of the operator's own.
 const CLUSTER_ROLE: &str = include_str!("../../../charts/qwen-operator/templates/clusterrole.yaml");
 const ROLE: &str = include_str!("../../../charts/qwen-operator/templates/role.yaml");
@@ -23,28 +25,28 @@ const CONCURRENCY: usize = 16;
 /// One thing that may be done or not.
 type Right = ResourceAttributes;
 
-/// All rights of a release of this name in this namespace; `limited` to the services of one namespace, it serves no metrics API.
+/// All rights of a release.
 ///
 /// # Errors
 /// The chart's roles have another form than this program knows.
-pub fn needed(
-    release: &str,
-    namespace: &str,
-    limited: Option<&str>,
-) -> Result<Vec<Right>, serde_saphyr::Error> {
+pub fn needed(release: &CheckArgs) -> Result<Vec<Right>, serde_saphyr::Error> {
     let mut rights = Vec::new();
     let (services, own) = (rules(CLUSTER_ROLE), rules(ROLE));
-    let mut roles = vec![(services.always, limited), (own.always, Some(namespace))];
-    if limited.is_none() {
+    let (limited, namespace) = (
+        release.watch_namespace.as_deref(),
+        Some(release.namespace.as_str()),
+    );
+    let mut roles = vec![(services.always, limited), (own.always, namespace)];
+    if release.serves_metrics() {
         roles.extend([
             (services.for_metrics, None),
-            (own.for_metrics, Some(namespace)),
+            (own.for_metrics, namespace),
             (CALLERS.to_owned(), None),
             (CALLERS_CA.to_owned(), Some("kube-system")),
         ]);
     }
     for (role, within) in roles {
-        let rules: Vec<PolicyRule> = serde_saphyr::from_str(&role.replace("{{ $name }}", release))?;
+        let rules: Vec<PolicyRule> = serde_saphyr::from_str(&role.replace("{{ $name }}", &release.release))?;
         rights.extend(rules.iter().flat_map(|rule| expand(rule, within)));
     }
     Ok(rights)
@@ -148,10 +150,11 @@ fn words(right: &Right) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::tests::args;
 
     #[test]
     fn the_rights_are_those_of_the_charts_roles() {
-        let rights = needed("op", "ns", None).unwrap();
+        let rights = needed(&args()).unwrap();
         let words: Vec<String> = rights.iter().map(words).collect();
         for right in [
             "patch qwenservices.qwen-operator.io/status",
@@ -170,7 +173,11 @@ mod tests {
 
     #[test]
     fn a_release_for_one_namespace_needs_no_right_outside_of_it_and_its_own() {
-        let rights = needed("op", "ns", Some("team")).unwrap();
+        let limited = CheckArgs {
+            watch_namespace: Some("team".into()),
+            ..args()
+        };
+        let rights = needed(&limited).unwrap();
         assert!(rights.len() > 40, "{}", rights.len());
         for right in &rights {
             let namespace = right.namespace.as_deref();

@@ -1,12 +1,13 @@
 //! Clusters that have everything, nothing, or the wrong things.
 use super::*;
-use crate::metrics_api::testing::{Call, mock};
+use crate::testing::{Call, mock};
 
-fn args() -> CheckArgs {
+pub fn args() -> CheckArgs {
     CheckArgs {
         namespace: "ns".into(),
         release: "op".into(),
         watch_namespace: None,
+        no_metrics_api: false,
         as_user: None,
     }
 }
@@ -106,7 +107,7 @@ async fn changed(
 
 #[tokio::test]
 async fn a_whole_cluster_lacks_nothing() {
-    let count = rights::needed("op", "ns", None).unwrap().len();
+    let count = rights::needed(&args()).unwrap().len();
     let rights = format!("ok       rights: all {count} of the chart's roles, for you");
     assert_eq!(
         lines(whole).await,
@@ -212,6 +213,37 @@ async fn who_serves_the_metrics_is_told() {
         "{silent}"
     );
     assert!(silent.ends_with(": timeout"), "{silent}");
+}
+
+#[tokio::test]
+async fn a_release_without_the_metrics_api_needs_no_right_for_it_and_leaves_it_to_others() {
+    const OF_IT: [&str; 5] = [
+        "apiservices",
+        "clusterroles",
+        "configmaps",
+        "secrets",
+        "subjectaccessreviews",
+    ];
+    let (client, _) = mock(|call| {
+        let (code, mut answer) = whole(call);
+        let asked = call.body["spec"]["resourceAttributes"]["resource"].as_str();
+        if asked.is_some_and(|resource| OF_IT.contains(&resource)) {
+            answer["status"]["allowed"] = json!(false);
+        }
+        if call.line.contains("apiservices") {
+            answer["spec"]["service"]["name"] = json!("adapter");
+        }
+        (code, answer)
+    });
+    for (no_metrics_api, others) in [(true, 0), (false, 2)] {
+        let args = CheckArgs {
+            no_metrics_api,
+            ..args()
+        };
+        let mut findings = findings(&client, &client, &args).await.unwrap();
+        findings.retain(|finding| !matches!(finding.found, Found::Fine(_)));
+        assert_eq!(findings.len(), others, "{findings:?}");
+    }
 }
 
 #[tokio::test]

@@ -212,7 +212,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::metrics_api::testing::mock;
+    use crate::testing::mock;
 
     const METRIC: &str =
         "/apis/custom.metrics.k8s.io/v1beta2/namespaces/team/pods/%2A/vllm:num_requests_waiting";

@@ -96,13 +96,7 @@ impl Material {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some(namespace.to_owned()),
-                labels: Some(
-                    [(
-                        "app.kubernetes.io/managed-by".to_owned(),
-                        "qwen-operator".to_owned(),
-                    )]
-                    .into(),
-                ),
+                labels: Some(super::labels()),
                 owner_references: owner.map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },

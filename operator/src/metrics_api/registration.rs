@@ -211,13 +211,7 @@ fn api_service(
     APIService {
         metadata: ObjectMeta {
             name: Some(name(version)),
-            labels: Some(
-                [(
-                    "app.kubernetes.io/managed-by".to_owned(),
-                    "qwen-operator".to_owned(),
-                )]
-                .into(),
-            ),
+            labels: Some(super::labels()),
             owner_references: Some(vec![owner.clone()]),
             ..ObjectMeta::default()
         },

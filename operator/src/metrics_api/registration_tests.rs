@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::metrics_api::testing::{Call, mock};
+use crate::testing::{Call, mock};
 
 const APISERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices/";
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::load::{EnginePod, Sample};
 use crate::metrics_api::certificate::{Material, ServingCertificate};
 use crate::metrics_api::material;
-use crate::metrics_api::testing::{Call, mock};
+use crate::testing::{Call, mock};
 
 const GROUP_VERSION: &str = "/apis/custom.metrics.k8s.io/v1beta2";
 const METRIC: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/team/pods/%2A/vllm:num_requests_waiting";

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::load::{Metric, PodValue};
+use crate::words::thousandths;
 
 /// The API group.
 pub const GROUP: &str = "custom.metrics.k8s.io";
@@ -111,12 +112,7 @@ fn item(version: Version, metric: Metric, namespace: &str, pod: &PodValue) -> Va
 #[must_use]
 pub fn quantity(value: f64) -> String {
     // A float-to-integer cast saturates, so no value can wrap.
-    let milli = (value * 1000.0).round() as i64;
-    if milli % 1000 == 0 {
-        (milli / 1000).to_string()
-    } else {
-        format!("{milli}m")
-    }
+    thousandths((value * 1000.0).round() as i64)
 }
 
 /// A request that is answered with a Kubernetes Status.
@@ -131,60 +127,44 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// 404.
-    pub fn not_found(message: impl Into<String>) -> Self {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
-            code: StatusCode::NOT_FOUND,
-            reason: "NotFound",
+            code,
+            reason,
             message: message.into(),
         }
     }
 
+    /// 404.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self {
-            code: StatusCode::BAD_REQUEST,
-            reason: "BadRequest",
-            message: message.into(),
-        }
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
     /// 401.
     pub fn unauthorized() -> Self {
         let message = "no client certificate of the API server's front proxy or of a cluster user was shown";
-        Self {
-            code: StatusCode::UNAUTHORIZED,
-            reason: "Unauthorized",
-            message: message.into(),
-        }
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
     }
 
     /// 403.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self {
-            code: StatusCode::FORBIDDEN,
-            reason: "Forbidden",
-            message: message.into(),
-        }
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
 
     /// 405.
     pub fn method_not_allowed() -> Self {
         let message = "metrics can only be read; use GET";
-        Self {
-            code: StatusCode::METHOD_NOT_ALLOWED,
-            reason: "MethodNotAllowed",
-            message: message.into(),
-        }
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
     /// 500.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self {
-            code: StatusCode::INTERNAL_SERVER_ERROR,
-            reason: "InternalError",
-            message: message.into(),
-        }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 }
 

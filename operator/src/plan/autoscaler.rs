@@ -1,8 +1,6 @@
 //! The HorizontalPodAutoscaler: replicas follow queue, running requests and KV cache.
 //!
 //! The operator and a prometheus-adapter answer it by the same names, so it does not show who does.
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules};
 use serde_json::{Value, json};
 
@@ -10,6 +8,7 @@ use super::meta;
 use crate::api::autoscaling::{AutoscalingSpec, MetricsSource};
 use crate::load::Metric;
 use crate::valid::Valid;
+use crate::words::thousandths;
 
 /// Builds the autoscaler, if the service has one and KEDA does not make it.
 ///
@@ -29,7 +28,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
     Some(json!({
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "metadata": meta::metadata(valid),
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
             "minReplicas": autoscaling.min_replicas,
@@ -102,16 +101,7 @@ fn pods_metric(metric: Metric, milli: i64) -> Value {
         "type": "Pods",
         "pods": {
             "metric": { "name": metric.name() },
-            "target": { "type": "AverageValue", "averageValue": quantity(milli) },
+            "target": { "type": "AverageValue", "averageValue": thousandths(milli) },
         },
     })
-}
-
-/// The API server's own spelling of a number of thousandths.
-fn quantity(milli: i64) -> String {
-    if milli % 1000 == 0 {
-        (milli / 1000).to_string()
-    } else {
-        format!("{milli}m")
-    }
 }

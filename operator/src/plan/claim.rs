@@ -1,10 +1,8 @@
 //! The PersistentVolumeClaim: downloaded weights that outlive pods.
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::meta;
-use crate::api::cache::{AccessMode, ClaimSpec};
+use crate::api::cache::ClaimSpec;
 use crate::valid::Valid;
 
 /// Builds the claim, if the service has one of its own.
@@ -16,7 +14,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         access_mode,
         delete_with_service,
     } = valid.spec.model.cache.as_ref()?.claim.as_ref()?;
-    let mut metadata = meta::metadata(valid, &BTreeMap::new());
+    let mut metadata = meta::metadata(valid);
     if !delete_with_service {
         // Kubernetes collects what has an owner.
         metadata["ownerReferences"] = Value::Null;
@@ -26,10 +24,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         "kind": "PersistentVolumeClaim",
         "metadata": metadata,
         "spec": {
-            "accessModes": [match access_mode {
-                AccessMode::ReadWriteMany => "ReadWriteMany",
-                AccessMode::ReadWriteOnce => "ReadWriteOnce",
-            }],
+            "accessModes": [access_mode],
             "storageClassName": storage_class_name,
             "resources": { "requests": { "storage": size } },
         },

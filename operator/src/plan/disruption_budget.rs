@@ -1,6 +1,4 @@
 //! The PodDisruptionBudget: drains take so many replicas at a time.
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::meta;
@@ -13,7 +11,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         json!({
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": meta::metadata(valid, &BTreeMap::new()),
+            "metadata": meta::metadata(valid),
             "spec": {
                 "selector": { "matchLabels": meta::match_labels(valid) },
                 "maxUnavailable": valid.spec.disruption.max_unavailable,

@@ -1,6 +1,4 @@
 //! The HTTPRoute: the API below `/v1` through gateways of the Gateway API; all other paths stay inside of the cluster.
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::meta;
@@ -14,7 +12,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
     Some(json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "metadata": meta::metadata(valid),
         "spec": {
             "parentRefs": route.parent_refs,
             "hostnames": (!route.hostnames.is_empty()).then_some(&route.hostnames),

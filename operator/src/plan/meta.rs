@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::api::SERVICE_LABEL;
-use crate::valid::{MANAGED_BY, Valid};
+use crate::valid::{MANAGED_BY, MANAGER_LABEL, Valid};
 
 /// Labels of children and pods.
 #[must_use]
@@ -12,7 +12,7 @@ pub fn labels(valid: &Valid) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "qwen-engine"),
         ("app.kubernetes.io/instance", &valid.name),
-        ("app.kubernetes.io/managed-by", MANAGED_BY),
+        (MANAGER_LABEL, MANAGED_BY),
         (SERVICE_LABEL, &valid.name),
     ]
     .into_iter()
@@ -30,7 +30,13 @@ pub fn labels_over(valid: &Valid, extra: &BTreeMap<String, String>) -> BTreeMap<
 
 /// Metadata of a child: every child is named like its service and owned by it.
 #[must_use]
-pub fn metadata(valid: &Valid, extra_labels: &BTreeMap<String, String>) -> Value {
+pub fn metadata(valid: &Valid) -> Value {
+    metadata_with(valid, &BTreeMap::new())
+}
+
+/// Metadata of a child with labels of the user's.
+#[must_use]
+pub fn metadata_with(valid: &Valid, extra_labels: &BTreeMap<String, String>) -> Value {
     json!({
         "name": valid.name,
         "namespace": valid.namespace,

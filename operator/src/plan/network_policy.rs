@@ -2,7 +2,7 @@
 //!
 //! It counts pods, addresses and ports, not paths: who may scrape may also call the API, and the other way round.
 //! Keys and the metrics token tell these apart.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use http::Uri;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         json!({
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": meta::metadata(valid, &BTreeMap::new()),
+            "metadata": meta::metadata(valid),
             "spec": {
                 "podSelector": { "matchLabels": meta::match_labels(valid) },
                 "policyTypes": ["Ingress", "Egress"],
@@ -125,6 +125,6 @@ impl Address {
     }
 }
 
-fn port(protocol: &str, number: impl Into<i32>) -> Value {
-    json!({ "protocol": protocol, "port": number.into() })
+fn port(protocol: &str, number: u16) -> Value {
+    json!({ "protocol": protocol, "port": number })
 }

@@ -12,7 +12,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "PrometheusRule",
-            "metadata": meta::metadata(valid, &spec.labels),
+            "metadata": meta::metadata_with(valid, &spec.labels),
             "spec": {
                 "groups": [{
                     "name": format!("{}-alerts", valid.name),

@@ -1,6 +1,4 @@
 //! The ScaledObject: KEDA makes the autoscaler, from queries to Prometheus.
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::{autoscaler, meta};
@@ -37,7 +35,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
     Some(json!({
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "metadata": meta::metadata(valid),
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
             "pollingInterval": keda.map_or(15, |keda| keda.polling_interval),

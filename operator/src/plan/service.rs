@@ -1,6 +1,4 @@
 //! The Service: one stable address for all ready replicas.
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::meta;
@@ -13,7 +11,7 @@ pub fn build(valid: &Valid) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": meta::metadata(valid, &BTreeMap::new()),
+        "metadata": meta::metadata(valid),
         "spec": {
             "selector": meta::match_labels(valid),
             "ports": [{

@@ -16,7 +16,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "ServiceMonitor",
-            "metadata": meta::metadata(valid, &monitor.labels),
+            "metadata": meta::metadata_with(valid, &monitor.labels),
             "spec": {
                 "selector": { "matchLabels": meta::match_labels(valid) },
                 "endpoints": [{

@@ -2,14 +2,14 @@
 use std::collections::BTreeSet;
 
 use futures::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::broadcast;
 use tracing::warn;
 
 use super::token;
-use crate::api::{DOWNLOADER, SERVICE_LABEL};
+use crate::api::SERVICE_LABEL;
 use crate::capabilities::Trigger;
 use crate::cause;
 use crate::load::{EnginePod, LoadBoard};
@@ -91,16 +91,8 @@ fn forget(board: &LoadBoard, pod: &Pod) {
 fn engine_pod(pod: &Pod) -> Option<EnginePod> {
     let status = pod.status.as_ref();
     // A pod whose weights are still downloaded is pending, and tells how far that is.
-    let downloads = status
-        .and_then(|status| status.init_container_statuses.as_ref())
-        .is_some_and(|containers| {
-            let running = |state: &ContainerState| state.running.is_some();
-            let downloads = |container: &ContainerStatus| {
-                container.name == DOWNLOADER && container.state.as_ref().is_some_and(running)
-            };
-            containers.iter().any(downloads)
-        });
-    let running = downloads || status.and_then(|status| status.phase.as_deref()) == Some("Running");
+    let running =
+        cause::downloads(pod) || status.and_then(|status| status.phase.as_deref()) == Some("Running");
     let address = status
         .and_then(|status| status.pod_ip.as_deref())
         .and_then(|ip| ip.parse().ok());
@@ -136,6 +128,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::DOWNLOADER;
 
     fn pod(name: &str, phase: &str) -> Pod {
         serde_json::from_value(json!({

@@ -165,3 +165,57 @@ async fn a_failed_change_stays_where_rollback_is_off_and_where_nothing_was_befor
     world.reconcile("chat").await.unwrap();
     assert_eq!(image(&world), "bad");
 }
+
+#[tokio::test]
+async fn a_change_that_the_deployment_has_not_seen_is_not_complete() {
+    let world = World::new(&MONITORING);
+    reconciled(&world, fixed(1)).await;
+    serves(&world, 1);
+    world.reconcile("chat").await.unwrap();
+    assert!(
+        world
+            .condition("chat", "RolloutComplete")
+            .starts_with("True Complete")
+    );
+    world.another_writes("Deployment", "chat", &["metadata", "generation"], json!(2));
+    world.reconcile("chat").await.unwrap();
+    assert!(
+        world
+            .condition("chat", "RolloutComplete")
+            .starts_with("False Progressing")
+    );
+}
+
+#[tokio::test]
+async fn a_service_whose_last_replica_crashes_is_no_longer_ready() {
+    let world = World::new(&MONITORING);
+    reconciled(&world, fixed(1)).await;
+    serves(&world, 1);
+    world.reconcile("chat").await.unwrap();
+    assert!(world.condition("chat", "Ready").starts_with("True Available"));
+    serves(&world, 0);
+    let mut status = crashing();
+    status["containerStatuses"][0]["state"] = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+    status["containerStatuses"][0]["lastState"] =
+        json!({ "terminated": { "exitCode": 2, "message": "no memory" } });
+    world.put("Pod", "chat-1", json!({
+        "kind": "Pod",
+        "metadata": { "name": "chat-1", "namespace": "default", "labels": { "qwen-operator.io/service": "chat" } },
+        "status": status,
+    }));
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(world.condition("chat", "Ready"), "False EngineFailed: no memory");
+    assert_eq!(world.get("QwenService", "chat")["status"]["phase"], "Failed");
+}
+
+fn serves(world: &World, ready: i32) {
+    world.another_writes(
+        "Deployment",
+        "chat",
+        &["status"],
+        json!({
+            "observedGeneration": 1, "replicas": 1, "readyReplicas": ready, "updatedReplicas": 1,
+            "conditions": [{ "type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" }],
+        }),
+    );
+}

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub use net::NODE_IP;
+
 use crate::kube::Kube;
 use crate::paths::{Paths, RUN_DIR};
 use crate::progress::step;

@@ -1,4 +1,4 @@
-//! A mock API server for the tests of this folder: a closure that answers, and the list of what was called.
+//! A mock API server for tests: a closure that answers, and the list of what was called.
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;

@@ -1,0 +1,100 @@
+//! How the engine is started: vLLM's flags, and its environment.
+use std::fmt::Display;
+
+use serde_json::{Value, json};
+
+use super::volumes;
+use crate::api::ENGINE_PORT;
+use crate::api::engine::{Device, Dtype};
+use crate::valid::{Site, Source, Valid};
+
+/// The command line, for `serve` or `download`.
+pub fn args(valid: &Valid, command: &str) -> Vec<String> {
+    let engine = &valid.spec.engine;
+    let model = match &valid.source {
+        Source::Embedded(source) => source.clone(),
+        Source::Hub(site, repository) => format!("{}://{repository}", scheme(*site)),
+        Source::Claim { path, .. } => format!("{}/{path}", volumes::MODELS),
+        Source::Image(_) => volumes::MODELS.to_owned(),
+    };
+    let mut args = vec![
+        command.to_owned(),
+        model,
+        flag("served-model-name", &valid.served_name),
+        flag("host", "0.0.0.0"),
+        flag("port", ENGINE_PORT),
+        flag("device", device(engine.device)),
+    ];
+    args.extend(engine.dtype.map(|numbers| flag("dtype", dtype(numbers))));
+    args.extend(engine.max_model_len.map(|tokens| flag("max-model-len", tokens)));
+    args.push(flag("max-num-seqs", engine.max_num_seqs));
+    let batched = engine.max_num_batched_tokens;
+    args.extend(batched.map(|tokens| flag("max-num-batched-tokens", tokens)));
+    args.push(flag("max-queued-requests", engine.max_queued_requests));
+    let share = engine.gpu_memory_utilization;
+    args.extend(share.map(|share| flag("gpu-memory-utilization", share)));
+    args.push(flag("drain-timeout", valid.drain_seconds));
+    if let Source::Hub(site, _) = valid.source {
+        let model = &valid.spec.model;
+        args.extend(model.revision.iter().map(|revision| flag("revision", revision)));
+        let endpoint = format!("{}-endpoint", scheme(site));
+        args.extend(model.endpoint.iter().map(|address| flag(&endpoint, address)));
+    }
+    args.push(flag("download-dir", volumes::CACHE));
+    args.extend(volumes::secrets(valid).map(|secret| flag(&format!("{}-file", secret.name), secret.file())));
+    let caching = if engine.prefix_caching { "" } else { "no-" };
+    args.push(format!("--{caching}enable-prefix-caching"));
+    args.extend(engine.extra_args.iter().cloned());
+    args
+}
+
+/// What a container is told of the hub besides, and then the user's own variables.
+pub fn env(valid: &Valid) -> Option<Vec<Value>> {
+    let model = &valid.spec.model;
+    let mut env = Vec::new();
+    if let Some(secret) = &model.token_secret_ref {
+        let name = match valid.source {
+            Source::Hub(Site::ModelScope, _) => "MODELSCOPE_API_TOKEN",
+            _ => "HF_TOKEN",
+        };
+        env.push(json!({ "name": name, "valueFrom": { "secretKeyRef": secret } }));
+    }
+    if let Some(proxy) = &model.proxy {
+        env.extend(["HTTPS_PROXY", "HTTP_PROXY"].map(|name| json!({ "name": name, "value": proxy })));
+        // Traces and the like stay inside the cluster.
+        env.push(json!({ "name": "NO_PROXY", "value": "localhost,127.0.0.1,.svc,.cluster.local" }));
+    }
+    if model.ca_config_map_ref.is_some() {
+        env.push(json!({ "name": "SSL_CERT_FILE", "value": volumes::trusted() }));
+    }
+    env.extend(valid.spec.engine.env.iter().map(|variable| json!(variable)));
+    (!env.is_empty()).then_some(env)
+}
+
+fn flag(name: &str, value: impl Display) -> String {
+    format!("--{name}={value}")
+}
+
+/// How the engine calls a hub, in the model's name and in the names of its flags.
+const fn scheme(site: Site) -> &'static str {
+    match site {
+        Site::HuggingFace => "hf",
+        Site::ModelScope => "modelscope",
+    }
+}
+
+const fn device(device: Device) -> &'static str {
+    match device {
+        Device::Cuda => "cuda",
+        Device::Cpu => "cpu",
+    }
+}
+
+const fn dtype(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Auto => "auto",
+        Dtype::Bfloat16 => "bfloat16",
+        Dtype::Float16 => "float16",
+        Dtype::Float32 => "float32",
+    }
+}

@@ -1,0 +1,95 @@
+//! The containers of a pod: the engine, and before it the one that downloads into a claim.
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
+
+use super::{command, volumes};
+use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, PORT_NAME};
+use crate::valid::{ENDPOINT_GRACE_SECONDS, Valid};
+
+/// Seconds until a pod that loads its model is given up: weights of tens of gigabytes come over slow links.
+const STARTUP_SECONDS: u32 = 3600;
+
+/// Serves the model.
+pub fn engine(valid: &Valid) -> Value {
+    let downloaded = valid.cache_claim().is_some();
+    let mut args = command::args(valid, "serve");
+    if downloaded {
+        args.push("--offline".to_owned());
+    }
+    json!({
+        "name": CONTAINER,
+        "image": valid.image,
+        "imagePullPolicy": valid.spec.engine.image_pull_policy,
+        "args": args,
+        "env": command::env(valid),
+        "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
+        "resources": resources(valid),
+        "startupProbe": probe("/ready", 1, STARTUP_SECONDS),
+        "readinessProbe": probe("/ready", 2, 1),
+        "livenessProbe": probe("/health", 10, 3),
+        // Endpoints learn of a leaving pod only after it is told to stop: until then it must still take requests.
+        "lifecycle": { "preStop": { "sleep": { "seconds": ENDPOINT_GRACE_SECONDS } } },
+        // The engine's last sentence, or else its last log lines, become the reason in the service's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": contained(),
+        "volumeMounts": volumes::mounts(valid, downloaded),
+    })
+}
+
+/// Downloads into the claim before the engine starts. Its lock lets one pod at a time write; others find the weights.
+pub fn downloader(valid: &Valid) -> Value {
+    json!({
+        "name": DOWNLOADER,
+        "image": valid.image,
+        "imagePullPolicy": valid.spec.engine.image_pull_policy,
+        "args": command::args(valid, "download"),
+        "env": command::env(valid),
+        "resources": resources(valid).map(without_gpus),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": contained(),
+        "volumeMounts": volumes::mounts(valid, false),
+    })
+}
+
+fn resources(valid: &Valid) -> Option<Value> {
+    let mut resources = valid.spec.resources.clone().unwrap_or_default();
+    if valid.gpus > 0 {
+        let gpus = Quantity(valid.gpus.to_string());
+        let limits = resources.limits.get_or_insert_default();
+        limits.insert("nvidia.com/gpu".to_owned(), gpus);
+    }
+    if let Some(sizing) = &valid.sizing {
+        for part in [&mut resources.limits, &mut resources.requests] {
+            let memory = Quantity(sizing.memory.clone());
+            part.get_or_insert_default().insert("memory".to_owned(), memory);
+        }
+    }
+    (resources != Default::default()).then(|| json!(resources))
+}
+
+/// The same pod has them for both containers, one after the other; no GPU downloads.
+fn without_gpus(mut resources: Value) -> Value {
+    for part in ["limits", "requests"] {
+        if let Some(amounts) = resources.get_mut(part).and_then(Value::as_object_mut) {
+            amounts.retain(|name, _| ["cpu", "memory", "ephemeral-storage"].contains(&name.as_str()));
+        }
+    }
+    resources
+}
+
+fn probe(path: &str, period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": PORT_NAME },
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    })
+}
+
+fn contained() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
+    })
+}

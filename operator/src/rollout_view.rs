@@ -1,0 +1,67 @@
+//! How far a change of the spec has come with the replicas: pure.
+use k8s_openapi::api::apps::v1::Deployment;
+
+use crate::api::conditions::reasons;
+use crate::cause::Cause;
+use crate::plan::Kind;
+use crate::rollback;
+use crate::status::Facts;
+use crate::verdict::Verdict;
+
+/// Judges the condition RolloutComplete.
+#[must_use]
+pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
+    let live = facts.applied.live.get(&Kind::Deployment);
+    if let Some(because) = live.and_then(|live| rollback::because(live)) {
+        return Verdict::no(
+            reasons::ROLLED_BACK,
+            format!("the replicas run the spec of before, a change of the spec is tried anew: {because}"),
+        );
+    }
+    let Some((deployment, status)) = deployment.and_then(|all| Some((all, all.status.as_ref()?))) else {
+        return Verdict::no(reasons::PROGRESSING, "the Deployment has no status yet");
+    };
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    let progress = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Progressing");
+    let reason = progress.and_then(|condition| condition.reason.as_deref());
+    // This reason stays while replicas are only added or removed: that is no rollout.
+    if seen && reason == Some("NewReplicaSetAvailable") && status.updated_replicas == status.replicas {
+        return Verdict::yes(reasons::COMPLETE, "all replicas run the current spec");
+    }
+    if reason == Some("DeploymentPaused") {
+        return Verdict::no(
+            reasons::PAUSED,
+            "the change waits: set spec.rollout.paused to false to bring it to the replicas",
+        );
+    }
+    if let Some(cause) = cause.filter(|cause| rollback::waits_for_room(facts.valid, Some(cause)))
+        && status.ready_replicas > Some(0)
+    {
+        return Verdict::no(
+            reasons::NO_ROOM_FOR_SURGE,
+            format!(
+                "the change waits for room beside the replicas that serve, add a node or replace them in place by spec.rollout.maxSurge 0 and maxUnavailable 1: {}",
+                cause.message
+            ),
+        );
+    }
+    // Ready carries the whole sentence; here its reason is enough.
+    let why = cause
+        .map(|cause| format!(" ({}, see the condition Ready)", cause.reason))
+        .unwrap_or_default();
+    if reason == Some("ProgressDeadlineExceeded") {
+        Verdict::no(
+            reasons::PROGRESS_DEADLINE_EXCEEDED,
+            format!("replicas of the current spec were not ready in time{why}"),
+        )
+    } else {
+        Verdict::no(
+            reasons::PROGRESSING,
+            format!("replicas are being brought to the current spec{why}"),
+        )
+    }
+}
