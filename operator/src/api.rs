@@ -4,6 +4,7 @@ pub mod cache;
 pub mod conditions;
 pub mod disruption;
 pub mod engine;
+pub mod keda;
 pub mod limits;
 pub mod model;
 pub mod monitoring;

@@ -113,6 +113,7 @@ mod tests {
             &serde_json::from_value(service).unwrap(),
             Some("image"),
             "qwen-system",
+            None,
         )
         .unwrap();
         let plan = crate::plan::plan(&valid);

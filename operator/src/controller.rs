@@ -141,10 +141,11 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     // validate (no client): an invalid spec waits for its change, children stay as they are.
-    let valid = match validate(service, ctx.engine_image.as_deref(), &ctx.namespace) {
+    let now = Timestamp::now();
+    let valid = match validate(service, ctx.engine_image.as_deref(), &ctx.namespace, Some(now)) {
         Ok(valid) => valid,
         Err(error) => {
-            let new = status::invalid(service.metadata.generation, &error, &old, Timestamp::now());
+            let new = status::invalid(service.metadata.generation, &error, &old, now);
             ctx.metrics.status_written(send(new).await? == Reported::Written);
             return Ok(Some(Action::await_change()));
         }
@@ -178,18 +179,25 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         load: load.as_ref(),
         obstacle: obstacle.as_deref(),
     };
-    let new = status::compute(&facts, &old, Timestamp::now(), numbers_due);
+    let new = status::compute(&facts, &old, now, numbers_due);
+    ctx.metrics
+        .scaling_active(&valid.namespace, &valid.name, new.scaling_active());
     // report (client)
     let reported = send(new).await?;
     ctx.metrics.status_written(reported == Reported::Written);
     if !applied.errors.is_empty() {
         return Err(ReconcileError::Apply(applied.errors));
     }
-    Ok(Some(Action::requeue(match reported {
+    let again = match reported {
         Reported::Held(left) => left,
         _ if !applied.written.is_empty() => ECHO,
         _ => RESYNC,
-    })))
+    };
+    // A moment that has passed meanwhile leaves no time.
+    let left =
+        |until: Timestamp| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+    let until = valid.hours.until.map_or(RESYNC, left);
+    Ok(Some(Action::requeue(again.min(until))))
 }
 
 /// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.

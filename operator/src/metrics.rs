@@ -1,8 +1,8 @@
-//! The operator's own metrics; every label has a handful of values, ever.
+//! The operator's own metrics. Labels have a handful of values, ever; only the gauge of scaling has one series a service.
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::plan::Kind;
@@ -18,6 +18,7 @@ pub struct Metrics {
     unreadable: IntCounter,
     leader: IntGauge,
     services: IntGauge,
+    scaling_active: IntGaugeVec,
 }
 
 impl Metrics {
@@ -38,6 +39,10 @@ impl Metrics {
         let objects = Opts::new(
             "qwen_operator_object_writes_total",
             "Objects applied or deleted, by kind.",
+        );
+        let scaling_active = Opts::new(
+            "qwen_operator_scaling_active",
+            "1 if replicas of an autoscaled QwenService follow its load.",
         );
         let registry = Registry::new();
         let metrics = Self {
@@ -68,6 +73,10 @@ impl Metrics {
                     "qwen_operator_services",
                     "QwenServices that exist, as the leader sees them.",
                 ),
+            )?,
+            scaling_active: registered(
+                &registry,
+                IntGaugeVec::new(scaling_active, &["namespace", "service"]),
             )?,
             registry,
         };
@@ -105,9 +114,39 @@ impl Metrics {
         self.unreadable.inc();
     }
 
-    /// Tells whether this replica leads.
+    /// Tells whether this replica leads. Who does not knows nothing of services.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+        if !leads {
+            self.scaling_active.reset();
+        }
+    }
+
+    /// Tells whether replicas of a service follow its load; nothing where they are not meant to.
+    pub fn scaling_active(&self, namespace: &str, service: &str, active: Option<bool>) {
+        let labels = [namespace, service];
+        match active {
+            Some(active) => self
+                .scaling_active
+                .with_label_values(&labels)
+                .set(i64::from(active)),
+            // There may be none.
+            None => drop(self.scaling_active.remove_label_values(&labels)),
+        }
+    }
+
+    /// Forgets services that are gone.
+    pub fn retain_services(&self, exists: impl Fn(&str, &str) -> bool) {
+        for family in self.scaling_active.collect() {
+            for series in family.get_metric() {
+                // Labels are sorted by their names.
+                if let [namespace, service] = series.get_label()
+                    && !exists(namespace.value(), service.value())
+                {
+                    self.scaling_active(namespace.value(), service.value(), None);
+                }
+            }
+        }
     }
 
     /// Tells how many services exist.
@@ -133,4 +172,34 @@ fn registered<C: Collector + Clone + 'static>(
     let collector = collector?;
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_service_goes_with_it() {
+        let metrics = Metrics::new().unwrap();
+        let series = |metrics: &Metrics| {
+            let text = metrics.text().unwrap();
+            let lines = text
+                .lines()
+                .filter(|line| line.starts_with("qwen_operator_scaling_active{"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        metrics.scaling_active("a", "chat", Some(true));
+        metrics.scaling_active("b", "chat", Some(false));
+        metrics.scaling_active("b", "gone", Some(true));
+        metrics.scaling_active("b", "fixed", None);
+        metrics.retain_services(|_, service| service == "chat");
+        let one = |namespace: &str, value: u8| {
+            format!("qwen_operator_scaling_active{{namespace=\"{namespace}\",service=\"chat\"}} {value}")
+        };
+        assert_eq!(series(&metrics), [one("a", 1), one("b", 0)]);
+        metrics.scaling_active("a", "chat", None);
+        assert_eq!(series(&metrics), [one("b", 0)]);
+        metrics.set_leader(false);
+        assert_eq!(series(&metrics), Vec::<String>::new());
+    }
 }

@@ -21,6 +21,9 @@ use crate::words::server_words;
 pub struct Observed {
     /// Objects that bear the service's name, of every kind that the cluster serves.
     pub children: BTreeMap<Kind, Arc<Child>>,
+    /// The autoscaler that KEDA makes. It bears our labels, since KEDA takes over those of the ScaledObject, so the
+    /// watch of our own autoscalers shows it.
+    pub autoscaler_of_keda: Option<Arc<Child>>,
     /// Why its pods do not serve, for each that does not.
     pub causes: Vec<Cause>,
     /// Kinds that the cluster serves.
@@ -48,6 +51,9 @@ impl Default for PrometheusView {
         }
     }
 }
+
+/// How KEDA names the autoscaler of a ScaledObject, before its name.
+pub const KEDA_PREFIX: &str = "keda-hpa-";
 
 /// The read that failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +107,8 @@ pub async fn observe(
             children.insert(kind, object);
         }
     }
+    let of_keda = (namespace.clone(), format!("{KEDA_PREFIX}{name}"));
+    let autoscalers = caches.children(Kind::HorizontalPodAutoscaler);
     let causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
     // A claim of others is not watched; a pod that waits for it asks for a reconcile when it starts.
     let shared_claim = match valid.shared_claim() {
@@ -117,6 +125,7 @@ pub async fn observe(
     };
     Ok(Observed {
         children,
+        autoscaler_of_keda: autoscalers.and_then(|cache| cache.get(&of_keda)),
         causes,
         capabilities,
         shared_claim,

@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 use crate::api::QwenService;
 
 /// Fields that have Kubernetes' own types, which its documentation tells.
-const KUBERNETES: [&str; 10] = [
+const KUBERNETES: [&str; 11] = [
     "affinity",
     "allowFrom",
     "behavior",
     "conditions",
     "env",
+    "extraMetrics",
     "imagePullSecrets",
     "resources",
     "scrapeFrom",

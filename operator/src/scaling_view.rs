@@ -1,20 +1,91 @@
 //! Whether replicas really follow the load: the autoscaler's own word and the engine pods' together; pure.
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition};
 
-use crate::api::autoscaling::MetricsSource;
+use crate::api::autoscaling::{AutoscalingSpec, MetricsSource};
 use crate::api::conditions::reasons;
 use crate::plan::Kind;
-use crate::status::Facts;
+use crate::status::{self, Facts};
 use crate::verdict::Verdict;
 
 /// Judges the condition ScalingActive. Why the operator cannot read a pod's load is told whoever scales.
 #[must_use]
 pub fn judge(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
     let mut verdict = scaling(facts, autoscaler);
-    if let Some(why) = facts.load.and_then(|load| load.obstacle.as_deref()) {
-        verdict.message = format!("{}; {why}", verdict.message);
+    let scaled = facts.valid.autoscaling();
+    let more = [
+        scaled
+            .filter(|_| verdict.status == "True")
+            .and_then(|limits| limited(limits, autoscaler)),
+        scaled.and_then(|limits| scheduled(facts, limits)),
+        scaled.and_then(|_| unused(facts.valid.spec.replicas)),
+        facts.load.and_then(|load| load.obstacle.clone()),
+    ];
+    for words in more.into_iter().flatten() {
+        verdict.message = format!("{}; {words}", verdict.message);
     }
     verdict
+}
+
+/// The number that the autoscaler asks for, once it has looked.
+#[must_use]
+pub fn desired(autoscaler: Option<&HorizontalPodAutoscaler>) -> Option<i32> {
+    let status = autoscaler?.status.as_ref()?;
+    let looked = status.conditions.as_ref().is_some_and(|all| !all.is_empty());
+    looked.then_some(status.desired_replicas)
+}
+
+/// Why the autoscaler asks for another number than before, as far as it and the replicas tell.
+#[must_use]
+pub fn why(
+    facts: &Facts<'_>,
+    limits: &AutoscalingSpec,
+    autoscaler: Option<&HorizontalPodAutoscaler>,
+) -> String {
+    // "the HPA was able to successfully calculate a replica count from pods metric NAME"
+    let counted = said(autoscaler, "ScalingActive").map(words);
+    let metric = counted.map(|words| {
+        words
+            .rsplit_once(" count from ")
+            .map_or(words, |(_, metric)| metric)
+    });
+    let queue = facts.load.and_then(status::queue_depth);
+    let known = [
+        metric.map(str::to_owned),
+        limited(limits, autoscaler),
+        queue.map(|waiting| format!("{waiting} requests waited")),
+    ];
+    let known: Vec<String> = known.into_iter().flatten().collect();
+    if known.is_empty() {
+        "the autoscaler gave no reason".to_owned()
+    } else {
+        known.join("; ")
+    }
+}
+
+/// The limit that keeps the autoscaler from what it would ask for.
+fn limited(limits: &AutoscalingSpec, autoscaler: Option<&HorizontalPodAutoscaler>) -> Option<String> {
+    let limited = said(autoscaler, "ScalingLimited").filter(|condition| condition.status == "True")?;
+    Some(match limited.reason.as_deref() {
+        Some("TooManyReplicas") => format!("at the maximum of {}", limits.max_replicas),
+        Some("TooFewReplicas") => format!("at the minimum of {}", limits.min_replicas),
+        _ => words(limited).to_owned(),
+    })
+}
+
+/// The schedule that sets the limits of now.
+fn scheduled(facts: &Facts<'_>, limits: &AutoscalingSpec) -> Option<String> {
+    let (place, until) = facts.valid.hours.active?;
+    Some(format!(
+        "spec.autoscaling.schedules[{place}] sets {} to {} replicas until {until}",
+        limits.min_replicas, limits.max_replicas
+    ))
+}
+
+/// A number that somebody set, perhaps by `kubectl scale`, and that counts for nothing.
+fn unused(replicas: i32) -> Option<String> {
+    (replicas != 1).then(|| {
+        format!("spec.replicas ({replicas}) is not used while spec.autoscaling is set: set its minReplicas and maxReplicas, or remove it")
+    })
 }
 
 fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
@@ -35,6 +106,9 @@ fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> V
     if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
         return failed;
     }
+    if let Some(unable) = said(autoscaler, "AbleToScale").filter(|able| able.status == "False") {
+        return cannot(words(unable));
+    }
     match autoscaling.metrics_source {
         MetricsSource::Operator => own(facts, autoscaler),
         MetricsSource::PrometheusAdapter => told(autoscaler, "").unwrap_or_else(|| {
@@ -43,7 +117,7 @@ fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> V
                 "replicas follow queue depth, running requests and KV cache, as the adapter tells them",
             )
         }),
-        MetricsSource::Keda => keda(facts),
+        MetricsSource::Keda => keda(facts, autoscaler),
     }
 }
 
@@ -84,31 +158,38 @@ fn own(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdi
 
 /// What the autoscaler says against it. It says that it is active only after the metrics API gave it values for this service's pods.
 fn told(autoscaler: Option<&HorizontalPodAutoscaler>, named: &str) -> Option<Verdict> {
-    let conditions = autoscaler.and_then(|hpa| hpa.status.as_ref()?.conditions.as_ref());
-    let said = conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition.type_ == "ScalingActive");
-    let Some(said) = said else {
+    let Some(active) = said(autoscaler, "ScalingActive") else {
         return Some(Verdict::no(
             reasons::WAITING_FOR_AUTOSCALER,
             "the autoscaler has not looked at the service yet",
         ));
     };
-    let why = said.message.as_deref().or(said.reason.as_deref());
-    (said.status != "True").then(|| {
-        Verdict::no(
-            reasons::AUTOSCALER_FAILED,
-            format!(
-                "the autoscaler cannot scale: {}{named}",
-                why.unwrap_or("no reason was given")
-            ),
-        )
-    })
+    (active.status != "True").then(|| cannot(&format!("{}{named}", words(active))))
+}
+
+/// What the autoscaler says of itself under this type.
+fn said<'a>(
+    autoscaler: Option<&'a HorizontalPodAutoscaler>,
+    type_: &str,
+) -> Option<&'a HorizontalPodAutoscalerCondition> {
+    let mut conditions = autoscaler?.status.as_ref()?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == type_)
+}
+
+fn words(condition: &HorizontalPodAutoscalerCondition) -> &str {
+    let words = condition.message.as_deref().or(condition.reason.as_deref());
+    words.unwrap_or("no reason was given")
+}
+
+fn cannot(why: &str) -> Verdict {
+    Verdict::no(
+        reasons::AUTOSCALER_FAILED,
+        format!("the autoscaler cannot scale: {why}"),
+    )
 }
 
 /// KEDA asks Prometheus. Its ScaledObject is ready even if no query has an answer, so each trigger's health counts too.
-fn keda(facts: &Facts<'_>) -> Verdict {
+fn keda(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
     let missing = Verdict::not_served(
         &facts.observed.capabilities,
         [Kind::ScaledObject],
@@ -124,13 +205,13 @@ fn keda(facts: &Facts<'_>) -> Verdict {
         .get(&Kind::ScaledObject)
         .map(|object| object.status());
     let conditions = status.as_ref().and_then(|status| status["conditions"].as_array());
-    let said = |type_: &str| {
+    let scaler = |type_: &str| {
         conditions
             .into_iter()
             .flatten()
             .find(|condition| condition["type"] == type_)
     };
-    let Some(ready) = said("Ready").filter(|ready| ready["status"] != "Unknown") else {
+    let Some(ready) = scaler("Ready").filter(|ready| ready["status"] != "Unknown") else {
         return Verdict::no(
             reasons::WAITING_FOR_AUTOSCALER,
             "KEDA has not looked at the service yet",
@@ -140,7 +221,7 @@ fn keda(facts: &Facts<'_>) -> Verdict {
         let why = ready["message"].as_str().unwrap_or("no reason was given");
         return Verdict::no(reasons::AUTOSCALER_FAILED, format!("KEDA cannot scale: {why}"));
     }
-    if said("Paused").is_some_and(|paused| paused["status"] == "True") {
+    if scaler("Paused").is_some_and(|paused| paused["status"] == "True") {
         return Verdict::no(
             reasons::PAUSED,
             "the ScaledObject has an annotation that pauses it; remove autoscaling.keda.sh/paused",
@@ -153,18 +234,27 @@ fn keda(facts: &Facts<'_>) -> Verdict {
         .filter(|(_, health)| health["status"] == "Failing")
         .map(|(trigger, _)| trigger.as_str())
         .collect();
-    if failing.is_empty() {
+    let fallback = scaler("Fallback").is_some_and(|fallback| fallback["status"] == "True");
+    if fallback || !failing.is_empty() {
+        let meanwhile = if fallback {
+            "; the replicas are those of keda.fallback until then"
+        } else {
+            ""
+        };
+        return Verdict::no(
+            reasons::METRICS_MISSING,
+            format!(
+                "nothing answers KEDA's triggers {}: look at spec.autoscaling.prometheusAddress and its credentials, and whether that Prometheus scrapes this service (MonitoringReady){meanwhile}",
+                failing.join(", ")
+            ),
+        );
+    }
+    // KEDA's autoscaler is not seen at once; what it says against itself counts.
+    let refused = autoscaler.and_then(|_| told(autoscaler, ""));
+    refused.unwrap_or_else(|| {
         Verdict::yes(
             reasons::METRICS_AVAILABLE,
             "replicas follow queue depth, running requests and KV cache, as Prometheus tells KEDA",
         )
-    } else {
-        Verdict::no(
-            reasons::METRICS_MISSING,
-            format!(
-                "Prometheus does not answer KEDA's queries {}: look at spec.autoscaling.prometheusAddress, and whether it scrapes this service (MonitoringReady)",
-                failing.join(", ")
-            ),
-        )
-    }
+    })
 }

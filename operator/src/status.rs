@@ -13,7 +13,7 @@ use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
 use crate::valid::{Invalid, Valid};
 use crate::verdict::Verdict;
-use crate::{cache_view, monitoring_view, rollout_view, route_view, scaling_view};
+use crate::{cache_view, monitoring_view, rollout_view, route_view, scaling_history, scaling_view};
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -47,7 +47,8 @@ pub fn compute(
     numbers_due: bool,
 ) -> QwenServiceStatus {
     let deployment: Option<Deployment> = typed(facts, Kind::Deployment);
-    let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts, Kind::HorizontalPodAutoscaler);
+    let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts, Kind::HorizontalPodAutoscaler)
+        .or_else(|| facts.observed.autoscaler_of_keda.as_ref()?.typed());
     let replicas = count(deployment.as_ref());
     let cause = cause::find(deployment.as_ref(), &facts.observed.causes);
     let ready = ready(facts, &replicas, cause.as_ref());
@@ -81,15 +82,15 @@ pub fn compute(
             .sizing
             .as_ref()
             .map(|sizing| format!("memory {}: {}", sizing.memory, sizing.arithmetic)),
-        autoscaling: facts.valid.autoscaling().map(|limits| AutoscalingStatus {
-            current_queue_depth: facts.load.and_then(queue_depth),
-            desired_replicas: Some(
-                autoscaler
-                    .and_then(|hpa| hpa.status)
-                    .map_or(limits.min_replicas.max(replicas.wanted), |status| {
-                        status.desired_replicas
-                    }),
-            ),
+        autoscaling: facts.valid.autoscaling().map(|limits| {
+            let desired = scaling_view::desired(autoscaler.as_ref())
+                .unwrap_or(limits.min_replicas.max(replicas.wanted));
+            let why = || scaling_view::why(facts, limits, autoscaler.as_ref());
+            AutoscalingStatus {
+                current_queue_depth: facts.load.and_then(queue_depth),
+                desired_replicas: Some(desired),
+                history: scaling_history::after(old.autoscaling.as_ref(), desired, why, now),
+            }
         }),
         conditions: merge(&old.conditions, &verdicts, facts.valid.generation, now),
     };
@@ -281,6 +282,7 @@ mod tests {
             autoscaling: Some(AutoscalingStatus {
                 current_queue_depth: Some(depth),
                 desired_replicas: Some(2),
+                history: Vec::new(),
             }),
             ..QwenServiceStatus::default()
         }

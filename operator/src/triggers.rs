@@ -89,8 +89,9 @@ fn forget(ctx: &Context, services: &Store<DeserializeGuard<QwenService>>) {
         .map(|service| (service.namespace().unwrap_or_default(), service.name_any()))
         .collect();
     ctx.reported.retain(|uid| uids.contains(uid));
-    ctx.applied
-        .retain(|namespace, name| keys.contains(&(namespace.to_owned(), name.to_owned())));
+    let exists = |namespace: &str, name: &str| keys.contains(&(namespace.to_owned(), name.to_owned()));
+    ctx.applied.retain(exists);
+    ctx.metrics.retain_services(exists);
 }
 
 /// Asks for all services when the metrics API was registered or lost, for ever.

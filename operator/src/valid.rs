@@ -1,4 +1,5 @@
 //! A QwenService after validation: everything that planning needs, so that planning cannot fail.
+use jiff::Timestamp;
 use kube::core::Duration;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::api::spec::PodTemplate;
 use crate::api::{
     CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
 };
+use crate::schedule::{self, Hours};
 use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
@@ -42,6 +44,8 @@ pub struct Valid {
     pub progress_seconds: u64,
     /// Who decides on the number of replicas.
     pub replicas: Replicas,
+    /// What the schedules of the autoscaler say now.
+    pub hours: Hours,
     /// GPUs of each replica.
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
@@ -86,8 +90,8 @@ pub enum Source {
 pub enum Replicas {
     /// The spec: this many.
     Fixed(i32),
-    /// The autoscaler, within these limits.
-    Autoscaled(AutoscalingSpec),
+    /// The autoscaler, within these limits, which are those of now.
+    Autoscaled(Box<AutoscalingSpec>),
 }
 
 /// Why a service cannot work; the text says what to change.
@@ -114,12 +118,17 @@ pub enum Invalid {
         /// What must not be changed.
         field: &'static str,
     },
+    /// A schedule of the autoscaler that cannot be understood.
+    #[error(
+        "spec.autoscaling.schedules[{0}]: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
+    )]
+    Schedule(usize, String),
 }
 
 /// What nobody else may set of our own containers.
 const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 
-/// Checks a service. Client required: no.
+/// Checks a service. Client required: no. Without a time no schedule of its autoscaler is active.
 ///
 /// # Errors
 /// What a person must change.
@@ -127,6 +136,7 @@ pub fn validate(
     service: &QwenService,
     default_image: Option<&str>,
     operator_namespace: &str,
+    now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
     let spec = &service.spec;
     let source = Source::parse(&spec.model.source)?;
@@ -142,9 +152,14 @@ pub fn validate(
         .or(default_image)
         .ok_or(Invalid::NoImage)?
         .to_owned();
-    let replicas = match (&spec.autoscaling, spec.suspend) {
+    let scaled = spec
+        .autoscaling
+        .as_ref()
+        .map(|autoscaling| schedule::at(autoscaling, now));
+    let (limits, hours) = scaled.transpose()?.unzip();
+    let replicas = match (limits, spec.suspend) {
         (_, true) => Replicas::Fixed(0),
-        (Some(autoscaling), false) => Replicas::Autoscaled(autoscaling.clone()),
+        (Some(limits), false) => Replicas::Autoscaled(Box::new(limits)),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
     spec.pod_template.as_ref().map_or(Ok(()), check_template)?;
@@ -170,6 +185,7 @@ pub fn validate(
         startup_seconds: seconds(startup),
         progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),
         replicas,
+        hours: hours.unwrap_or_default(),
         gpus: gpus(spec),
         sizing: sizing::derive(spec),
         extra_rules,
@@ -258,16 +274,21 @@ impl Valid {
         self.spec.model.cache.as_ref()?.claim_name.as_deref()
     }
 
-    /// Most replicas that there may be.
+    /// Most replicas that there may be, at any time.
     #[must_use]
     pub fn most_replicas(&self) -> i32 {
         match &self.replicas {
-            Replicas::Autoscaled(autoscaling) => autoscaling.max_replicas,
+            Replicas::Autoscaled(now) => {
+                let schedules = self.spec.autoscaling.iter().flat_map(|all| &all.schedules);
+                let scheduled = schedules.filter_map(|schedule| schedule.max_replicas);
+                let usual = self.spec.autoscaling.iter().map(|usual| usual.max_replicas);
+                scheduled.chain(usual).fold(now.max_replicas, i32::max)
+            }
             Replicas::Fixed(number) => *number,
         }
     }
 
-    /// Limits of the autoscaler, if there is one.
+    /// The autoscaler with its limits of now, if there is one.
     #[must_use]
     pub fn autoscaling(&self) -> Option<&AutoscalingSpec> {
         match &self.replicas {

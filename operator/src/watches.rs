@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
-use crate::observe::prometheus_resource;
+use crate::observe::{KEDA_PREFIX, prometheus_resource};
 use crate::plan::Kind;
 use crate::scope::Scope;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL};
@@ -66,7 +66,11 @@ impl Watching<'_> {
         let config = watcher::Config::default().labels(&format!("{MANAGER_LABEL}={MANAGED_BY}"));
         let api = self.scope.api_with(self.client.clone(), &kind);
         let served = |known: &Capabilities| known.serves(kind);
-        self.follow(api, config, cache, kind.name(), served, |_| {}, of_one)
+        let triggers = match kind {
+            Kind::HorizontalPodAutoscaler => of_scaled,
+            _ => of_one,
+        };
+        self.follow(api, config, cache, kind.name(), served, |_| {}, triggers)
             .await;
     }
 
@@ -168,6 +172,12 @@ impl Watching<'_> {
 /// A child is named like its service.
 fn of_one((namespace, name): Key) -> Trigger {
     Trigger::Service { namespace, name }
+}
+
+/// An autoscaler may also be KEDA's.
+fn of_scaled((namespace, name): Key) -> Trigger {
+    let service = name.strip_prefix(KEDA_PREFIX).unwrap_or(&name).to_owned();
+    of_one((namespace, service))
 }
 
 fn of_all(_: Key) -> Trigger {

@@ -10,6 +10,8 @@ mod optional;
 mod replicas;
 #[path = "apiserver/rollouts.rs"]
 mod rollouts;
+#[path = "apiserver/scaling.rs"]
+mod scaling;
 mod support;
 
 use serde_json::{Value, json};

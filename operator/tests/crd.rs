@@ -291,6 +291,82 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn scaling_that_cannot_work_is_refused_with_what_to_write_instead() {
+    let keda = |keda: Value| {
+        let mut part = json!({ "metricsSource": "Keda", "prometheusAddress": "http://p:9090" });
+        part["keda"] = keda;
+        part
+    };
+    let schedule = |changes: Value| {
+        let mut one = json!({ "schedule": "0 8 * * MON-FRI", "duration": "10h", "minReplicas": 2 });
+        for (key, value) in changes.as_object().unwrap() {
+            one[key] = value.clone();
+        }
+        json!({ "schedules": [one] })
+    };
+    let refused = |mut part: Value| {
+        if part["maxReplicas"].is_null() {
+            part["maxReplicas"] = json!(4);
+        }
+        refusals(with(json!({ "autoscaling": part })))
+    };
+    for (part, words) in [
+        (json!({ "minReplicas": 0 }), "set spec.suspend: true"),
+        (schedule(json!({ "minReplicas": 0 })), "set spec.suspend: true"),
+        (
+            schedule(json!({ "minReplicas": 5 })),
+            "a schedule's minReplicas must not be above",
+        ),
+        (schedule(json!({ "minReplicas": null })), "write one of them"),
+        (
+            schedule(json!({ "schedule": "0 8 * *" })),
+            "the five fields of cron",
+        ),
+        (
+            schedule(json!({ "schedule": "@daily" })),
+            "the five fields of cron",
+        ),
+        (schedule(json!({ "duration": "8d" })), "from 1m to 168h"),
+        (schedule(json!({ "duration": "30s" })), "from 1m to 168h"),
+        (schedule(json!({ "timeZone": "UTC +1" })), "an IANA name"),
+        (json!({ "keda": {} }), "keda is for metricsSource: Keda"),
+        (keda(json!({ "authModes": "bearer" })), "set both, or neither"),
+        (
+            keda(json!({ "authModes": "token", "authenticationRef": { "name": "prometheus" } })),
+            "authModes must be basic",
+        ),
+        (
+            json!({ "extraMetrics": [{ "type": "External" }] }),
+            "beside its type the one field",
+        ),
+        (
+            json!({
+                "metricsSource": "Keda", "prometheusAddress": "http://p:9090",
+                "extraMetrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } }],
+            }),
+            "write keda.triggers instead",
+        ),
+    ] {
+        let messages = refused(part.clone());
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{part}: {messages:?}"
+        );
+    }
+    for part in [
+        schedule(json!({ "timeZone": "America/Argentina/Buenos_Aires", "minReplicas": 6, "maxReplicas": 8 })),
+        json!({ "extraMetrics": [{ "type": "External", "external": { "metric": { "name": "m" }, "target": { "type": "Value", "value": "30" } } }] }),
+        keda(json!({
+            "pollingInterval": 30, "authenticationRef": { "name": "prometheus" }, "authModes": "tls,bearer",
+            "fallback": { "failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher" },
+            "triggers": [{ "type": "cron", "metadata": { "timezone": "UTC", "start": "0 8 * * *", "end": "0 9 * * *", "desiredReplicas": "3" } }],
+        })),
+    ] {
+        assert_eq!(refused(part.clone()), Vec::<String>::new(), "{part}");
+    }
+}
+
+#[test]
 fn a_model_on_either_hub_may_have_what_a_hub_has() {
     for scheme in ["hf", "modelscope"] {
         let model = json!({

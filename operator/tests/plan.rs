@@ -211,3 +211,74 @@ fn keda_and_the_adapter_never_mix_two_services_of_a_namespace() {
     );
     assert_eq!(rule["resources"]["overrides"]["pod"]["resource"], "pod");
 }
+
+#[test]
+fn targets_and_other_peoples_metrics_reach_the_autoscaler() {
+    let metrics = |part: Value| {
+        let mut autoscaling = json!({ "maxReplicas": 4 });
+        for (key, value) in part.as_object().unwrap() {
+            autoscaling[key] = value.clone();
+        }
+        let object = planned(
+            json!({ "autoscaling": autoscaling }),
+            Kind::HorizontalPodAutoscaler,
+        )
+        .unwrap();
+        object["spec"]["metrics"].as_array().unwrap().clone()
+    };
+    let targets = |part: Value| -> Vec<String> {
+        let of = |metric: &Value| {
+            metric["pods"]["target"]["averageValue"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        metrics(part).iter().map(of).collect()
+    };
+    assert_eq!(targets(json!({})), ["3", "204800m", "800m"]);
+    assert_eq!(
+        targets(json!({ "targets": { "runningShare": 0.5, "kvCacheUsage": 0.65 } })),
+        ["3", "128", "650m"]
+    );
+    let other = json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } });
+    let all = metrics(json!({ "extraMetrics": [other] }));
+    assert_eq!((all.len(), &all[3]), (4, &other));
+}
+
+#[test]
+fn kedas_own_settings_reach_the_scaled_object() {
+    let mut autoscaling =
+        json!({ "maxReplicas": 4, "metricsSource": "Keda", "prometheusAddress": "http://p.m.svc:9090" });
+    let plain = planned(json!({ "autoscaling": autoscaling }), Kind::ScaledObject).unwrap();
+    assert_eq!(plain["spec"]["pollingInterval"], 15);
+    assert!(
+        plain["spec"]["fallback"].is_null() && plain["spec"]["triggers"][0]["authenticationRef"].is_null()
+    );
+    let trigger =
+        json!({ "type": "kafka", "metadata": { "topic": "t" }, "authenticationRef": { "name": "kafka" } });
+    autoscaling["keda"] = json!({
+        "pollingInterval": 30,
+        "authenticationRef": { "name": "prometheus", "kind": "ClusterTriggerAuthentication" }, "authModes": "bearer",
+        "fallback": { "failureThreshold": 3, "replicas": 2 },
+        "triggers": [trigger],
+    });
+    let spec = planned(json!({ "autoscaling": autoscaling }), Kind::ScaledObject).unwrap()["spec"].clone();
+    assert_eq!(
+        (&spec["pollingInterval"], &spec["fallback"]),
+        (&json!(30), &autoscaling["keda"]["fallback"])
+    );
+    let triggers = spec["triggers"].as_array().unwrap();
+    assert_eq!((triggers.len(), &triggers[3]), (4, &trigger));
+    for own in &triggers[..3] {
+        assert_eq!(own["authenticationRef"], autoscaling["keda"]["authenticationRef"]);
+        assert_eq!(own["metadata"]["authModes"], "bearer");
+    }
+}
+
+/// The budget must not come and go with the hour.
+#[test]
+fn a_budget_counts_the_replicas_of_every_schedule() {
+    let schedules = json!([{ "schedule": "0 8 * * *", "duration": "1h", "maxReplicas": 3 }]);
+    let part = json!({ "autoscaling": { "maxReplicas": 1, "schedules": schedules } });
+    assert!(planned(part, Kind::PodDisruptionBudget).is_some());
+}

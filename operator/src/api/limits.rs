@@ -191,6 +191,46 @@ pub fn behavior(schema: &mut Schema) {
     }
 }
 
+/// Metrics of an autoscaler.
+pub fn metrics(schema: &mut Schema) {
+    const PARTS: [&str; 5] = ["resource", "containerResource", "pods", "object", "external"];
+    schema.insert("maxItems".to_owned(), json!(16));
+    for part in PARTS {
+        let target = ["items", "properties", part, "properties", "target", "properties"];
+        for (field, limit) in [
+            (
+                "type",
+                json!({ "enum": ["Utilization", "Value", "AverageValue"] }),
+            ),
+            ("averageUtilization", json!({ "minimum": 1 })),
+            ("averageValue", json!({ "pattern": AMOUNT })),
+            ("value", json!({ "pattern": AMOUNT })),
+        ] {
+            let path: Vec<&str> = target.iter().copied().chain([field]).collect();
+            if let (Some(Value::Object(found)), Value::Object(limit)) = (at(schema, &path), limit) {
+                found.extend(limit);
+            }
+        }
+    }
+    if let Some(item) = at(schema, &["items"]) {
+        item["properties"]["type"]["enum"] =
+            json!(["Resource", "ContainerResource", "Pods", "Object", "External"]);
+        item["x-kubernetes-validations"] = json!([{
+            "rule": "has(self.resource) == (self.type == 'Resource') && has(self.containerResource) == (self.type == 'ContainerResource') && has(self.pods) == (self.type == 'Pods') && has(self.object) == (self.type == 'Object') && has(self.external) == (self.type == 'External')",
+            "message": "a metric has beside its type the one field of that name and no other, such as type: External with external",
+        }]);
+    }
+}
+
+/// Settings of a trigger.
+pub fn trigger_metadata(schema: &mut Schema) {
+    schema.insert("maxProperties".to_owned(), json!(64));
+    schema.insert(
+        "additionalProperties".to_owned(),
+        json!({ "type": "string", "maxLength": 4096 }),
+    );
+}
+
 fn at<'a>(schema: &'a mut Schema, path: &[&str]) -> Option<&'a mut Value> {
     let (first, rest) = path.split_first()?;
     let start = schema.get_mut(*first)?;

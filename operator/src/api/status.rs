@@ -1,7 +1,9 @@
 //! What the operator found and did.
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::conditions::SCALING_ACTIVE;
 
 /// One word for the state of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -82,4 +84,33 @@ pub struct AutoscalingStatus {
     /// Replicas that the autoscaler asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<i32>,
+    /// The last five changes of that number, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<ScalingChange>,
+}
+
+/// A change of the number of replicas that the autoscaler asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingChange {
+    /// Replicas before.
+    pub from: i32,
+    /// Replicas since.
+    pub to: i32,
+    /// What the autoscaler and the replicas said at that time.
+    pub reason: String,
+    /// When the operator saw it.
+    pub at: Time,
+}
+
+// === impl QwenServiceStatus ===
+
+impl QwenServiceStatus {
+    /// Whether replicas follow the load; nothing where they are not meant to.
+    #[must_use]
+    pub fn scaling_active(&self) -> Option<bool> {
+        self.autoscaling.as_ref()?;
+        let mut conditions = self.conditions.iter();
+        Some(conditions.any(|one| one.type_ == SCALING_ACTIVE && one.status == "True"))
+    }
 }

@@ -260,7 +260,24 @@ fn saturation(scope: &Scope, valid: &Valid) -> Vec<Alert> {
         description: format!("On average {{{{ $value | printf \"%.1f\" }}}} requests wait in each of the {} replicas, the most that autoscaling allows. Raise autoscaling.maxReplicas.", autoscaling.max_replicas),
         description_zh: format!("副本数已达上限 {}，平均每个副本仍有 {{{{ $value | printf \"%.1f\" }}}} 个请求在排队。请提高 autoscaling.maxReplicas。", autoscaling.max_replicas),
     });
-    std::iter::once(preempted).chain(at_maximum).collect()
+    let blind = valid.autoscaling().map(|_| Alert {
+        name: "AutoscalerBlind",
+        // The operator's own gauge, which Prometheus has where it scrapes the operator.
+        expr: format!(
+            "max by (namespace, service) (qwen_operator_scaling_active{{namespace=\"{}\",service=\"{}\"}}) == 0",
+            valid.namespace, valid.name
+        ),
+        for_: "10m",
+        severity: "warning",
+        summary: "Replicas do not follow the load",
+        summary_zh: "副本数无法随负载调整",
+        description: "The autoscaler of this service gets no values or cannot scale. The QwenService's condition ScalingActive tells why.".to_owned(),
+        description_zh: "该服务的自动扩缩容得不到指标或无法执行。原因见 QwenService 的 ScalingActive 状态。".to_owned(),
+    });
+    std::iter::once(preempted)
+        .chain(at_maximum)
+        .chain(blind)
+        .collect()
 }
 
 impl Alert {

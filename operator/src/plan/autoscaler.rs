@@ -20,9 +20,10 @@ pub fn build(valid: &Valid) -> Option<Value> {
     let autoscaling = valid
         .autoscaling()
         .filter(|autoscaling| autoscaling.metrics_source != MetricsSource::Keda)?;
-    let metrics: Vec<Value> = targets(valid)
+    let metrics: Vec<Value> = targets(valid, autoscaling)
         .into_iter()
         .map(|(metric, milli)| pods_metric(metric, milli))
+        .chain(autoscaling.extra_metrics.iter().map(|metric| json!(metric)))
         .collect();
     Some(json!({
         "apiVersion": "autoscaling/v2",
@@ -39,15 +40,22 @@ pub fn build(valid: &Valid) -> Option<Value> {
 }
 
 /// What one replica may have of each metric, in thousandths.
-pub(super) fn targets(valid: &Valid) -> [(Metric, i64); 3] {
-    let per_replica = valid
-        .autoscaling()
-        .map_or(0, |autoscaling| autoscaling.queue_depth.per_replica);
+pub(super) fn targets(valid: &Valid, autoscaling: &AutoscalingSpec) -> [(Metric, i64); 3] {
+    let running = autoscaling.targets.running_share * f64::from(valid.spec.engine.max_num_seqs);
     [
-        (Metric::Waiting, i64::from(per_replica) * 1000),
-        (Metric::Running, i64::from(valid.spec.engine.max_num_seqs) * 800),
-        (Metric::KvUsage, 800),
+        (
+            Metric::Waiting,
+            i64::from(autoscaling.queue_depth.per_replica) * 1000,
+        ),
+        (Metric::Running, milli(running)),
+        (Metric::KvUsage, milli(autoscaling.targets.kv_cache_usage)),
     ]
+}
+
+/// Thousandths, at least one: an autoscaler takes no target of 0.
+#[allow(clippy::cast_possible_truncation)]
+fn milli(value: f64) -> i64 {
+    ((value * 1000.0).round() as i64).max(1)
 }
 
 /// The pace of scaling.

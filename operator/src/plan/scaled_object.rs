@@ -11,12 +11,14 @@ pub fn build(valid: &Valid) -> Option<Value> {
     let autoscaling = valid
         .autoscaling()
         .filter(|autoscaling| autoscaling.metrics_source == MetricsSource::Keda)?;
-    let triggers: Vec<Value> = autoscaler::targets(valid)
+    let keda = autoscaling.keda.as_ref();
+    let triggers: Vec<Value> = autoscaler::targets(valid, autoscaling)
         .into_iter()
         .map(|(metric, milli)| {
             json!({
                 "type": "prometheus",
                 "metricType": "AverageValue",
+                "authenticationRef": keda.and_then(|keda| keda.authentication_ref.as_ref()),
                 "metadata": {
                     "serverAddress": autoscaling.prometheus_address,
                     // The labels that the ServiceMonitor gives: no other service's queue is counted.
@@ -24,9 +26,11 @@ pub fn build(valid: &Valid) -> Option<Value> {
                     "threshold": decimal(milli),
                     // No series is a failure, which the ScaledObject then tells; as 0 it would look like an idle service.
                     "ignoreNullValues": "false",
+                    "authModes": keda.and_then(|keda| keda.auth_modes.as_ref()),
                 },
             })
         })
+        .chain(keda.into_iter().flat_map(|keda| &keda.triggers).map(|trigger| json!(trigger)))
         .collect();
     Some(json!({
         "apiVersion": "keda.sh/v1alpha1",
@@ -34,10 +38,11 @@ pub fn build(valid: &Valid) -> Option<Value> {
         "metadata": meta::metadata(valid),
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": valid.name },
-            "pollingInterval": 15,
+            "pollingInterval": keda.map_or(15, |keda| keda.polling_interval),
             "minReplicaCount": autoscaling.min_replicas,
             "maxReplicaCount": autoscaling.max_replicas,
             "advanced": { "horizontalPodAutoscalerConfig": { "behavior": autoscaler::behavior(autoscaling) } },
+            "fallback": keda.and_then(|keda| keda.fallback.as_ref()),
             "triggers": triggers,
         },
     }))

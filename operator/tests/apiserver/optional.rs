@@ -96,7 +96,7 @@ async fn a_refused_route_is_told_of_the_route_alone() {
     );
 }
 
-fn by_keda() -> Value {
+pub fn by_keda() -> Value {
     let mut spec = autoscaled(1, 4);
     spec["autoscaling"]["metricsSource"] = json!("Keda");
     spec["autoscaling"]["prometheusAddress"] = json!("http://prometheus.monitoring.svc:9090");
@@ -131,7 +131,7 @@ async fn keda_scales_when_it_is_there_and_its_silence_is_told() {
                 json!({ "s0-prometheus": { "status": "Failing" }, "s1-prometheus": { "status": "Happy" } }),
                 "True",
             ),
-            "False MetricsMissing: Prometheus does not answer KEDA's queries s0-prometheus:",
+            "False MetricsMissing: nothing answers KEDA's triggers s0-prometheus:",
         ),
         (
             said(json!({ "s0-prometheus": { "status": "Happy" } }), "True"),

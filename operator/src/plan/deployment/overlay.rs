@@ -153,9 +153,9 @@ mod tests {
             })
         };
         (names("name"), names("mountPath"), 0..3_i32, names("key")).prop_map(
-            |(env, volumeMounts, user, tolerations)| {
+            |(env, mounts, user, tolerations)| {
                 json!({
-                    "containers": [{ "name": "engine", "env": env, "volumeMounts": volumeMounts }],
+                    "containers": [{ "name": "engine", "env": env, "volumeMounts": mounts }],
                     "securityContext": { "runAsUser": user },
                     "tolerations": tolerations,
                 })

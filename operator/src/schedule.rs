@@ -1,0 +1,176 @@
+//! Which limits of replicas hold at a time: those of the first active schedule, or the spec's own. Pure, with the clock given.
+use cronexpr::Crontab;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::autoscaling::{AutoscalingSpec, ScalingSchedule};
+use crate::valid::Invalid;
+
+/// What the schedules of a service say at a time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Hours {
+    /// The place of the active schedule in the list, and when it ends.
+    pub active: Option<(usize, Timestamp)>,
+    /// When this may be otherwise.
+    pub until: Option<Timestamp>,
+}
+
+/// The limits that hold at a time. Without a time no schedule is active.
+///
+/// # Errors
+/// A schedule that cannot be understood, or that never begins.
+pub fn at(
+    autoscaling: &AutoscalingSpec,
+    now: Option<Timestamp>,
+) -> Result<(AutoscalingSpec, Hours), Invalid> {
+    let mut limits = autoscaling.clone();
+    let mut hours = Hours::default();
+    for (place, schedule) in autoscaling.schedules.iter().enumerate() {
+        let invalid = |why| Invalid::Schedule(place, why);
+        let cron = parse(schedule).map_err(invalid)?;
+        let Some(now) = now else { continue };
+        let (active, until) = look(&cron, schedule, now).map_err(invalid)?;
+        hours.until = Some(hours.until.map_or(until, |earliest| earliest.min(until)));
+        if active && hours.active.is_none() {
+            hours.active = Some((place, until));
+            limits.min_replicas = schedule.min_replicas.unwrap_or(limits.min_replicas);
+            limits.max_replicas = schedule.max_replicas.unwrap_or(limits.max_replicas);
+        }
+    }
+    Ok((limits, hours))
+}
+
+fn parse(schedule: &ScalingSchedule) -> Result<Crontab, String> {
+    cronexpr::parse_crontab(&format!("{} {}", schedule.schedule, schedule.time_zone)).map_err(|error| {
+        // The expression and a mark below it come first.
+        let error = error.to_string();
+        let why = error.rsplit_once("^ ").map_or(&*error, |(_, why)| why).trim();
+        format!(
+            "{:?} in {:?} cannot be understood ({why})",
+            schedule.schedule, schedule.time_zone
+        )
+    })
+}
+
+/// Whether a schedule is active, and until when that is so.
+fn look(cron: &Crontab, schedule: &ScalingSchedule, now: Timestamp) -> Result<(bool, Timestamp), String> {
+    let length = std::time::Duration::from(schedule.duration);
+    let never = |_| format!("{:?} never begins", schedule.schedule);
+    let length = SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
+    // The first beginning whose end is still to come.
+    let since = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
+    let begin = cron.find_next(since).map_err(never)?.timestamp();
+    if begin > now {
+        return Ok((false, begin));
+    }
+    Ok((true, begin.saturating_add(length).unwrap_or(Timestamp::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn autoscaling(schedules: Value) -> AutoscalingSpec {
+        serde_json::from_value(json!({ "minReplicas": 1, "maxReplicas": 4, "schedules": schedules })).unwrap()
+    }
+
+    fn at_time(autoscaling: &AutoscalingSpec, now: &str) -> (i32, i32, Option<usize>, String) {
+        let (limits, hours) = at(autoscaling, Some(now.parse().unwrap())).unwrap();
+        let until = hours.until.map(|until| until.to_string()).unwrap_or_default();
+        let place = hours.active.map(|(place, _)| place);
+        (limits.min_replicas, limits.max_replicas, place, until)
+    }
+
+    #[test]
+    fn a_schedule_holds_from_its_beginning_for_its_duration_in_its_zone() {
+        let office = autoscaling(json!([
+            { "schedule": "0 8 * * MON-FRI", "duration": "10h", "timeZone": "Europe/Berlin", "minReplicas": 3, "maxReplicas": 8 },
+        ]));
+        for (now, wanted) in [
+            // A Wednesday in winter, one hour ahead of UTC.
+            ("2026-11-25T06:59:59Z", (1, 4, None, "2026-11-25T07:00:00Z")),
+            ("2026-11-25T07:00:00Z", (3, 8, Some(0), "2026-11-25T17:00:00Z")),
+            ("2026-11-25T16:59:59.9Z", (3, 8, Some(0), "2026-11-25T17:00:00Z")),
+            ("2026-11-25T17:00:00Z", (1, 4, None, "2026-11-26T07:00:00Z")),
+            // A Friday evening; and in summer, two hours ahead.
+            ("2026-11-27T18:00:00Z", (1, 4, None, "2026-11-30T07:00:00Z")),
+            ("2026-07-01T06:00:00Z", (3, 8, Some(0), "2026-07-01T16:00:00Z")),
+        ] {
+            let (min, max, place, until) = wanted;
+            assert_eq!(
+                at_time(&office, now),
+                (min, max, place, until.to_owned()),
+                "{now}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_hour_that_a_day_lacks_is_skipped_and_one_that_it_has_twice_begins_twice() {
+        let next = |schedule: &str, now: &str| {
+            let night = autoscaling(json!([
+                { "schedule": schedule, "duration": "10m", "timeZone": "Europe/Berlin", "minReplicas": 3 },
+            ]));
+            at_time(&night, now).3
+        };
+        // Clocks go from 2:00 to 3:00, which is 1:00 in UTC.
+        assert_eq!(next("30 2 * * *", "2026-03-28T12:00:00Z"), "2026-03-30T00:30:00Z");
+        // And from 3:00 back to 2:00.
+        assert_eq!(next("30 2 * * *", "2026-10-24T12:00:00Z"), "2026-10-25T00:30:00Z");
+        assert_eq!(next("30 2 * * *", "2026-10-25T01:00:00Z"), "2026-10-25T01:30:00Z");
+        assert_eq!(next("0 8 * * *", "2026-10-24T12:00:00Z"), "2026-10-25T07:00:00Z");
+    }
+
+    #[test]
+    fn the_first_active_schedule_counts_and_the_next_change_of_any_is_told() {
+        let two = autoscaling(json!([
+            { "schedule": "0 12 * * *", "duration": "1h", "minReplicas": 4 },
+            { "schedule": "0 8 * * *", "duration": "10h", "maxReplicas": 2 },
+        ]));
+        let end = |text: &str| text.to_owned();
+        assert_eq!(
+            at_time(&two, "2026-11-25T09:00:00Z"),
+            (1, 2, Some(1), end("2026-11-25T12:00:00Z"))
+        );
+        assert_eq!(
+            at_time(&two, "2026-11-25T12:30:00Z"),
+            (4, 4, Some(0), end("2026-11-25T13:00:00Z"))
+        );
+        assert_eq!(
+            at_time(&two, "2026-11-25T19:00:00Z"),
+            (1, 4, None, end("2026-11-26T08:00:00Z"))
+        );
+    }
+
+    #[test]
+    fn without_a_clock_no_schedule_is_active() {
+        let always = autoscaling(json!([{ "schedule": "* * * * *", "duration": "1h", "minReplicas": 3 }]));
+        let (limits, hours) = at(&always, None).unwrap();
+        assert_eq!((limits.min_replicas, hours), (1, Hours::default()));
+    }
+
+    #[test]
+    fn what_no_clock_ever_shows_is_told() {
+        let now = Some("2026-11-25T12:00:00Z".parse().unwrap());
+        for (schedule, zone, words) in [
+            (
+                "61 * * * *",
+                "UTC",
+                "spec.autoscaling.schedules[0]: \"61 * * * *\" in \"UTC\" cannot be understood (",
+            ),
+            (
+                "0 8 * * *",
+                "Europe/Atlantis",
+                "in \"Europe/Atlantis\" cannot be understood (",
+            ),
+            ("0 8 30 2 *", "UTC", "\"0 8 30 2 *\" never begins"),
+        ] {
+            let broken = autoscaling(
+                json!([{ "schedule": schedule, "timeZone": zone, "duration": "1h", "minReplicas": 2 }]),
+            );
+            let error = at(&broken, now).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains('\n'), "{error}");
+        }
+    }
+}
