@@ -89,7 +89,7 @@ fn shared(facts: &Facts<'_>, name: &str) -> Verdict {
     }
     Verdict::yes(
         reasons::CLAIM_BOUND,
-        format!("weights are downloaded once, into the claim {name}"),
+        format!("weights are downloaded once for all services that share the claim {name}"),
     )
 }
 
