@@ -1,4 +1,5 @@
 //! The QwenService resource as users write it: its spec, its status and the rules that the API server enforces.
+pub mod alerts;
 pub mod autoscaling;
 pub mod cache;
 pub mod conditions;

@@ -6,6 +6,7 @@ pub mod adapter;
 pub mod alerts;
 pub mod autoscaler;
 pub mod claim;
+pub mod dashboard;
 pub mod deployment;
 pub mod disruption_budget;
 pub mod http_route;
@@ -45,11 +46,13 @@ pub enum Kind {
     ServiceMonitor,
     /// What Prometheus evaluates.
     PrometheusRule,
+    /// What Grafana shows.
+    ConfigMap,
 }
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
@@ -60,6 +63,7 @@ impl Kind {
         Self::HTTPRoute,
         Self::ServiceMonitor,
         Self::PrometheusRule,
+        Self::ConfigMap,
     ];
 
     /// Name of the kind.
@@ -76,6 +80,7 @@ impl Kind {
             Self::HTTPRoute => "HTTPRoute",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -92,7 +97,7 @@ impl Kind {
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
-            Self::PersistentVolumeClaim | Self::Service => ("", "v1"),
+            Self::PersistentVolumeClaim | Self::Service | Self::ConfigMap => ("", "v1"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1"),
             Self::Deployment => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
@@ -140,6 +145,7 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),
+                Kind::ConfigMap => dashboard::build(valid),
             };
             body.map(|body| Desired {
                 kind,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 use qwen_operator::plan::{Kind, Plan};
 use qwen_operator::render;
+use qwen_operator::valid::Settings;
 use serde_json::{Value, json};
 
 #[path = "plan/pods.rs"]
@@ -10,7 +11,15 @@ mod pods;
 mod series;
 
 fn plans(text: &str) -> Vec<Plan> {
-    render::plans(text, "qwen-engine:test", "qwen-system").unwrap()
+    render::plans(text, &settings()).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        engine_image: Some("qwen-engine:test".to_owned()),
+        namespace: "qwen-system".to_owned(),
+        ..Settings::default()
+    }
 }
 
 /// One object of the demo service with these parts of the spec.

@@ -19,6 +19,7 @@ use qwen_operator::load::LoadBoard;
 use qwen_operator::metrics::Metrics;
 use qwen_operator::plan::Kind;
 use qwen_operator::scrape::Pods;
+use qwen_operator::valid::Settings;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -74,8 +75,11 @@ impl World {
         let ctx = Context {
             client: client.clone(),
             recorder: Recorder::new(client, reporter),
-            engine_image: Some("qwen-engine:test".into()),
-            namespace: "qwen-system".into(),
+            settings: Settings {
+                engine_image: Some("qwen-engine:test".into()),
+                namespace: "qwen-system".into(),
+                ..Settings::default()
+            },
             scope: Default::default(),
             capabilities: capabilities.subscribe(),
             caches: Arc::new(Caches::default()),
