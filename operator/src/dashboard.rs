@@ -266,7 +266,6 @@ fn dashboard<const N: usize>(
         "label": "Prometheus",
         "query": "prometheus",
         "refresh": 1,
-        "current": {},
         "options": [],
     })];
     list.extend(variables);
