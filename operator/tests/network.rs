@@ -104,9 +104,7 @@ fn policy(part: Value) -> NetworkPolicy {
         namespace: "qwen-system".to_owned(),
         ..Settings::default()
     };
-    let plan = render::plans(&service.to_string(), &settings)
-        .unwrap()
-        .remove(0);
+    let plan = render::plans(&service.to_string(), &settings).unwrap().remove(0);
     let body = plan
         .objects
         .into_iter()
