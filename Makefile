@@ -115,6 +115,9 @@ generate: need-rust ## Write the generated files again: CRD in crds/ and in the 
 	mv target/crds.yaml crds/qwenservices.yaml
 	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
 	cargo run --quiet --release --locked --package qwen-operator -- fields > docs/fields.md
+	cargo run --quiet --release --locked --package qwen-operator -- own-alerts > charts/qwen-operator/files/alerts.yaml
+	mkdir -p charts/qwen-operator/files/dashboards
+	for of in fleet operator; do cargo run --quiet --release --locked --package qwen-operator -- dashboard $$of > charts/qwen-operator/files/dashboards/qwen-$$of.json; done
 	UPDATE_EXPECT=1 $(CARGO_TEST) --package qwen-engine --test metrics
 
 .PHONY: golden

@@ -1,4 +1,5 @@
 //! The QwenService resource as users write it: its spec, its status and the rules that the API server enforces.
+pub mod alerts;
 pub mod autoscaling;
 pub mod cache;
 pub mod conditions;
@@ -9,6 +10,7 @@ pub mod limits;
 pub mod model;
 pub mod monitoring;
 pub mod network;
+pub mod notifications;
 pub mod rollout;
 pub mod secret;
 pub mod spec;

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::apply::Applied;
     use crate::observe::Observed;
-    use crate::valid::validate;
+    use crate::valid::{Settings, validate};
 
     /// Of the service's own claim, or of the one it shares.
     fn judged(model: Value, replicas: i32, claim: Option<Value>) -> Verdict {
@@ -109,13 +109,11 @@ mod tests {
             "metadata": { "name": "chat", "namespace": "team", "uid": "1" },
             "spec": { "model": model, "replicas": replicas },
         });
-        let valid = validate(
-            &serde_json::from_value(service).unwrap(),
-            Some("image"),
-            "qwen-system",
-            None,
-        )
-        .unwrap();
+        let settings = Settings {
+            engine_image: Some("image".to_owned()),
+            ..Settings::default()
+        };
+        let valid = validate(&serde_json::from_value(service).unwrap(), &settings, None).unwrap();
         let plan = crate::plan::plan(&valid);
         let mut applied = Applied::default();
         let mut observed = Observed::default();

@@ -2,9 +2,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
+use crate::valid::{Links, Settings};
 
 /// Turns QwenServices into served, monitored and autoscaled Qwen3 models.
 #[derive(Debug, Parser)]
@@ -24,10 +25,27 @@ pub enum Command {
     Crds,
     /// Print the fields of a QwenService as Markdown.
     Fields,
+    /// Print a Grafana dashboard as JSON.
+    Dashboard {
+        /// Of what.
+        #[arg(value_enum)]
+        of: Board,
+    },
+    /// Print the spec of the PrometheusRule about the operator itself as YAML.
+    OwnAlerts,
     /// Print every object that the operator would make for the QwenServices of a file, without a cluster.
     Render(RenderArgs),
     /// Say what a cluster lacks for the operator, a line each with what to do; exit code 1 if something needed is missing.
     Check(CheckArgs),
+}
+
+/// Dashboards that are of no single service.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Board {
+    /// All services, with a choice of them.
+    Fleet,
+    /// The operator itself.
+    Operator,
 }
 
 /// Flags of `run`.
@@ -51,6 +69,9 @@ pub struct RunArgs {
     /// Look at the QwenServices of this namespace alone; by default at those of all.
     #[arg(long, value_name = "NAMESPACE", conflicts_with = "metrics_service")]
     pub watch_namespace: Option<String>,
+    /// Where alerts lead to.
+    #[command(flatten)]
+    pub links: Links,
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = 8080)]
     pub admin_port: u16,
@@ -77,6 +98,21 @@ pub struct RenderArgs {
     /// Namespace of the operator, which the NetworkPolicy lets in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "qwen-system")]
     pub operator_namespace: String,
+    /// Where alerts lead to.
+    #[command(flatten)]
+    pub links: Links,
+}
+
+impl RenderArgs {
+    /// What the services inherit.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            engine_image: Some(self.engine_image.clone()),
+            namespace: self.operator_namespace.clone(),
+            links: self.links.clone(),
+        }
+    }
 }
 
 /// Flags of `check`.

@@ -24,7 +24,7 @@ use crate::report::{self, ReportError, Reported};
 use crate::rollback;
 use crate::scope::Scope;
 use crate::status;
-use crate::valid::validate;
+use crate::valid::{Settings, validate};
 
 /// A service is looked at this often even if nothing happens: the net under missed events.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -41,10 +41,8 @@ pub struct Context {
     pub client: Client,
     /// Publishes events.
     pub recorder: Recorder,
-    /// Engine image of services that name none.
-    pub engine_image: Option<String>,
-    /// Namespace of the operator, from which engine pods are scraped.
-    pub namespace: String,
+    /// What services inherit.
+    pub settings: Settings,
     /// Which namespaces the operator looks at.
     pub scope: Scope,
     /// Which optional kinds the cluster serves.
@@ -123,8 +121,10 @@ pub async fn reconcile(
         // Children are deleted with their owner; touching them now would bring them back.
         Ok(service) if service.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
         Ok(service) => loop {
+            let waits = ctx.metrics.waits();
             // The semaphore is never closed.
             let _turn = ctx.turns.0.acquire().await.ok();
+            drop(waits);
             if let Some(action) = pass(service, &ctx).await? {
                 return Ok(action);
             }
@@ -142,7 +142,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     // validate (no client): an invalid spec waits for its change, children stay as they are.
     let now = Timestamp::now();
-    let valid = match validate(service, ctx.engine_image.as_deref(), &ctx.namespace, Some(now)) {
+    let valid = match validate(service, &ctx.settings, Some(now)) {
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, now);

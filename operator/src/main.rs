@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use qwen_operator::check::{self, Found};
-use qwen_operator::cli::{CheckArgs, Cli, Command, RenderArgs, RunArgs};
-use qwen_operator::{reference, render, run, telemetry};
+use qwen_operator::cli::{Board, CheckArgs, Cli, Command, RenderArgs, RunArgs};
+use qwen_operator::{dashboard, reference, render, run, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,16 @@ fn main() -> ExitCode {
         Command::Run(args) => start(args),
         Command::Crds => render::crds().map_err(Failure::from).and_then(|text| put(&text)),
         Command::Fields => put(&reference::page()),
+        Command::Dashboard { of } => put(&format!(
+            "{:#}\n",
+            match of {
+                Board::Fleet => dashboard::of_fleet(),
+                Board::Operator => dashboard::of_operator(),
+            }
+        )),
+        Command::OwnAlerts => render::own_alerts()
+            .map_err(Failure::from)
+            .and_then(|text| put(&text)),
         Command::Render(args) => print_plans(&args),
         Command::Check(args) => print_findings(&args),
     };
@@ -61,7 +71,7 @@ fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
         std::fs::read_to_string(&args.file)
             .map_err(|error| format!("failed to read {}: {error}", args.file.display()))?
     };
-    let plans = render::plans(&text, &args.engine_image, &args.operator_namespace)?;
+    let plans = render::plans(&text, &args.settings())?;
     for plan in &plans {
         put(&render::documents(plan)?)?;
     }

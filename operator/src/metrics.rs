@@ -1,5 +1,6 @@
 //! The operator's own metrics. Labels have a handful of values, ever; only the gauge of scaling has one series a service.
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -17,6 +18,10 @@ pub struct Metrics {
     status_writes: IntCounter,
     unreadable: IntCounter,
     leader: IntGauge,
+    leader_changes: IntCounter,
+    queue: IntGauge,
+    scrapes: IntCounterVec,
+    metrics_api: IntCounterVec,
     services: IntGauge,
     scaling_active: IntGaugeVec,
 }
@@ -39,6 +44,14 @@ impl Metrics {
         let objects = Opts::new(
             "qwen_operator_object_writes_total",
             "Objects applied or deleted, by kind.",
+        );
+        let scrapes = Opts::new(
+            "qwen_operator_scrapes_total",
+            "Scrapes of engine pods, by result.",
+        );
+        let metrics_api = Opts::new(
+            "qwen_operator_metrics_api_requests_total",
+            "Requests to the custom metrics API, by status code.",
         );
         let scaling_active = Opts::new(
             "qwen_operator_scaling_active",
@@ -67,6 +80,22 @@ impl Metrics {
                 &registry,
                 IntGauge::new("qwen_operator_leader", "1 if this replica leads."),
             )?,
+            leader_changes: registered(
+                &registry,
+                IntCounter::new(
+                    "qwen_operator_leader_changes_total",
+                    "Times that this replica became the leader.",
+                ),
+            )?,
+            queue: registered(
+                &registry,
+                IntGauge::new(
+                    "qwen_operator_queue_length",
+                    "QwenServices that wait for their turn to be reconciled.",
+                ),
+            )?,
+            scrapes: registered(&registry, IntCounterVec::new(scrapes, &["result"]))?,
+            metrics_api: registered(&registry, IntCounterVec::new(metrics_api, &["code"]))?,
             services: registered(
                 &registry,
                 IntGauge::new(
@@ -80,8 +109,14 @@ impl Metrics {
             )?,
             registry,
         };
+        metrics
+            .registry
+            .register(Box::new(ProcessCollector::for_self()))?;
         for step in ["observe", "apply", "report"] {
             metrics.errors.with_label_values(&[step]);
+        }
+        for result in ["ok", "failed"] {
+            metrics.scrapes.with_label_values(&[result]);
         }
         for kind in Kind::ALL {
             metrics.objects.with_label_values(&[kind.name()]);
@@ -92,6 +127,29 @@ impl Metrics {
     /// Times a reconcile until the timer is dropped.
     pub fn reconcile_started(&self) -> HistogramTimer {
         self.duration.start_timer()
+    }
+
+    /// Counts a service that waits for its turn, until what is returned is dropped.
+    pub fn waits(&self) -> impl Drop + use<> {
+        struct Waits(IntGauge);
+        impl Drop for Waits {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.queue.inc();
+        Waits(self.queue.clone())
+    }
+
+    /// Counts a scrape of an engine pod.
+    pub fn scraped(&self, answered: bool) {
+        let result = if answered { "ok" } else { "failed" };
+        self.scrapes.with_label_values(&[result]).inc();
+    }
+
+    /// Counts an answer of the custom metrics API.
+    pub fn metrics_api_answered(&self, code: u16) {
+        self.metrics_api.with_label_values(&[&code.to_string()]).inc();
     }
 
     /// Counts a failure in a step.
@@ -117,7 +175,9 @@ impl Metrics {
     /// Tells whether this replica leads. Who does not knows nothing of services.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
-        if !leads {
+        if leads {
+            self.leader_changes.inc();
+        } else {
             self.scaling_active.reset();
         }
     }

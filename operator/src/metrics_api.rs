@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
+use crate::metrics::Metrics;
 use crate::scope::Scope;
 use crate::scrape;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL};
@@ -166,6 +167,8 @@ pub struct Context {
     pub client: kube::Client,
     /// Board to fill and to serve from.
     pub board: LoadBoard,
+    /// Where scrapes and answers are counted.
+    pub metrics: Metrics,
     /// Asks for the services whose pods change.
     pub triggers: broadcast::Sender<Trigger>,
     /// State to report in.
@@ -207,13 +210,14 @@ pub async fn run(ctx: Context) -> Result<(), MetricsApiError> {
     let app = serve::App {
         board: ctx.board.clone(),
         authorizer: authorize::Authorizer::new(ctx.client.clone()),
+        metrics: ctx.metrics.clone(),
     };
     // The server ends after the shutdown and its grace; the others would go on for ever and are dropped then.
     tokio::select! {
         () = serve::serve(listener, active, Arc::new(app), ctx.shutdown.clone()) => {}
         () = material::watch(&ctx, provider, publish) => {}
         () = registration::run(&ctx) => {}
-        () = scrape::run(ctx.client.clone(), ctx.scope.clone(), ctx.board.clone(), ctx.triggers.clone()) => {}
+        () = scrape::run(ctx.client.clone(), ctx.scope.clone(), ctx.board.clone(), ctx.triggers.clone(), ctx.metrics.clone()) => {}
     }
     Ok(())
 }

@@ -3,9 +3,11 @@
 //! Objects are sparse JSON because server-side apply owns exactly the fields that are sent; names are
 //! checked by the snapshots of tests/plan.rs and by the API server's strict field validation.
 pub mod adapter;
+pub mod alertmanager_config;
 pub mod alerts;
 pub mod autoscaler;
 pub mod claim;
+pub mod dashboard;
 pub mod deployment;
 pub mod disruption_budget;
 pub mod http_route;
@@ -45,11 +47,15 @@ pub enum Kind {
     ServiceMonitor,
     /// What Prometheus evaluates.
     PrometheusRule,
+    /// Who is told of alerts.
+    AlertmanagerConfig,
+    /// What Grafana shows.
+    ConfigMap,
 }
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
@@ -60,6 +66,8 @@ impl Kind {
         Self::HTTPRoute,
         Self::ServiceMonitor,
         Self::PrometheusRule,
+        Self::AlertmanagerConfig,
+        Self::ConfigMap,
     ];
 
     /// Name of the kind.
@@ -76,6 +84,8 @@ impl Kind {
             Self::HTTPRoute => "HTTPRoute",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
+            Self::AlertmanagerConfig => "AlertmanagerConfig",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -84,7 +94,11 @@ impl Kind {
     pub const fn optional(self) -> bool {
         matches!(
             self,
-            Self::ScaledObject | Self::HTTPRoute | Self::ServiceMonitor | Self::PrometheusRule
+            Self::ScaledObject
+                | Self::HTTPRoute
+                | Self::ServiceMonitor
+                | Self::PrometheusRule
+                | Self::AlertmanagerConfig
         )
     }
 
@@ -92,7 +106,7 @@ impl Kind {
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
-            Self::PersistentVolumeClaim | Self::Service => ("", "v1"),
+            Self::PersistentVolumeClaim | Self::Service | Self::ConfigMap => ("", "v1"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1"),
             Self::Deployment => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
@@ -100,6 +114,7 @@ impl Kind {
             Self::HTTPRoute => ("gateway.networking.k8s.io", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
+            Self::AlertmanagerConfig => ("monitoring.coreos.com", "v1alpha1"),
         };
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
     }
@@ -140,6 +155,8 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),
+                Kind::AlertmanagerConfig => alertmanager_config::build(valid),
+                Kind::ConfigMap => dashboard::build(valid),
             };
             body.map(|body| Desired {
                 kind,

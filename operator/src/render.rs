@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::api::QwenService;
 use crate::manifest::{self, ManifestError};
+use crate::own_alerts;
 use crate::plan::{self, Plan, plan};
-use crate::valid::{Invalid, validate};
+use crate::valid::{Invalid, Settings, validate};
 
 /// Why a file cannot be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +35,19 @@ pub fn crds() -> Result<String, RenderError> {
     yaml(&json!(QwenService::crd()))
 }
 
+/// The alerts about the operator itself: spec of a PrometheusRule.
+///
+/// # Errors
+/// It cannot be written as YAML.
+pub fn own_alerts() -> Result<String, RenderError> {
+    yaml(&own_alerts::spec())
+}
+
 /// Plans every QwenService of a YAML text, in its order.
 ///
 /// # Errors
 /// The first object that the API server would refuse or that cannot be planned.
-pub fn plans(text: &str, engine_image: &str, operator_namespace: &str) -> Result<Vec<Plan>, RenderError> {
+pub fn plans(text: &str, settings: &Settings) -> Result<Vec<Plan>, RenderError> {
     manifest::services(text)?
         .into_iter()
         .map(|mut service| {
@@ -52,13 +61,10 @@ pub fn plans(text: &str, engine_image: &str, operator_namespace: &str) -> Result
                 .uid
                 .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
             // Without a clock: what is printed must not depend on the hour.
-            let valid =
-                validate(&service, Some(engine_image), operator_namespace, None).map_err(|source| {
-                    RenderError::Invalid {
-                        name: service.metadata.name.clone().unwrap_or_default(),
-                        source,
-                    }
-                })?;
+            let valid = validate(&service, settings, None).map_err(|source| RenderError::Invalid {
+                name: service.metadata.name.clone().unwrap_or_default(),
+                source,
+            })?;
             let mut plan = plan(&valid);
             for desired in &mut plan.objects {
                 // No cluster has given the service its UID: an object applied with a made-up owner would be collected.

@@ -25,7 +25,7 @@ use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
 use crate::scope::Scope;
-use crate::valid::MANAGED_BY;
+use crate::valid::{MANAGED_BY, Settings};
 use crate::{triggers, watches};
 
 /// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than
@@ -141,7 +141,7 @@ impl Operator {
             (&self.args.metrics_service, &self.args.release_cluster_role)
         else {
             tokio::select! {
-                () = crate::scrape::run(self.client.clone(), self.scope.clone(), self.board.clone(), self.triggers.clone()) => {}
+                () = crate::scrape::run(self.client.clone(), self.scope.clone(), self.board.clone(), self.triggers.clone(), self.metrics.clone()) => {}
                 () = self.shutdown.cancelled() => {}
             }
             return Ok(());
@@ -155,6 +155,7 @@ impl Operator {
         metrics_api::run(metrics_api::Context {
             client: self.client.clone(),
             board: self.board.clone(),
+            metrics: self.metrics.clone(),
             triggers: self.triggers.clone(),
             state: self.metrics_api.clone(),
             scope: self.scope.clone(),
@@ -258,8 +259,11 @@ impl Operator {
         Context {
             client: self.client.clone(),
             recorder: Recorder::new(self.client.clone(), reporter),
-            engine_image: self.args.engine_image.clone(),
-            namespace: self.args.namespace.clone(),
+            settings: Settings {
+                engine_image: self.args.engine_image.clone(),
+                namespace: self.args.namespace.clone(),
+                links: self.args.links.clone(),
+            },
             scope: self.scope.clone(),
             capabilities: self.capabilities.subscribe(),
             caches: Arc::default(),

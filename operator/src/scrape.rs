@@ -21,6 +21,7 @@ use tracing::debug;
 use crate::api::ENGINE_PORT;
 use crate::capabilities::Trigger;
 use crate::load::{EnginePod, LoadBoard, Sample};
+use crate::metrics::Metrics;
 use crate::scope::Scope;
 pub use pods::Pods;
 use text::SeriesReader;
@@ -71,14 +72,20 @@ pub enum ScrapeError {
 }
 
 /// Watches the engine pods and scrapes them, for ever.
-pub async fn run(client: kube::Client, scope: Scope, board: LoadBoard, triggers: broadcast::Sender<Trigger>) {
+pub async fn run(
+    client: kube::Client,
+    scope: Scope,
+    board: LoadBoard,
+    triggers: broadcast::Sender<Trigger>,
+    metrics: Metrics,
+) {
     tokio::join!(
         pods::watch(scope.api(client.clone()), board.clone(), triggers),
-        rounds(client, board)
+        rounds(client, board, metrics)
     );
 }
 
-async fn rounds(client: kube::Client, board: LoadBoard) {
+async fn rounds(client: kube::Client, board: LoadBoard, metrics: Metrics) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tokens = Tokens::default();
@@ -88,12 +95,12 @@ async fn rounds(client: kube::Client, board: LoadBoard) {
         // Pods without a token wait for no Secret: a late answer counts as none, and the next round asks again.
         let _ = timeout(TIMEOUT, tokens.refresh(&client, &pods)).await;
         futures::stream::iter(pods)
-            .for_each_concurrent(CONCURRENCY, |pod| visit(&board, &tokens, pod))
+            .for_each_concurrent(CONCURRENCY, |pod| visit(&board, &tokens, &metrics, pod))
             .await;
     }
 }
 
-async fn visit(board: &LoadBoard, tokens: &Tokens, pod: EnginePod) {
+async fn visit(board: &LoadBoard, tokens: &Tokens, metrics: &Metrics, pod: EnginePod) {
     let Some(address) = pod.address else { return };
     let answer = match tokens.header(&pod) {
         Ok(token) => {
@@ -103,6 +110,7 @@ async fn visit(board: &LoadBoard, tokens: &Tokens, pod: EnginePod) {
         }
         Err(why) => Err(ScrapeError::NoToken(why)),
     };
+    metrics.scraped(answer.is_ok());
     match answer {
         Ok(sample) => board.answer(&pod, sample),
         Err(error @ (ScrapeError::NoToken(_) | ScrapeError::Refused)) => {

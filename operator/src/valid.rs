@@ -4,9 +4,9 @@ use kube::core::Duration;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
-use crate::api::monitoring::ExtraRule;
 use crate::api::spec::PodTemplate;
 use crate::api::{
     CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
@@ -16,6 +16,28 @@ use crate::sizing::{self, Sizing};
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
 pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
+
+/// What the operator was started with and every service inherits.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Engine image of services that name none.
+    pub engine_image: Option<String>,
+    /// Namespace of the operator, whose pods scrape the services.
+    pub namespace: String,
+    /// Where alerts lead to.
+    pub links: Links,
+}
+
+/// Addresses that alerts lead to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct Links {
+    /// Address below which the runbooks are: alerts then lead to ADDRESS/NAME-OF-THE-ALERT.md.
+    #[arg(long, value_name = "ADDRESS")]
+    pub runbook_url: Option<String>,
+    /// Address of the Grafana that shows the dashboards: alerts then lead to their panel.
+    #[arg(long, value_name = "ADDRESS")]
+    pub grafana_url: Option<String>,
+}
 
 /// A service that can be planned.
 #[derive(Debug, Clone)]
@@ -36,6 +58,8 @@ pub struct Valid {
     pub image: String,
     /// Namespace of the operator, whose pods scrape the service.
     pub operator_namespace: String,
+    /// Where its alerts lead to.
+    pub links: Links,
     /// Seconds that running streams may take when a replica leaves.
     pub drain_seconds: u64,
     /// Seconds until a pod that loads its model is given up.
@@ -134,8 +158,7 @@ const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 /// What a person must change.
 pub fn validate(
     service: &QwenService,
-    default_image: Option<&str>,
-    operator_namespace: &str,
+    settings: &Settings,
     now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
     let spec = &service.spec;
@@ -149,7 +172,7 @@ pub fn validate(
         .engine
         .image
         .as_deref()
-        .or(default_image)
+        .or(settings.engine_image.as_deref())
         .ok_or(Invalid::NoImage)?
         .to_owned();
     let scaled = spec
@@ -180,7 +203,8 @@ pub fn validate(
         source,
         served_name,
         image,
-        operator_namespace: operator_namespace.to_owned(),
+        operator_namespace: settings.namespace.clone(),
+        links: settings.links.clone(),
         drain_seconds: seconds(spec.rollout.drain_timeout),
         startup_seconds: seconds(startup),
         progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),

@@ -83,6 +83,11 @@ pub const FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        name: "grafana",
+        packages: &["cluster/grafana/dashboard-check"],
+        ..PLAIN
+    },
+    Family {
         name: "coredns",
         packages: &["github.com/coredns/coredns"],
         ..PLAIN

@@ -28,6 +28,7 @@ use super::selector;
 use super::trust::{Peer, Trust};
 use super::wire::{self, Failure, Version};
 use crate::load::{LoadBoard, Metric};
+use crate::metrics::Metrics;
 
 /// Connections at once: a few API servers hold a few each.
 const CONNECTIONS: usize = 256;
@@ -52,6 +53,8 @@ pub struct App {
     pub board: LoadBoard,
     /// Where rights are asked.
     pub authorizer: Authorizer,
+    /// Where answers are counted.
+    pub metrics: Metrics,
 }
 
 /// What is known of the connection that a request came by.
@@ -174,7 +177,18 @@ fn router(app: Arc<App>) -> Router {
     }
     router
         .layer(from_fn_with_state(app.clone(), admit))
+        .layer(from_fn_with_state(app.clone(), count))
         .with_state(app)
+}
+
+/// Counts every answer, refusals too.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let probe = HEALTH.contains(&request.uri().path());
+    let response = next.run(request).await;
+    if !probe {
+        app.metrics.metrics_api_answered(response.status().as_u16());
+    }
+    response
 }
 
 /// Stands before every handler, so that none can forget it.

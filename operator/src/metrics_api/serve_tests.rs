@@ -129,6 +129,7 @@ async fn world() -> World {
     let app = Arc::new(App {
         board: board(),
         authorizer: Authorizer::new(client),
+        metrics: Metrics::new().unwrap(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -4,15 +4,20 @@
 //! static `namespace` and `service` labels, which an AlertmanagerConfig of the namespace needs to route it.
 use serde_json::{Value, json};
 
-use crate::api::monitoring::{ExtraRule, Thresholds};
+use crate::api::alerts::{AlertOverride, ExtraRule, Thresholds};
+use crate::dashboard;
 use crate::valid::Valid;
 
 /// How series are grouped: one alert for each replica.
 const BY: &str = "by (namespace, job, pod, instance)";
+/// The same labels alone.
+const REPLICA: &str = "namespace, job, pod, instance";
 
 /// An alert before labels are added.
 struct Alert {
     name: &'static str,
+    /// Key of the dashboard's panel that shows what it is about.
+    panel: &'static str,
     expr: String,
     for_: &'static str,
     severity: &'static str,
@@ -26,25 +31,46 @@ struct Alert {
 #[must_use]
 pub fn rules(valid: &Valid) -> Vec<Value> {
     let spec = &valid.spec.monitoring.alerts;
-    let scope = Scope {
-        matcher: format!("namespace=\"{}\",job=\"{}\"", valid.namespace, valid.name),
-    };
+    let scope = Scope::of_service(valid);
     let mut alerts = article(&scope, &spec.thresholds);
     alerts.extend(availability(&scope, valid));
     alerts.extend(early_warnings(&scope, &spec.thresholds));
     alerts.extend(errors(&scope, &spec.thresholds));
     alerts.extend(saturation(&scope, valid));
-    let own = alerts.into_iter().map(|alert| alert.rule(valid));
+    let own = alerts.into_iter().filter_map(|alert| alert.rule(valid));
     own.chain(valid.extra_rules.iter().map(|rule| extra(rule, valid)))
         .collect()
 }
 
-/// The matchers of one service.
-struct Scope {
-    matcher: String,
+/// Percentiles of the whole service, for dashboards of many services.
+#[must_use]
+pub fn recordings(valid: &Valid) -> Vec<Value> {
+    let scope = Scope::of_service(valid);
+    ["vllm:time_to_first_token_seconds", "vllm:request_latency_seconds"]
+        .into_iter()
+        .map(|histogram| {
+            json!({
+                "record": format!("namespace_job:{}:p95", histogram.replace(':', "_")),
+                "expr": scope.p95(histogram, "namespace, job"),
+            })
+        })
+        .collect()
 }
 
-impl Scope {
+/// The matchers of one service, and the time that its rates are taken over.
+struct Scope<'a> {
+    matcher: String,
+    window: &'a str,
+}
+
+impl<'a> Scope<'a> {
+    fn of_service(valid: &'a Valid) -> Self {
+        Self {
+            matcher: format!("namespace=\"{}\",job=\"{}\"", valid.namespace, valid.name),
+            window: &valid.spec.monitoring.alerts.window,
+        }
+    }
+
     /// A selector of one metric.
     fn of(&self, metric: &str) -> String {
         format!("{metric}{{{}}}", self.matcher)
@@ -55,10 +81,13 @@ impl Scope {
         format!("{metric}{{{},{matcher}}}", self.matcher)
     }
 
-    /// The 95th percentile of a histogram over 5 minutes, for each replica.
-    fn p95(&self, histogram: &str) -> String {
+    /// The 95th percentile of a histogram over the window.
+    fn p95(&self, histogram: &str, by: &str) -> String {
         let buckets = self.of(&format!("{histogram}_bucket"));
-        format!("histogram_quantile(0.95, sum by (namespace, job, pod, instance, le) (rate({buckets}[5m])))")
+        format!(
+            "histogram_quantile(0.95, sum by ({by}, le) (rate({buckets}[{}])))",
+            self.window
+        )
     }
 }
 
@@ -67,7 +96,8 @@ fn article(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
     vec![
         Alert {
             name: "HighRequestLatency",
-            expr: format!("{} > {}", scope.p95("vllm:request_latency_seconds"), limits.request_latency_p95_seconds),
+            panel: "latency",
+            expr: format!("{} > {}", scope.p95("vllm:request_latency_seconds", REPLICA), limits.request_latency_p95_seconds),
             for_: "2m",
             severity: "warning",
             summary: "Requests take too long",
@@ -77,6 +107,7 @@ fn article(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "RequestQueueBuildup",
+            panel: "queue",
             expr: format!("sum {BY} ({}) > {}", scope.of("vllm:num_requests_waiting"), limits.queue_depth),
             for_: "1m",
             severity: "critical",
@@ -87,6 +118,7 @@ fn article(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "GPUCacheOverloaded",
+            panel: "kv",
             expr: format!("avg {BY} ({}) > {}", scope.of("vllm:gpu_cache_usage"), limits.kv_cache_usage),
             for_: "3m",
             severity: "warning",
@@ -103,6 +135,7 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     let up = scope.of("up");
     let down = Alert {
         name: "TargetDown",
+        panel: "replicas",
         expr: format!("{up} == 0"),
         for_: "1m",
         severity: "critical",
@@ -116,6 +149,7 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     }
     let none = Alert {
         name: "NoReadyReplica",
+        panel: "replicas",
         expr: format!("absent({} == 1)", scope.of("qwen:ready")),
         for_: "2m",
         severity: "critical",
@@ -126,13 +160,14 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     };
     let restarted = Alert {
         name: "EngineRestarted",
-        expr: format!("changes({}[15m]) > 0", scope.of("process_start_time_seconds")),
+        panel: "restarts",
+        expr: format!("changes({}[{}]) > 0", scope.of("process_start_time_seconds"), scope.window),
         for_: "0s",
         severity: "warning",
         summary: "The engine was restarted",
         summary_zh: "引擎发生重启",
-        description: "The engine of {{ $labels.pod }} restarted {{ $value | printf \"%.0f\" }} times in 15 minutes. kubectl logs --previous tells why.".to_owned(),
-        description_zh: "{{ $labels.pod }} 的引擎在 15 分钟内重启了 {{ $value | printf \"%.0f\" }} 次。可用 kubectl logs --previous 查看原因。".to_owned(),
+        description: "The engine of {{ $labels.pod }} restarted {{ $value | printf \"%.0f\" }} times of late. kubectl logs --previous tells why.".to_owned(),
+        description_zh: "{{ $labels.pod }} 的引擎近期重启了 {{ $value | printf \"%.0f\" }} 次。可用 kubectl logs --previous 查看原因。".to_owned(),
     };
     vec![down, none, restarted]
 }
@@ -142,9 +177,10 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
     vec![
         Alert {
             name: "SlowFirstToken",
+            panel: "ttft",
             expr: format!(
                 "{} > {}",
-                scope.p95("vllm:time_to_first_token_seconds"),
+                scope.p95("vllm:time_to_first_token_seconds", REPLICA),
                 limits.time_to_first_token_p95_seconds
             ),
             for_: "2m",
@@ -162,6 +198,7 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "RequestQueueGrowing",
+            panel: "queue",
             expr: format!(
                 "sum {BY} ({}) >= {}",
                 scope.of("vllm:num_requests_waiting"),
@@ -176,6 +213,7 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "KVCacheUsageHigh",
+            panel: "kv",
             expr: format!(
                 "avg {BY} ({}) > {}",
                 scope.of("vllm:gpu_cache_usage"),
@@ -196,20 +234,24 @@ fn early_warnings(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
 /// Requests that clients did not get answered.
 fn errors(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
     let all = format!(
-        "sum {BY} (rate({}[5m]))",
-        scope.with("http_requests_total", "handler=~\"/v1/.*\"")
+        "sum {BY} (rate({}[{}]))",
+        scope.with("http_requests_total", "handler=~\"/v1/.*\""),
+        scope.window
     );
     let failed = format!(
-        "sum {BY} (rate({}[5m]))",
-        scope.with("http_requests_total", "handler=~\"/v1/.*\",status=\"5xx\"")
+        "sum {BY} (rate({}[{}]))",
+        scope.with("http_requests_total", "handler=~\"/v1/.*\",status=\"5xx\""),
+        scope.window
     );
     let rejected = format!(
-        "sum {BY} (rate({}[5m]))",
-        scope.of("vllm:admission_rejections_total")
+        "sum {BY} (rate({}[{}]))",
+        scope.of("vllm:admission_rejections_total"),
+        scope.window
     );
     vec![
         Alert {
             name: "ServerErrors",
+            panel: "errors",
             expr: format!("{failed} / {all} > {}", limits.server_error_share),
             for_: "2m",
             severity: "critical",
@@ -220,6 +262,7 @@ fn errors(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
         },
         Alert {
             name: "RequestsRejected",
+            panel: "errors",
             expr: format!("{rejected} / {all} > {}", limits.rejected_share),
             for_: "2m",
             severity: "warning",
@@ -235,16 +278,18 @@ fn errors(scope: &Scope, limits: &Thresholds) -> Vec<Alert> {
 fn saturation(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     let preempted = Alert {
         name: "RequestsPreempted",
-        expr: format!("sum {BY} (increase({}[5m])) > 0", scope.of("vllm:num_preemptions_total")),
+        panel: "preemptions",
+        expr: format!("sum {BY} (increase({}[{}])) > 0", scope.of("vllm:num_preemptions_total"), scope.window),
         for_: "5m",
         severity: "warning",
         summary: "Requests lose their KV cache",
         summary_zh: "请求因缓存不足被抢占",
-        description: "{{ $labels.pod }} took the KV cache from running requests {{ $value | printf \"%.0f\" }} times in 5 minutes and computes them again. Lower maxNumSeqs or maxModelLen.".to_owned(),
-        description_zh: "{{ $labels.pod }} 在 5 分钟内抢占了 {{ $value | printf \"%.0f\" }} 次运行中的请求并重新计算。请降低 maxNumSeqs 或 maxModelLen。".to_owned(),
+        description: "{{ $labels.pod }} took the KV cache from running requests {{ $value | printf \"%.0f\" }} times of late and computes them again. Lower maxNumSeqs or maxModelLen.".to_owned(),
+        description_zh: "{{ $labels.pod }} 近期抢占了 {{ $value | printf \"%.0f\" }} 次运行中的请求并重新计算。请降低 maxNumSeqs 或 maxModelLen。".to_owned(),
     };
     let at_maximum = valid.autoscaling().map(|autoscaling| Alert {
         name: "AutoscalerAtMaximum",
+        panel: "queue",
         // Told from the service's own series: the autoscaler's state is in none that every cluster has.
         expr: format!(
             "avg by (namespace, job) ({}) > {} and count by (namespace, job) ({} == 1) >= {}",
@@ -262,6 +307,7 @@ fn saturation(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     });
     let blind = valid.autoscaling().map(|_| Alert {
         name: "AutoscalerBlind",
+        panel: "replicas",
         // The operator's own gauge, which Prometheus has where it scrapes the operator.
         expr: format!(
             "max by (namespace, service) (qwen_operator_scaling_active{{namespace=\"{}\",service=\"{}\"}}) == 0",
@@ -281,26 +327,61 @@ fn saturation(scope: &Scope, valid: &Valid) -> Vec<Alert> {
 }
 
 impl Alert {
-    fn rule(self, valid: &Valid) -> Value {
-        json!({
+    /// The rule, with the changes that the service wants; nothing if it wants none.
+    fn rule(self, valid: &Valid) -> Option<Value> {
+        let none = AlertOverride::default();
+        let wanted = valid.spec.monitoring.alerts.overrides.get(self.name);
+        let wanted = wanted.unwrap_or(&none);
+        let mut rule = json!({
             "alert": self.name,
             "expr": self.expr,
-            "for": self.for_,
-            "labels": { "severity": self.severity, "namespace": valid.namespace, "service": valid.name },
+            "for": wanted.for_.as_deref().unwrap_or(self.for_),
+            "labels": wanted.labels,
             "annotations": {
                 "summary": self.summary,
                 "summary_zh": self.summary_zh,
                 "description": self.description,
                 "description_zh": self.description_zh,
             },
-        })
+        });
+        rule["labels"]["severity"] = json!(wanted.severity.as_deref().unwrap_or(self.severity));
+        ours(&mut rule["labels"], valid);
+        links(&mut rule["annotations"], self.name, self.panel, valid);
+        (wanted.enabled != Some(false)).then_some(rule)
     }
+}
+
+/// Where a person goes from an alert: to what to do, and to the panel that shows it.
+fn links(annotations: &mut Value, name: &str, panel: &str, valid: &Valid) {
+    let base = |address: &Option<String>| {
+        address
+            .as_ref()
+            .map(|address| address.trim_end_matches('/').to_owned())
+    };
+    if let Some(runbooks) = base(&valid.links.runbook_url) {
+        annotations["runbook_url"] = json!(format!("{runbooks}/{name}.md"));
+    }
+    let Some(panel) = dashboard::panel_id(panel).filter(|_| valid.spec.monitoring.dashboard.enabled) else {
+        return;
+    };
+    let uid = dashboard::uid(&valid.namespace, &valid.name);
+    // Grafana knows these two.
+    annotations["__dashboardUid__"] = json!(uid);
+    annotations["__panelId__"] = json!(panel.to_string());
+    if let Some(grafana) = base(&valid.links.grafana_url) {
+        annotations["dashboard_url"] = json!(format!("{grafana}/d/{uid}?viewPanel={panel}"));
+    }
+}
+
+/// Labels that an AlertmanagerConfig of the namespace needs to route an alert.
+fn ours(labels: &mut Value, valid: &Valid) {
+    labels["namespace"] = json!(valid.namespace);
+    labels["service"] = json!(valid.name);
 }
 
 fn extra(rule: &ExtraRule, valid: &Valid) -> Value {
     let mut body = json!(rule);
     body["labels"] = json!(rule.labels);
-    body["labels"]["namespace"] = json!(valid.namespace);
-    body["labels"]["service"] = json!(valid.name);
+    ours(&mut body["labels"], valid);
     body
 }

@@ -1,4 +1,4 @@
-//! The PrometheusRule: the alerts of a service in one group.
+//! The PrometheusRule: the alerts of a service in one group, what dashboards want recorded in another.
 use serde_json::{Value, json};
 
 use super::{alerts, meta};
@@ -17,6 +17,9 @@ pub fn build(valid: &Valid) -> Option<Value> {
                 "groups": [{
                     "name": format!("{}-alerts", valid.name),
                     "rules": alerts::rules(valid),
+                }, {
+                    "name": format!("{}-recordings", valid.name),
+                    "rules": alerts::recordings(valid),
                 }],
             },
         })

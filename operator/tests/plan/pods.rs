@@ -5,7 +5,7 @@ use qwen_operator::plan::{Kind, plan};
 use qwen_operator::valid::validate;
 use serde_json::{Value, json};
 
-use super::{examples, planned, plans, service};
+use super::{examples, planned, plans, service, settings};
 
 fn pod(part: Value) -> Value {
     planned(part, Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone()
@@ -111,7 +111,7 @@ proptest! {
         let mut service = QwenService::new("chat", serde_json::from_value(spec).unwrap());
         service.metadata.namespace = Some("team".to_owned());
         service.metadata.uid = Some("1".to_owned());
-        let plan = plan(&validate(&service, Some("qwen-engine:test"), "qwen-system", None).unwrap());
+        let plan = plan(&validate(&service, &settings(), None).unwrap());
         let deployment = plan.objects.into_iter().find(|desired| desired.kind == Kind::Deployment).unwrap();
         let pod = &deployment.body["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
@@ -209,7 +209,7 @@ fn a_pod_template_changes_the_pod_and_nothing_that_the_operator_relies_on() {
     ] {
         let over = json!({ "spec": { "containers": [{ "name": name, field: value }] } });
         let text = service(json!({ "podTemplate": over }));
-        let refused = qwen_operator::render::plans(&text, "i", "n")
+        let refused = qwen_operator::render::plans(&text, &settings())
             .unwrap_err()
             .to_string();
         assert!(

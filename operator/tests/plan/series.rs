@@ -1,6 +1,7 @@
 //! The series that alerts, autoscalers, KEDA and an adapter ask for, against what the engine exports.
 use std::collections::BTreeSet;
 
+use qwen_operator::dashboard;
 use qwen_operator::plan::adapter;
 use regex::Regex;
 use serde_json::json;
@@ -27,7 +28,8 @@ fn every_series_that_alerts_and_triggers_ask_for_is_exported() {
     let keda = json!({ "autoscaling": { "maxReplicas": 4, "metricsSource": "Keda", "prometheusAddress": "http://p.m.svc:9090" } });
     let plans = examples().into_iter().chain(plans(&service(keda)));
     let objects = plans.flat_map(|plan| plan.objects).map(|desired| desired.body);
-    let texts = objects.chain([adapter::rule()]).map(|body| body.to_string());
+    let others = [adapter::rule(), dashboard::of_fleet()];
+    let texts = objects.chain(others).map(|body| body.to_string());
     let name = Regex::new(r"\b(?:vllm|qwen):\w+").unwrap();
     let asked: BTreeSet<String> = texts
         .flat_map(|text| {
@@ -35,7 +37,7 @@ fn every_series_that_alerts_and_triggers_ask_for_is_exported() {
             names.collect::<Vec<_>>()
         })
         .collect();
-    assert!(asked.len() > 7, "{asked:?}");
+    assert!(asked.len() > 25, "{asked:?}");
     let exported = exported();
     let missing: Vec<_> = asked.difference(&exported).collect();
     assert!(missing.is_empty(), "the engine does not export {missing:?}");

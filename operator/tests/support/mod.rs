@@ -19,6 +19,7 @@ use qwen_operator::load::LoadBoard;
 use qwen_operator::metrics::Metrics;
 use qwen_operator::plan::Kind;
 use qwen_operator::scrape::Pods;
+use qwen_operator::valid::Settings;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -74,8 +75,11 @@ impl World {
         let ctx = Context {
             client: client.clone(),
             recorder: Recorder::new(client, reporter),
-            engine_image: Some("qwen-engine:test".into()),
-            namespace: "qwen-system".into(),
+            settings: Settings {
+                engine_image: Some("qwen-engine:test".into()),
+                namespace: "qwen-system".into(),
+                ..Settings::default()
+            },
             scope: Default::default(),
             capabilities: capabilities.subscribe(),
             caches: Arc::new(Caches::default()),
@@ -128,6 +132,7 @@ impl World {
             list(caches.children(kind).unwrap(), self.all(kind.name(), true));
         }
         list(&caches.prometheuses, self.all("Prometheus", false));
+        list(&caches.alertmanagers, self.all("Alertmanager", false));
         let mut namespaces = self.all("Namespace", false);
         if namespaces.is_empty() {
             namespaces.push(json!({ "metadata": { "name": "default" } }));
