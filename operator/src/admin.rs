@@ -19,6 +19,8 @@ pub struct Admin {
     pub capabilities: watch::Receiver<Capabilities>,
     /// Whether QwenServices are watched; the text says why not.
     pub watching: watch::Receiver<Result<(), String>>,
+    /// Why this installation does nothing, if so.
+    pub idle: watch::Receiver<Option<String>>,
     /// Whether the metrics API takes connections; `None` if this operator serves none.
     pub metrics_api: Option<MetricsApiState>,
 }
@@ -51,6 +53,7 @@ fn missing(admin: &Admin) -> Vec<String> {
     if let Err(error) = &*admin.watching.borrow() {
         missing.push(error.clone());
     }
+    missing.extend(admin.idle.borrow().clone());
     if admin.metrics_api.as_ref().is_some_and(|state| !state.serving()) {
         missing.push("the custom metrics API does not take connections yet".to_owned());
     }
@@ -88,16 +91,21 @@ mod tests {
     async fn readiness_says_what_is_missing_and_liveness_does_not_care() {
         let capabilities = watch::Sender::new(Capabilities::Unknown("refused".into()));
         let watching = watch::Sender::new(Err("QwenServices cannot be listed".to_owned()));
+        let idle = watch::Sender::new(Some("another installation leads".to_owned()));
         let app = app(Admin {
             metrics: Metrics::new().unwrap(),
             capabilities: capabilities.subscribe(),
             watching: watching.subscribe(),
+            idle: idle.subscribe(),
             metrics_api: Some(MetricsApiState::default()),
         });
         let (status, text) = get(app.clone(), "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text.lines().count(), 3, "{text}");
-        assert!(text.contains("refused"), "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(
+            text.contains("refused") && text.contains("another installation"),
+            "{text}"
+        );
         assert_eq!(get(app.clone(), "/healthz").await.0, StatusCode::OK);
         let (_, metrics) = get(app, "/metrics").await;
         assert!(
@@ -114,6 +122,7 @@ mod tests {
             metrics: Metrics::new().unwrap(),
             capabilities: capabilities.subscribe(),
             watching: watching.subscribe(),
+            idle: watch::Sender::default().subscribe(),
             metrics_api: None,
         });
         assert_eq!(get(app, "/readyz").await, (StatusCode::OK, "ok".to_owned()));

@@ -51,9 +51,15 @@ pub enum Board {
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Namespace of the operator: its Lease and its certificate are there.
+    /// Namespace of the operator: its certificate is there.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
+    /// Name of the release, which tells its replicas from another installation.
+    #[arg(long, env = "RELEASE", default_value = "qwen-operator")]
+    pub release: String,
+    /// Namespace of the Lease that one installation for all namespaces can hold.
+    #[arg(long, default_value = "kube-system", conflicts_with = "watch_namespace")]
+    pub lease_namespace: String,
     /// Name of this replica, unique among all.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: String,
@@ -127,6 +133,9 @@ pub struct CheckArgs {
     /// The one namespace that the operator is limited to, if it is.
     #[arg(long)]
     pub watch_namespace: Option<String>,
+    /// Namespace of the operator's Lease, unless it is limited to a namespace: then it is there.
+    #[arg(long, default_value = "kube-system")]
+    pub lease_namespace: String,
     /// The release serves no metrics API: the chart's metricsApi.enabled is false.
     #[arg(long)]
     pub no_metrics_api: bool,

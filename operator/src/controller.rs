@@ -1,4 +1,5 @@
 //! The spine: `observe → validate → plan → apply → status → report`, one service at a time.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ const TURNS: usize = 8;
 /// A failed reconcile is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What reconciles share. A new one is made for each term of leadership: its memory must not outlive it.
+/// What reconciles share. A new one is made for each term: its memory must not outlive it.
 pub struct Context {
     /// Client of the cluster.
     pub client: Client,
@@ -45,6 +46,8 @@ pub struct Context {
     pub settings: Settings,
     /// Which namespaces the operator looks at.
     pub scope: Scope,
+    /// Namespaces that operators of their own look after.
+    pub theirs: BTreeSet<String>,
     /// Which optional kinds the cluster serves.
     pub capabilities: watch::Receiver<Capabilities>,
     /// What the watches said of children and monitoring.
@@ -61,6 +64,16 @@ pub struct Context {
     pub reported: report::Memory,
     /// Who works next: who waits the longest.
     pub turns: Turns,
+}
+
+impl Context {
+    /// Whether another operator looks after a service, so that nothing of it is written here.
+    #[must_use]
+    pub fn theirs(&self, service: &DeserializeGuard<QwenService>) -> bool {
+        service
+            .namespace()
+            .is_some_and(|namespace| self.theirs.contains(&namespace))
+    }
 }
 
 /// Turns of work, first come, first served.
@@ -116,6 +129,9 @@ pub async fn reconcile(
     service: Arc<DeserializeGuard<QwenService>>,
     ctx: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
+    if ctx.theirs(&service) {
+        return Ok(Action::await_change());
+    }
     let _timer = ctx.metrics.reconcile_started();
     match &service.0 {
         // Children are deleted with their owner; touching them now would bring them back.

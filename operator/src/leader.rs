@@ -9,9 +9,12 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+
+use crate::scope::Scope;
 
 /// Name of the Lease.
-const NAME: &str = "qwen-operator-leader";
+pub const NAME: &str = "qwen-operator-leader";
 /// A lease that has not been renewed for this time may be taken.
 const DURATION: Duration = Duration::from_secs(15);
 /// The leader steps down when it could not renew for this time: before another may take over.
@@ -19,21 +22,64 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two tries.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// What an installation looks after, and which of its replicas asks.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Whose services.
+    pub scope: Scope,
+    /// Where the lease is: the same for all installations that look after the same services.
+    pub namespace: String,
+    /// Namespace and name of the release.
+    pub installation: String,
+    /// Name of the replica's pod.
+    pub replica: String,
+}
+
 /// A candidate for leadership.
 pub struct Candidate {
     api: Api<Lease>,
+    claim: Claim,
     identity: String,
-    seen: Option<(String, Instant)>,
+    seen: Seen,
+    idle: watch::Sender<Option<String>>,
+}
+
+/// A lease as it was seen last, and since when.
+#[derive(Debug, Default)]
+pub struct Seen(Option<(String, Instant)>);
+
+impl Seen {
+    /// Whether somebody holds the lease and renews it.
+    pub fn held(&mut self, lease: &Lease) -> bool {
+        let version = lease.resource_version().unwrap_or_default();
+        let since = match &self.0 {
+            Some((seen, since)) if *seen == version => *since,
+            _ => self.0.insert((version, Instant::now())).1,
+        };
+        let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration = duration
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(DURATION, Duration::from_secs);
+        holder(lease).is_some_and(|holder| !holder.is_empty()) && since.elapsed() <= duration
+    }
+
+    /// As if the lease had been seen unchanged for so long.
+    #[cfg(test)]
+    pub fn since(&mut self, time: Duration) {
+        self.0.as_mut().unwrap().1 = Instant::now().checked_sub(time).unwrap();
+    }
 }
 
 impl Candidate {
-    /// A candidate of this identity, such as the pod's name, for the lease in `namespace`.
+    /// A candidate; while another installation leads, `idle` says so.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+    pub fn new(client: Client, claim: Claim, idle: watch::Sender<Option<String>>) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
-            identity,
-            seen: None,
+            api: Api::namespaced(client, &claim.namespace),
+            identity: format!("{}/{}", claim.installation, claim.replica),
+            claim,
+            seen: Seen::default(),
+            idle,
         }
     }
 
@@ -108,27 +154,30 @@ impl Candidate {
                     .replace(NAME, &PostParams::default(), &self.lease(Some(lease)))
                     .await
             }
-            Some(_) => return Ok(false),
+            Some(lease) => {
+                self.led_by(holder(&lease));
+                return Ok(false);
+            }
         };
         match outcome {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.led_by(Some(&self.identity));
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     fn may_take(&mut self, lease: &Lease) -> bool {
-        let free = holder(lease).is_none_or(|holder| holder.is_empty() || *holder == self.identity);
-        let version = lease.resource_version().unwrap_or_default();
-        let unchanged_since = match &self.seen {
-            Some((seen, since)) if *seen == version => *since,
-            _ => self.seen.insert((version, Instant::now())).1,
-        };
-        let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-        let duration = duration
-            .and_then(|seconds| u64::try_from(seconds).ok())
-            .map_or(DURATION, Duration::from_secs);
-        free || unchanged_since.elapsed() > duration
+        holder(lease) == Some(&self.identity) || !self.seen.held(lease)
+    }
+
+    /// Tells when another installation leads, and when it does no more.
+    fn led_by(&self, holder: Option<&String>) {
+        let other = holder.and_then(|holder| Some(holder.rsplit_once('/')?.0));
+        let other = other.filter(|installation| *installation != self.claim.installation);
+        tell(&self.idle, other.map(|other| self.claim.scope.led_by(other)));
     }
 
     /// The lease as we would hold it; `replace` fails if it changed since it was read.
@@ -159,6 +208,18 @@ fn holder(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
 }
 
+/// Sets why an installation does nothing, and logs it once.
+pub fn tell(idle: &watch::Sender<Option<String>>, why: Option<String>) {
+    idle.send_if_modified(|known| {
+        let changed = *known != why;
+        if changed && let Some(why) = &why {
+            tracing::warn!("{why}");
+        }
+        *known = why;
+        changed
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -174,11 +235,25 @@ mod tests {
     #[derive(Clone, Default)]
     struct Server(Arc<Mutex<Option<Value>>>);
 
+    fn candidate(client: Client, installation: &str, replica: &str) -> Candidate {
+        let claim = Claim {
+            scope: Scope(Some("team".to_owned())),
+            namespace: "team".to_owned(),
+            installation: installation.to_owned(),
+            replica: replica.to_owned(),
+        };
+        Candidate::new(client, claim, watch::Sender::default())
+    }
+
     impl Server {
-        fn candidate(&self, identity: &str) -> Candidate {
+        fn candidate(&self, replica: &str) -> Candidate {
+            self.candidate_of("ns/op", replica)
+        }
+
+        fn candidate_of(&self, installation: &str, replica: &str) -> Candidate {
             let server = self.clone();
             let (client, _) = mock(move |call| server.answer(&call.line, call.body.clone()));
-            Candidate::new(client, "default", identity.to_owned())
+            candidate(client, installation, replica)
         }
 
         fn answer(&self, line: &str, mut sent: Value) -> (u16, Value) {
@@ -220,13 +295,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_second_installation_waits_and_says_for_whom_and_a_second_replica_says_nothing() {
+        let server = Server::default();
+        let mut one = server.candidate("one");
+        let (mut replica, mut rival) = (server.candidate("two"), server.candidate_of("ns/second", "one"));
+        assert!(one.try_once().await.unwrap());
+        assert!(!replica.try_once().await.unwrap() && !rival.try_once().await.unwrap());
+        assert_eq!(*replica.idle.borrow(), None);
+        let told = rival.idle.borrow().clone().unwrap();
+        assert!(
+            told.contains("ns/op") && told.contains("namespace team"),
+            "{told}"
+        );
+        one.release(DURATION).await;
+        assert!(rival.try_once().await.unwrap());
+        assert_eq!(*rival.idle.borrow(), None);
+    }
+
+    #[tokio::test]
     async fn a_lease_that_nobody_renews_is_taken_after_its_duration() {
         let server = Server::default();
         server.candidate("one").try_once().await.unwrap();
         let mut other = server.candidate("other");
         assert!(!other.try_once().await.unwrap());
         // As if it had been seen unchanged for longer than it lasts.
-        other.seen.as_mut().unwrap().1 = Instant::now().checked_sub(DURATION + RETRY).unwrap();
+        other.seen.since(DURATION + RETRY);
         assert!(other.try_once().await.unwrap());
     }
 
@@ -236,7 +329,7 @@ mod tests {
         let mut one = server.candidate("one");
         assert!(one.try_once().await.unwrap());
         let mut lease = one.api.get(NAME).await.unwrap();
-        lease.spec.as_mut().unwrap().holder_identity = Some("other".to_owned());
+        lease.spec.as_mut().unwrap().holder_identity = Some("ns/op/other".to_owned());
         one.api
             .replace(NAME, &PostParams::default(), &lease)
             .await
@@ -251,7 +344,7 @@ mod tests {
         let away = tower::service_fn(|_: Request<Body>| async {
             Err::<Response<Body>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
         });
-        let mut candidate = Candidate::new(Client::new(away, "default"), "default", "one".to_owned());
+        let mut candidate = candidate(Client::new(away, "default"), "ns/op", "one");
         assert!(candidate.renew(&mut Instant::now()).await);
         let mut long_ago = Instant::now().checked_sub(DEADLINE).unwrap();
         assert!(!candidate.renew(&mut long_ago).await);
@@ -262,7 +355,7 @@ mod tests {
         let silent = tower::service_fn(|_: Request<Body>| {
             std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
         });
-        let mut candidate = Candidate::new(Client::new(silent, "default"), "default", "one".to_owned());
+        let mut candidate = candidate(Client::new(silent, "default"), "ns/op", "one");
         candidate.release(Duration::from_millis(1)).await;
     }
 

@@ -21,6 +21,7 @@ pub mod marks;
 pub mod metrics;
 pub mod metrics_api;
 pub mod monitoring_view;
+pub mod neighbours;
 pub mod news;
 pub mod observe;
 pub mod own_alerts;

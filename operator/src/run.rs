@@ -1,4 +1,5 @@
 //! Wires everything together: admin server, metrics API, leader election, the controller and its watches.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,11 @@ use crate::api::QwenService;
 use crate::capabilities::{self, Capabilities, Trigger};
 use crate::cli::{RunArgs, any};
 use crate::controller::{Context, error_policy, reconcile};
-use crate::leader::Candidate;
+use crate::leader::{Candidate, Claim};
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
+use crate::neighbours::Neighbours;
 use crate::scope::Scope;
 use crate::valid::{MANAGED_BY, Settings};
 use crate::{triggers, watches};
@@ -71,6 +73,7 @@ struct Operator {
     metrics_api: MetricsApiState,
     capabilities: watch::Sender<Capabilities>,
     watching: watch::Sender<Result<(), String>>,
+    idle: watch::Sender<Option<String>>,
     triggers: broadcast::Sender<Trigger>,
     leads: watch::Sender<bool>,
     shutdown: CancellationToken,
@@ -88,6 +91,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> Result<(), RunEr
         metrics_api: MetricsApiState::default(),
         capabilities: watch::Sender::new(Capabilities::default()),
         watching: watch::Sender::new(Err("QwenServices have not been looked at yet".to_owned())),
+        idle: watch::Sender::default(),
         triggers: broadcast::Sender::new(TRIGGERS),
         leads: watch::Sender::new(false),
         shutdown,
@@ -125,6 +129,7 @@ impl Operator {
             metrics: self.metrics.clone(),
             capabilities: self.capabilities.subscribe(),
             watching: self.watching.subscribe(),
+            idle: self.idle.subscribe(),
             metrics_api: serves_metrics.then(|| self.metrics_api.clone()),
         });
         axum::serve(listener, app)
@@ -188,11 +193,7 @@ impl Operator {
 
     /// Leads when it may, for as long as it may, until the shutdown.
     async fn lead(&self) {
-        let mut candidate = Candidate::new(
-            self.client.clone(),
-            &self.args.namespace,
-            self.args.pod_name.clone(),
-        );
+        let mut candidate = Candidate::new(self.client.clone(), self.claim(), self.idle.clone());
         loop {
             tokio::select! {
                 () = candidate.acquire() => {}
@@ -202,7 +203,7 @@ impl Operator {
             self.set_leads(true);
             // Dropping the controller ends its reconciles at their next await: a lost lease must not write on.
             tokio::select! {
-                () = self.control() => {}
+                () = self.terms() => {}
                 () = candidate.hold() => tracing::warn!("the leader lease is lost"),
                 () = self.overdue() => tracing::warn!("reconciles did not end in time and are left where they are"),
             }
@@ -210,6 +211,42 @@ impl Operator {
             if self.shutdown.is_cancelled() {
                 candidate.release(LAST).await;
                 return;
+            }
+        }
+    }
+
+    fn claim(&self) -> Claim {
+        let args = &self.args;
+        Claim {
+            scope: self.scope.clone(),
+            namespace: args
+                .watch_namespace
+                .as_ref()
+                .unwrap_or(&args.lease_namespace)
+                .clone(),
+            installation: format!("{}/{}", args.namespace, args.release),
+            replica: args.pod_name.clone(),
+        }
+    }
+
+    /// One term after the other, each for as long as the namespaces stay the same that others look after: what is
+    /// remembered of objects does not hold once others have written them.
+    async fn terms(&self) {
+        let mut neighbours = Neighbours::new(self.client.clone(), &self.claim(), self.idle.clone());
+        let mut theirs = tokio::select! {
+            theirs = neighbours.first() => theirs,
+            () = self.shutdown.cancelled() => return,
+        };
+        loop {
+            if !theirs.is_empty() {
+                tracing::warn!(
+                    ?theirs,
+                    "namespaces are left to operators that are limited to them"
+                );
+            }
+            tokio::select! {
+                () = self.control(&theirs) => return,
+                now = neighbours.other_than(&theirs) => theirs = now,
             }
         }
     }
@@ -225,15 +262,15 @@ impl Operator {
         self.metrics.set_leader(leads);
     }
 
-    /// The controller of one term of leadership; ends at the shutdown, after the running reconciles.
-    async fn control(&self) {
+    /// The controller of one term; ends at the shutdown, after the running reconciles.
+    async fn control(&self, theirs: &BTreeSet<String>) {
         // Nothing is decided before it is known what the cluster offers.
         let mut known = self.capabilities.subscribe();
         tokio::select! {
             _ = known.wait_for(|known| matches!(known, Capabilities::Known(_))) => {}
             () = self.shutdown.cancelled() => return,
         }
-        let ctx = Arc::new(self.context());
+        let ctx = Arc::new(self.context(theirs.clone()));
         let (reader, writer) = reflector::store();
         let controller = self
             .controller(reader.clone(), writer)
@@ -251,7 +288,7 @@ impl Operator {
         }
     }
 
-    fn context(&self) -> Context {
+    fn context(&self, theirs: BTreeSet<String>) -> Context {
         let reporter = Reporter {
             controller: MANAGED_BY.to_owned(),
             instance: Some(self.args.pod_name.clone()),
@@ -265,6 +302,7 @@ impl Operator {
                 links: self.args.links.clone(),
             },
             scope: self.scope.clone(),
+            theirs,
             capabilities: self.capabilities.subscribe(),
             caches: Arc::default(),
             board: self.board.clone(),

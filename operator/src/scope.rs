@@ -34,6 +34,18 @@ impl Scope {
         }
     }
 
+    /// What it means that another installation leads.
+    #[must_use]
+    pub fn led_by(&self, installation: &str) -> String {
+        let whose = self.0.as_ref().map_or_else(
+            || "all namespaces".to_owned(),
+            |namespace| format!("namespace {namespace}"),
+        );
+        format!(
+            "the installation {installation} looks after the QwenServices of {whose}, so this one does nothing: uninstall one of them, or limit each to a namespace of its own"
+        )
+    }
+
     /// Why the operator cannot give the autoscaler its numbers, if it cannot.
     #[must_use]
     pub fn obstacle(&self) -> String {

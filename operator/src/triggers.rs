@@ -56,7 +56,7 @@ pub async fn load(
     let mut clock = tokio::time::interval(NUMBERS_EVERY);
     loop {
         clock.tick().await;
-        let all = services.state();
+        let all = ours(&ctx, &services);
         ctx.metrics.set_services(all.len());
         let mut now = HashMap::new();
         for service in &all {
@@ -80,9 +80,18 @@ pub async fn load(
     }
 }
 
+fn ours(
+    ctx: &Context,
+    services: &Store<DeserializeGuard<QwenService>>,
+) -> Vec<Arc<DeserializeGuard<QwenService>>> {
+    let mut all = services.state();
+    all.retain(|service| !ctx.theirs(service));
+    all
+}
+
 /// Forgets services that are gone. They are listed anew: marking takes its time, and others have come meanwhile.
 fn forget(ctx: &Context, services: &Store<DeserializeGuard<QwenService>>) {
-    let all = services.state();
+    let all = ours(ctx, services);
     let uids: HashSet<String> = all.iter().filter_map(|service| service.uid()).collect();
     let keys: HashSet<(String, String)> = all
         .iter()

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 #[path = "apiserver/failures.rs"]
 mod failures;
+#[path = "apiserver/installations.rs"]
+mod installations;
 #[path = "apiserver/monitoring.rs"]
 mod monitoring;
 #[path = "apiserver/optional.rs"]

@@ -297,6 +297,7 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
         "imagePullSecrets[0]=regcred",
         "autoscalerServiceAccount.name=",
         "watchNamespace=Team_A",
+        "leaseNamespace=",
         "metricsApi.enabled=perhaps",
         "tokenSecrets[0].name=scrape",
     ] {
@@ -347,7 +348,7 @@ fn a_release_for_one_namespace_has_no_right_in_another() -> Result<()> {
     }
     let args = pod_spec(&objects)?["containers"][0]["args"].clone();
     assert_eq!(args, json!(["run", "--watch-namespace=team"]));
-    // The rights on services are the same as those of a ClusterRole, but for the metrics API.
+    // The rights are the same as those in all namespaces and on the lease, but for the metrics API.
     let all = render(&[])?;
     let of = |objects: &[Value], namespace: Option<&str>| -> Vec<Value> {
         let found = rules(objects).into_iter().filter(|(of, _)| *of == namespace);
@@ -355,7 +356,7 @@ fn a_release_for_one_namespace_has_no_right_in_another() -> Result<()> {
     };
     let limited = of(&objects, Some("team"));
     ensure!(limited.len() > 10, "only {} rules", limited.len());
-    let whole = of(&all, None);
+    let whole = [of(&all, None), of(&all, Some("kube-system"))].concat();
     ensure!(
         limited.iter().all(|rule| whole.contains(rule)),
         "a Role has what the ClusterRole has not"

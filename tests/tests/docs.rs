@@ -143,6 +143,21 @@ fn tests_that_the_documents_name_exist() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn every_trap_has_tests_that_exist() -> Result<()> {
+    let text = read("tests/README.md")?;
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named: Vec<_> = quoted.filter_map(|code| code.split_once("::")).collect();
+    ensure!(named.len() > 40, "only {} names of tests were found", named.len());
+    for (file, test) in named {
+        ensure!(
+            read(file)?.contains(&format!("fn {test}(")),
+            "{file} has no test {test}"
+        );
+    }
+    Ok(())
+}
+
 fn append_code(folder: &Path, code: &mut String) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();

@@ -30,6 +30,32 @@ fn streams_end_whole_however_their_pod_has_to_go() -> Result<()> {
     })
 }
 
+#[test]
+#[ignore = "needs the local cluster"]
+fn an_idle_replica_goes_before_one_with_a_stream() -> Result<()> {
+    with_services(&[NAME], idle_first)
+}
+
+/// The stream is on the younger one, which Kubernetes would take first.
+fn idle_first(cluster: &Cluster) -> Result<()> {
+    apply(cluster, 1, "")?;
+    let older = ready(cluster, 1)?;
+    apply(cluster, 2, "")?;
+    let mut younger = ready(cluster, 2)?;
+    younger.retain(|pod| !older.contains(pod));
+    let stream = Streams::start(cluster, younger.first().context("there is no second pod")?)?;
+    waiting("the busy pod to cost more", LIMIT, || {
+        let pod = cluster.get("pod", &stream.pod)?;
+        let cost = &pod["metadata"]["annotations"]["controller.kubernetes.io/pod-deletion-cost"];
+        ensure!(*cost == "1", "its cost is {cost}");
+        Ok(())
+    })?;
+    apply(cluster, 1, "")?;
+    let stays = ready(cluster, 1)?;
+    ensure!(stays == younger, "{stays:?} stays, the stream was on {younger:?}");
+    stream.end_whole()
+}
+
 /// Of two replicas the default budget lets one go, and no other before that one is replaced.
 fn eviction(cluster: &Cluster) -> Result<()> {
     apply(cluster, 2, "")?;

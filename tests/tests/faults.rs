@@ -3,13 +3,14 @@
 //!
 //! Run with: `make test-cluster`.
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::process::{Child, Command};
+use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use qwen_tests::operator::{Operator, engine_image, leads};
 use qwen_tests::{Cluster, waiting, with_services};
 use serde_json::{Value, json};
 use xtask::cluster::process;
@@ -67,8 +68,19 @@ fn killed(cluster: &Cluster, names: &[&str]) -> Result<()> {
         cluster.apply(&cluster.nano(name, json!({"replicas": 2})))?;
     }
     let image = engine_image(cluster)?;
+    let start = || {
+        // Always under the same name, so that it has its lease again at once.
+        let args = [
+            "--namespace",
+            SYSTEM,
+            "--pod-name=killed",
+            "--engine-image",
+            &image,
+        ];
+        Operator::start(cluster, ADMIN, &args)
+    };
     let first_pass = || -> Result<Operator> {
-        let mut operator = Operator::start(cluster, &image)?;
+        let mut operator = start()?;
         waiting("a first pass over all services", Duration::from_secs(60), || {
             let ended = operator.reconciles()?;
             ensure!(ended >= names.len(), "{ended} reconciles have ended");
@@ -101,7 +113,7 @@ fn killed(cluster: &Cluster, names: &[&str]) -> Result<()> {
             Ok(())
         });
         let killing = (0..KILLS).try_for_each(|_| {
-            let mut operator = Operator::start(cluster, &image)?;
+            let mut operator = start()?;
             // Nothing is awaited here: the moment is what this test is about.
             thread::sleep(Duration::from_millis(moments.below(two_passes)));
             at_work += usize::from(operator.reconciles()? < names.len());
@@ -119,7 +131,7 @@ fn killed(cluster: &Cluster, names: &[&str]) -> Result<()> {
     );
     ensure!(at_work >= KILLS / 8, "only {at_work} kills came upon work");
 
-    let operator = Operator::start(cluster, &image)?;
+    let operator = start()?;
     waiting("the children to be as planned", Duration::from_secs(60), || {
         as_planned(cluster, names)
     })?;
@@ -181,7 +193,7 @@ fn without_api(cluster: &Cluster, name: &str) -> Result<()> {
         .json(&["-n", NAMESPACE, "get", "pods", "-l", &selector])?;
     let engine = format!("http://{}:8000/v1/models", address(&engines["items"][0])?);
     waiting("the operator to lead", Duration::from_secs(60), || {
-        leads(&admin, true)
+        leads(&http::get_text(&admin)?, true)
     })?;
 
     let processes = process::list(&cluster.paths.cluster());
@@ -195,7 +207,7 @@ fn without_api(cluster: &Cluster, name: &str) -> Result<()> {
     let outage = waiting(
         "the operator to give up its lead",
         Duration::from_secs(60),
-        || leads(&admin, false),
+        || leads(&http::get_text(&admin)?, false),
     )
     .and_then(|()| http::get_json(&engine, &[]));
     process::start(&cluster.paths, "kube-apiserver", &args)?;
@@ -347,83 +359,6 @@ fn by_name(list: &Value) -> BTreeMap<String, Value> {
 
 fn address(pod: &Value) -> Result<&str> {
     pod["status"]["podIP"].as_str().context("the pod has no address")
-}
-
-fn leads(metrics: &str, wanted: bool) -> Result<()> {
-    let line = format!("qwen_operator_leader {}\n", u8::from(wanted));
-    ensure!(
-        http::get_text(metrics)?.contains(&line),
-        "its metrics lack {line}"
-    );
-    Ok(())
-}
-
-/// The image that the release gives to services that name none.
-fn engine_image(cluster: &Cluster) -> Result<String> {
-    let path = "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"ENGINE_IMAGE\")].value}";
-    cluster
-        .kube
-        .run(&["-n", SYSTEM, "get", "deployment", "qwen-operator", "-o", path])
-}
-
-/// The operator as a process, always under the same name, so that it has its lease again at once; dropping it kills it
-/// as the kernel does where memory is short.
-struct Operator(Child);
-
-impl Operator {
-    fn start(cluster: &Cluster, image: &str) -> Result<Self> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(cluster.paths.logs().join("killed-operator.log"))?;
-        let mut command = Command::new(cluster.paths.cargo_target().join("release/qwen-operator"));
-        command
-            .args([
-                "run",
-                "--namespace",
-                SYSTEM,
-                "--pod-name=killed",
-                "--engine-image",
-                image,
-            ])
-            .arg(format!("--admin-port={ADMIN}"))
-            .env(
-                "KUBECONFIG",
-                cluster.paths.cluster().join("qwen-operator.kubeconfig"),
-            )
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        Ok(Self(command.spawn()?))
-    }
-
-    /// Reconciles that it has ended; none as long as it does not answer.
-    fn reconciles(&mut self) -> Result<usize> {
-        if let Some(status) = self.0.try_wait()? {
-            bail!(
-                "the operator ended by itself ({status}), see killed-operator.log among the cluster's logs"
-            );
-        }
-        let metrics = http::get_text(&format!("http://127.0.0.1:{ADMIN}/metrics")).unwrap_or_default();
-        let name = "qwen_operator_reconcile_duration_seconds_count ";
-        let count = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(count.map_or(Ok(0), str::parse)?)
-    }
-
-    /// Ends it in good order, so that it gives its lease to the next.
-    fn stop(mut self) -> Result<()> {
-        process::signal("TERM", [self.0.id()].into_iter())?;
-        let status = self.0.wait()?;
-        ensure!(status.success(), "the operator ended with {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
 
 /// SplitMix64: the same numbers for the same seed, everywhere and for ever.

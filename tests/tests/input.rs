@@ -50,7 +50,7 @@ fn a_manifest_that_cannot_work_is_refused_with_what_to_write() -> Result<()> {
 
 #[test]
 #[ignore = "needs the local cluster"]
-fn a_service_that_cannot_start_says_why_and_stops_no_other() -> Result<()> {
+fn a_service_that_cannot_start_says_why_stops_no_other_and_starts_when_it_is_put_right() -> Result<()> {
     let cluster = Cluster::with_operator()?;
     cluster.apply(&cluster.nano("wrong-flag", json!({"engine": {"extraArgs": ["--no-such-flag"]}})))?;
     cluster.apply(&cluster.nano(
@@ -61,7 +61,9 @@ fn a_service_that_cannot_start_says_why_and_stops_no_other() -> Result<()> {
     let checked = (|| {
         cluster.wait_condition("right", "Ready", "True", "")?;
         cluster.wait_condition("wrong-flag", "Ready", "False", "--no-such-flag")?;
-        cluster.wait_condition("no-image", "Ready", "False", "no-such-image:1")
+        cluster.wait_condition("no-image", "Ready", "False", "no-such-image:1")?;
+        cluster.apply(&cluster.nano("wrong-flag", json!({"engine": {"extraArgs": []}})))?;
+        cluster.wait_condition("wrong-flag", "Ready", "True", "")
     })();
     for name in ["wrong-flag", "no-image", "right"] {
         cluster.delete(name)?;

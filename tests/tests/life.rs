@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qwen_tests::{Cluster, waiting, with_services};
+use qwen_tests::{Cluster, merge, waiting, with_services};
 use serde_json::json;
 use xtask::demo::steps::SYSTEM;
 use xtask::shell;
@@ -17,6 +17,29 @@ const API_SERVICES: [&str; 2] = ["v1beta1.custom.metrics.k8s.io", "v1beta2.custo
 #[ignore = "needs the local cluster"]
 fn the_server_takes_every_object_of_chart_and_render() -> Result<()> {
     let cluster = Cluster::with_operator()?;
+    for objects in rendered(&cluster)? {
+        let mut apply = cluster.kube.command();
+        let args = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--field-manager=test",
+            "-f",
+            "-",
+        ];
+        // The local cluster has no Gateway API; the operator makes such a route only where there is one.
+        let documents = objects
+            .split("\n---\n")
+            .filter(|one| !one.contains("kind: HTTPRoute\n"));
+        let objects = documents.collect::<Vec<_>>().join("\n---\n");
+        shell::output_with_input(apply.args(args), &objects)?;
+    }
+    Ok(())
+}
+
+/// What the chart and each example make of a cluster, as YAML.
+fn rendered(cluster: &Cluster) -> Result<Vec<String>> {
     let chart = cluster.paths.root.join("charts/qwen-operator");
     let mut template = cluster.kube.helm();
     let rendered = shell::output(
@@ -37,24 +60,68 @@ fn the_server_takes_every_object_of_chart_and_render() -> Result<()> {
         }
     }
     ensure!(rendered.len() > 2, "there are no examples");
-    for objects in rendered {
-        let mut apply = cluster.kube.command();
-        let args = [
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--dry-run=server",
-            "--field-manager=test",
-            "-f",
-            "-",
-        ];
-        // The local cluster has no Gateway API; the operator makes such a route only where there is one.
-        let documents = objects
-            .split("\n---\n")
-            .filter(|one| !one.contains("kind: HTTPRoute\n"));
-        let objects = documents.collect::<Vec<_>>().join("\n---\n");
-        shell::output_with_input(apply.args(args), &objects)?;
+    Ok(rendered)
+}
+
+/// A namespace that admits what the restricted standard of pods allows, and nothing else.
+const RESTRICTED: &str = "restricted";
+
+#[test]
+#[ignore = "needs the local cluster"]
+fn a_restricted_namespace_admits_the_pods_of_every_example_and_of_the_chart() -> Result<()> {
+    let cluster = Cluster::with_operator()?;
+    cluster.kube.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": RESTRICTED, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        })
+        .to_string(),
+    )?;
+    let admitted = restricted(&cluster);
+    cluster.kube.run(&["delete", "namespace", RESTRICTED, "--wait"])?;
+    admitted
+}
+
+fn restricted(cluster: &Cluster) -> Result<()> {
+    let mut service = cluster.nano("restricted", json!({}));
+    service["metadata"]["namespace"] = json!(RESTRICTED);
+    cluster.apply(&service)?;
+    let wait = [
+        "wait",
+        "qwen/restricted",
+        "--for=condition=Ready",
+        "--timeout=120s",
+    ];
+    cluster.kube.run(&[&["-n", RESTRICTED], &wait[..]].concat())?;
+    let mut pods = 0;
+    for object in rendered(cluster)?
+        .iter()
+        .flat_map(|objects| objects.split("\n---\n"))
+    {
+        let object: serde_json::Value = serde_saphyr::from_str(object)?;
+        if object["kind"] != "Deployment" {
+            continue;
+        }
+        let mut pod = object["spec"]["template"].clone();
+        merge(&mut pod, json!({"apiVersion": "v1", "kind": "Pod"}));
+        pod["metadata"]["name"] = object["metadata"]["name"].clone();
+        // That of the release is in its own namespace.
+        pod["spec"]["serviceAccountName"] = json!("default");
+        let mut create = cluster.kube.command();
+        create.args(["-n", RESTRICTED, "create", "--dry-run=server", "-f", "-"]);
+        shell::output_with_input(&mut create, &pod.to_string())?;
+        pods += 1;
     }
+    ensure!(pods > 5, "only {pods} pods were asked for");
+    // The namespace does refuse.
+    let bad = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bad"},
+        "spec": {"containers": [{"name": "bad", "image": "bad"}]},
+    });
+    let mut create = cluster.kube.command();
+    create.args(["-n", RESTRICTED, "create", "--dry-run=server", "-f", "-"]);
+    let refused = shell::output_with_input(&mut create, &bad.to_string());
+    ensure!(refused.is_err(), "the namespace admits any pod");
     Ok(())
 }
 

@@ -1,14 +1,11 @@
 //! How replicas follow the queue on the real autoscaler: no flapping, no overshoot, and `kubectl scale`.
 //!
 //! Run with: `make test-cluster`.
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::Child;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use qwen_tests::hub::{Hub, MODEL};
+use qwen_tests::replicas::{Watch, average, served};
 use qwen_tests::{Cluster, waiting, with_services};
 use serde_json::{Value, json};
 use xtask::demo::load::Load;
@@ -126,7 +123,7 @@ fn cold_start(cluster: &Cluster, name: &str) -> Result<()> {
             let hpa = cluster.get("hpa", name)?;
             let status = &hpa["status"];
             ensure!(
-                status["currentReplicas"] == wanted && waiting_average(&hpa)? <= 1000 * PER_REPLICA,
+                status["currentReplicas"] == wanted && average(&hpa, "waiting")? <= 1000 * PER_REPLICA,
                 "it says {status}"
             );
             Ok(())
@@ -186,75 +183,15 @@ fn kubectl_scale(cluster: &Cluster, name: &str) -> Result<()> {
     })
 }
 
-/// Ends a load, every request of which must have been answered.
-fn served(load: Load) -> Result<()> {
-    let counts = load.finish();
-    let failed = counts.failed.load(Ordering::Relaxed);
-    ensure!(failed == 0, "{failed} requests failed");
-    Ok(())
-}
-
 /// Waits until the autoscaler has read such an average queue, in thousandths.
 fn queue_seen(cluster: &Cluster, name: &str, what: &str, like: impl Fn(usize) -> bool) -> Result<()> {
     waiting(
         &format!("the autoscaler to see {what}"),
         Duration::from_secs(60),
         || {
-            let average = waiting_average(&cluster.get("hpa", name)?)?;
+            let average = average(&cluster.get("hpa", name)?, "waiting")?;
             ensure!(like(average), "it sees {average} thousandths on average");
             Ok(())
         },
     )
-}
-
-/// Waiting requests per replica, as the autoscaler read them last, in thousandths.
-fn waiting_average(hpa: &Value) -> Result<usize> {
-    let metrics = hpa["status"]["currentMetrics"].as_array();
-    let metric = metrics
-        .into_iter()
-        .flatten()
-        .find(|one| one["pods"]["metric"]["name"] == "vllm:num_requests_waiting")
-        .context("the autoscaler has read nothing yet")?;
-    let quantity = metric["pods"]["current"]["averageValue"]
-        .as_str()
-        .unwrap_or_default();
-    let number = match quantity.strip_suffix('m') {
-        Some(milli) => milli.parse::<usize>(),
-        None => quantity.parse().map(|whole: usize| 1000 * whole),
-    };
-    number.with_context(|| format!("{quantity} is no amount of requests"))
-}
-
-/// Every number of replicas that the Deployment was to have, as the API server tells each change.
-struct Watch {
-    kubectl: Child,
-    told: PathBuf,
-}
-
-impl Watch {
-    fn start(cluster: &Cluster, name: &str) -> Result<Self> {
-        let told = cluster.paths.cluster().join(format!("replicas-of-{name}"));
-        let mut kubectl = cluster.kube.command();
-        kubectl.args(["-n", NAMESPACE, "get", "deployment", name, "--watch"]);
-        kubectl.args(["-o", "jsonpath={.spec.replicas}{\"\\n\"}"]);
-        let kubectl = kubectl.stdout(File::create(&told)?).spawn()?;
-        Ok(Self { kubectl, told })
-    }
-
-    /// The numbers so far, each change once.
-    fn replicas(&self) -> Result<Vec<usize>> {
-        let told = fs::read_to_string(&self.told)?;
-        let numbers: std::result::Result<Vec<_>, _> = told.lines().map(str::parse).collect();
-        let mut numbers = numbers.with_context(|| format!("the watch told {told}"))?;
-        numbers.dedup();
-        Ok(numbers)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        let _ended = self.kubectl.kill();
-        let _reaped = self.kubectl.wait();
-    }
 }

@@ -9,8 +9,9 @@ use kube::{Api, Client};
 
 use crate::cli::CheckArgs;
 
-/// The roles: of all namespaces, and of the operator's own.
+/// The roles: of all namespaces, of the lease's, and of the operator's own.
 const CLUSTER_ROLE: &str = include_str!("../../../charts/qwen-operator/templates/clusterrole.yaml");
+const LEASE_ROLE: &str = include_str!("../../../charts/qwen-operator/templates/lease.yaml");
 const ROLE: &str = include_str!("../../../charts/qwen-operator/templates/role.yaml");
 /// What the chart binds to roles of Kubernetes itself, so that the metrics API knows its callers.
 const CALLERS: &str = "
@@ -31,16 +32,17 @@ type Right = ResourceAttributes;
 /// The chart's roles have another form than this program knows.
 pub fn needed(release: &CheckArgs) -> Result<Vec<Right>, serde_saphyr::Error> {
     let mut rights = Vec::new();
-    let (services, own) = (rules(CLUSTER_ROLE), rules(ROLE));
+    let (services, lease, own) = (rules(CLUSTER_ROLE), rules(LEASE_ROLE), rules(ROLE));
     let (limited, namespace) = (
         release.watch_namespace.as_deref(),
         Some(release.namespace.as_str()),
     );
-    let mut roles = vec![(services.always, limited), (own.always, namespace)];
+    let of_lease = limited.unwrap_or(&release.lease_namespace);
+    let mut roles = vec![(services.always, limited), (lease.always, Some(of_lease))];
     if release.serves_metrics() {
         roles.extend([
             (services.for_metrics, None),
-            (own.for_metrics, namespace),
+            (own.always, namespace),
             (CALLERS.to_owned(), None),
             (CALLERS_CA.to_owned(), Some("kube-system")),
         ]);
@@ -162,7 +164,8 @@ mod tests {
             "get clusterroles.rbac.authorization.k8s.io op",
             "patch apiservices.apiregistration.k8s.io v1beta2.custom.metrics.k8s.io",
             "create subjectaccessreviews.authorization.k8s.io",
-            "update leases.coordination.k8s.io qwen-operator-leader in namespace ns",
+            "update leases.coordination.k8s.io qwen-operator-leader in namespace kube-system",
+            "list leases.coordination.k8s.io qwen-operator-leader",
             "update secrets op-tls in namespace ns",
             "get configmaps extension-apiserver-authentication in namespace kube-system",
         ] {
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_for_one_namespace_needs_no_right_outside_of_it_and_its_own() {
+    fn a_release_for_one_namespace_needs_no_right_outside_of_it() {
         let limited = CheckArgs {
             watch_namespace: Some("team".into()),
             ..args()
@@ -181,7 +184,7 @@ mod tests {
         assert!(rights.len() > 40, "{}", rights.len());
         for right in &rights {
             let namespace = right.namespace.as_deref();
-            assert!(matches!(namespace, Some("team" | "ns")), "{}", words(right));
+            assert!(matches!(namespace, Some("team")), "{}", words(right));
             assert_ne!(right.resource.as_deref(), Some("secrets"));
         }
     }

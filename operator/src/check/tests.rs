@@ -7,6 +7,7 @@ pub fn args() -> CheckArgs {
         namespace: "ns".into(),
         release: "op".into(),
         watch_namespace: None,
+        lease_namespace: "kube-system".into(),
         no_metrics_api: false,
         as_user: None,
     }

@@ -31,6 +31,30 @@ async fn a_refused_object_stops_no_other_and_is_told() {
     );
 }
 
+#[tokio::test]
+async fn services_that_fail_for_ever_hold_up_no_other() {
+    let world = World::new(&MONITORING);
+    // More than are worked on at the same time.
+    let broken: Vec<String> = (0..20).map(|number| format!("broken-{number}")).collect();
+    for name in &broken {
+        let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "default" } });
+        world.put("Service", name, service);
+        world.user_applies(name, fixed(1));
+    }
+    world.user_applies("chat", fixed(1));
+    for _ in 0..3 {
+        let failing = futures::future::join_all(broken.iter().map(|name| world.reconcile(name)));
+        let (failed, right) = tokio::join!(failing, world.reconcile("chat"));
+        assert!(failed.iter().all(Result::is_err), "{failed:?}");
+        right.unwrap();
+    }
+    assert!(
+        world
+            .condition("chat", "Ready")
+            .starts_with("False WaitingForPods")
+    );
+}
+
 /// The objects of which two worlds want something else.
 fn differing(one: &Plan, other: &Plan) -> Vec<String> {
     let paths: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();

@@ -2,7 +2,7 @@
 use serde_json::{Value, json};
 
 use super::support::{MONITORING, World};
-use super::{fixed, reconciled};
+use super::{autoscaled, fixed, reconciled};
 
 #[tokio::test]
 async fn a_paused_change_is_told_as_such() {
@@ -26,12 +26,26 @@ async fn a_paused_change_is_told_as_such() {
 /// A service that serves with the image `good`, and whose change to `bad` is said to have these conditions and pods.
 async fn changed(rollout: Value, pod: Value) -> World {
     let world = World::new(&MONITORING);
-    reconciled(&world, spec("good", &rollout)).await;
+    let spec = |image| spec(image, &rollout);
+    change(&world, spec("good"), spec("bad")).await;
+    late(&world, pod);
+    world.writes();
+    world.reconcile("chat").await.unwrap();
+    world
+}
+
+/// One template serves, another is on its way to the replicas.
+async fn change(world: &World, before: Value, after: Value) {
+    reconciled(world, before).await;
     let template = world.get("Deployment", "chat")["spec"]["template"].clone();
-    replica_set(&world, 1, 1, template);
-    reconciled(&world, spec("bad", &rollout)).await;
+    replica_set(world, 1, 1, template);
+    reconciled(world, after).await;
     let template = world.get("Deployment", "chat")["spec"]["template"].clone();
-    replica_set(&world, 2, 0, template);
+    replica_set(world, 2, 0, template);
+}
+
+/// The change was not through in time, because of this pod.
+fn late(world: &World, pod: Value) {
     world.put("Pod", "chat-2", json!({
         "kind": "Pod",
         "metadata": { "name": "chat-2", "namespace": "default", "labels": { "qwen-operator.io/service": "chat" } },
@@ -41,9 +55,6 @@ async fn changed(rollout: Value, pod: Value) -> World {
         "observedGeneration": 1, "replicas": 2, "readyReplicas": 1, "updatedReplicas": 1,
         "conditions": [{ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" }],
     }));
-    world.writes();
-    world.reconcile("chat").await.unwrap();
-    world
 }
 
 fn spec(image: &str, rollout: &Value) -> Value {
@@ -133,6 +144,29 @@ async fn a_change_that_fails_is_taken_back_until_the_spec_changes() {
     assert_eq!(image(&world), "better");
     let annotations = &world.get("Deployment", "chat")["metadata"]["annotations"];
     assert_eq!(annotations.as_object().unwrap().len(), 1, "{annotations}");
+}
+
+#[tokio::test]
+async fn what_the_autoscaler_sets_during_a_change_stays_through_it_and_through_its_way_back() {
+    let world = World::new(&MONITORING);
+    let spec = |image: &str| {
+        let mut spec = autoscaled(1, 8);
+        spec["engine"]["image"] = json!(image);
+        spec
+    };
+    change(&world, spec("good"), spec("bad")).await;
+    let scaled =
+        |number: i64| world.another_writes("Deployment", "chat", &["spec", "replicas"], json!(number));
+    scaled(5);
+    world.reconcile("chat").await.unwrap();
+    assert_eq!((image(&world), world.replicas("chat")), (json!("bad"), 5));
+    late(&world, crashing());
+    world.reconcile("chat").await.unwrap();
+    assert_eq!((image(&world), world.replicas("chat")), (json!("good"), 5));
+    scaled(7);
+    world.reconcile("chat").await.unwrap();
+    reconciled(&world, spec("better")).await;
+    assert_eq!((image(&world), world.replicas("chat")), (json!("better"), 7));
 }
 
 #[tokio::test]

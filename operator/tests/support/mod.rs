@@ -45,7 +45,15 @@ pub struct World {
 impl World {
     /// A cluster with these kinds of the monitoring group.
     pub fn new(kinds: &[&str]) -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
+        Self::on(Arc::default(), kinds, "qwen-engine:test", &[])
+    }
+
+    /// Another operator on the same cluster, with an engine image of its own, which leaves these namespaces to others.
+    pub fn beside(&self, kinds: &[&str], image: &str, theirs: &[&str]) -> Self {
+        Self::on(self.state.clone(), kinds, image, theirs)
+    }
+
+    fn on(state: Arc<Mutex<State>>, kinds: &[&str], image: &str, theirs: &[&str]) -> Self {
         let served = state.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let state = served.clone();
@@ -76,11 +84,12 @@ impl World {
             client: client.clone(),
             recorder: Recorder::new(client, reporter),
             settings: Settings {
-                engine_image: Some("qwen-engine:test".into()),
+                engine_image: Some(image.into()),
                 namespace: "qwen-system".into(),
                 ..Settings::default()
             },
             scope: Default::default(),
+            theirs: theirs.iter().map(|namespace| (*namespace).to_owned()).collect(),
             capabilities: capabilities.subscribe(),
             caches: Arc::new(Caches::default()),
             board: LoadBoard::default(),
