@@ -48,7 +48,8 @@ impl Site {
         }
     }
 
-    fn name_of(self, repo: &str) -> String {
+    /// The model's name with its scheme.
+    pub(crate) fn name_of(self, repo: &str) -> String {
         match self {
             Self::HuggingFace => format!("hf://{repo}"),
             Self::ModelScope => format!("modelscope://{repo}"),
@@ -187,6 +188,12 @@ pub fn offline(site: Site, repo: &str, revision: &str, kept: &Path) -> Result<Pa
         revision: revision.into(),
         path: home.dir().into(),
     })
+}
+
+/// The commit whose files a directory holds, which is its name.
+pub(crate) fn commit_of(snapshot: &Path) -> String {
+    let name = snapshot.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The revision becomes part of a path and of a URL.

@@ -13,7 +13,8 @@ use std::{
 };
 
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramVec, Registry, TextEncoder, process_collector::ProcessCollector,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, Registry, TextEncoder,
+    process_collector::ProcessCollector,
 };
 
 use self::{
@@ -24,6 +25,7 @@ use self::{
 use crate::{
     progress::Progress,
     request::{FinishedRequest, Observer, StepStats},
+    source::Origin,
 };
 
 /// Content type of the exposition.
@@ -109,6 +111,7 @@ pub struct Metrics {
     /// Of requests, of answers.
     http_sizes: [Sizes; 2],
     life: Life,
+    model_info: GaugeVec,
 }
 
 struct Life {
@@ -159,6 +162,7 @@ impl Metrics {
             http_coarse: plain.histograms(&families::HTTP_DURATION)?,
             http_sizes,
             life,
+            model_info: ours.gauges(&families::MODEL_INFO)?,
             lengths: OnceLock::new(),
             model_name: model_name.to_owned(),
             registry,
@@ -197,6 +201,18 @@ impl Metrics {
         .gauge(&families::CACHE_CONFIG)?
         .set(1.0);
         Ok(())
+    }
+
+    /// The state of a hub's repository that is served.
+    pub fn model_found(&self, origin: &Origin) {
+        let Origin {
+            source,
+            revision,
+            commit,
+        } = origin;
+        self.model_info
+            .with_label_values(&[source, revision, commit])
+            .set(1.0);
     }
 
     /// How far the model is loaded and whether the server takes requests; set at each scrape.

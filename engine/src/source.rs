@@ -26,6 +26,19 @@ pub struct ModelFiles {
     pub weights: Vec<Weights>,
     /// Whether they say that the model makes embeddings (modules.json of sentence-transformers).
     pub pooled: bool,
+    /// Which state of a hub's repository they are; `None` for files from elsewhere.
+    pub origin: Option<Origin>,
+}
+
+/// The state of a repository that was downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `hf://org/name` or `modelscope://org/name`.
+    pub source: String,
+    /// Branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit that it meant.
+    pub commit: String,
 }
 
 /// How models on a hub are found and where they are kept.
@@ -162,15 +175,25 @@ async fn download(
         .or_else(default_download_dir)
         .ok_or(SourceError::NoDownloadDir)?;
     let revision = options.revision.as_deref().unwrap_or(site.default_revision());
-    if options.offline {
-        return directory(&hub::offline(site, repo, revision, &kept)?);
-    }
-    let access = match site {
-        Site::HuggingFace => &options.hugging_face,
-        Site::ModelScope => &options.model_scope,
+    let snapshot = if options.offline {
+        hub::offline(site, repo, revision, &kept)?
+    } else {
+        let access = match site {
+            Site::HuggingFace => &options.hugging_face,
+            Site::ModelScope => &options.model_scope,
+        };
+        let hub = Hub::new(site, access.endpoint.as_deref(), access.token.clone())?;
+        hub.download(repo, revision, &kept, progress).await?
     };
-    let hub = Hub::new(site, access.endpoint.as_deref(), access.token.clone())?;
-    directory(&hub.download(repo, revision, &kept, progress).await?)
+    let origin = Origin {
+        source: site.name_of(repo),
+        revision: revision.to_owned(),
+        commit: hub::commit_of(&snapshot),
+    };
+    Ok(ModelFiles {
+        origin: Some(origin),
+        ..directory(&snapshot)?
+    })
 }
 
 /// Whether `text` is `org/name` in the hub's alphabet; so it is also safe as a part of a path.
@@ -217,6 +240,7 @@ fn embedded_nano() -> ModelFiles {
             "../../examples/nano/model/model.safetensors"
         ))],
         pooled: false,
+        origin: None,
     }
 }
 
@@ -239,6 +263,7 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
         chat_template,
         weights: weights(dir)?,
         pooled: optional(dir, "modules.json")?.is_some_and(|text| text.contains(".Pooling")),
+        origin: None,
     })
 }
 
@@ -271,6 +296,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         tokenizer_config: tokenizer_config.map(Cow::from),
         weights: vec![Weights::File(path.into())],
         pooled: model.pooled,
+        origin: None,
     })
 }
 

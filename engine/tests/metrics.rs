@@ -12,6 +12,7 @@ use qwen_engine::{
     openapi,
     progress::{Phase, Progress},
     request::{FinishReason, FinishedRequest, Observer, StepStats},
+    source::Origin,
 };
 
 /// From vLLM 0.32.0, served by the name qwen3 with 2,048 tokens; without python_*, process_* and *_created.
@@ -35,6 +36,11 @@ fn known_traffic() -> String {
             },
         )
         .unwrap();
+    metrics.model_found(&Origin {
+        source: "hf://org/name".to_owned(),
+        revision: "main".to_owned(),
+        commit: "0123456789abcdef0123456789abcdef01234567".to_owned(),
+    });
     let progress = Progress::default();
     progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);

@@ -60,8 +60,19 @@ pub struct LoadProgress {
     pub eta_seconds: f64,
 }
 
+/// Which state of a hub's repository a pod serves, in the labels of `qwen:model_info`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The model as the command line names it.
+    pub source: String,
+    /// Branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit that it meant when the pod started.
+    pub commit: String,
+}
+
 /// One answer of one pod.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Requests waiting in the queue.
     pub waiting: f64,
@@ -71,6 +82,8 @@ pub struct Sample {
     pub kv_usage: f64,
     /// Set while the pod loads its model.
     pub loading: Option<LoadProgress>,
+    /// Set once the files of a model from a hub are there.
+    pub origin: Option<Origin>,
 }
 
 impl Sample {
@@ -127,6 +140,8 @@ pub struct PodLoad {
     pub kv_usage: f64,
     /// Set while the pod loads its model.
     pub loading: Option<LoadProgress>,
+    /// Set once the files of a model from a hub are there.
+    pub origin: Option<Origin>,
     /// How old the answer is.
     pub age: Duration,
 }
@@ -214,6 +229,7 @@ impl LoadBoard {
                     running: answer.sample.running,
                     kv_usage: answer.sample.kv_usage,
                     loading: answer.sample.loading,
+                    origin: answer.sample.origin.clone(),
                     age: now.saturating_duration_since(answer.at),
                 });
             } else if entry.silent(now) {
@@ -386,7 +402,7 @@ mod tests {
             waiting,
             running: 2.0,
             kv_usage: 0.5,
-            loading: None,
+            ..Sample::default()
         }
     }
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::conditions::{self as types, reasons};
-use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
+use crate::api::status::{AutoscalingStatus, LoadingStatus, ModelStatus, Phase, QwenServiceStatus};
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
 use crate::load::ServiceLoad;
@@ -13,7 +13,9 @@ use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
 use crate::valid::{Invalid, Valid};
 use crate::verdict::Verdict;
-use crate::{cache_view, monitoring_view, rollout_view, route_view, scaling_history, scaling_view};
+use crate::{
+    cache_view, monitoring_view, revision_view, rollout_view, route_view, scaling_history, scaling_view,
+};
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -57,11 +59,15 @@ pub fn compute(
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let route = route_view::judge(facts);
     let url = route_view::url(facts, &route);
+    let model = ModelStatus {
+        loading: progress(facts.load),
+        ..revision_view::served(facts, &old.model)
+    };
     let verdicts = [
         (types::READY, ready),
         (
             types::MODEL_LOADED,
-            loaded(&replicas, deployment.is_some(), cause.as_ref()),
+            loaded(&replicas, deployment.is_some(), cause.as_ref(), &model),
         ),
         (types::CACHE_READY, cache_view::judge(facts)),
         (types::MONITORING_READY, monitoring_view::judge(facts)),
@@ -76,7 +82,7 @@ pub fn compute(
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
-        model: progress(facts.load),
+        model,
         sizing: facts
             .valid
             .sizing
@@ -162,9 +168,9 @@ fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdi
     )
 }
 
-fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>) -> Verdict {
+fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>, model: &ModelStatus) -> Verdict {
     if replicas.ready > 0 {
-        Verdict::yes(reasons::LOADED, "the model is loaded")
+        revision_view::judge(model)
     } else if deployed && replicas.wanted == 0 {
         suspended()
     } else {
@@ -211,13 +217,13 @@ pub fn queue_depth(load: &ServiceLoad) -> Option<i64> {
 
 /// Progress of the pod that has come the least far.
 #[must_use]
-pub fn progress(load: Option<&ServiceLoad>) -> Option<ModelStatus> {
+pub fn progress(load: Option<&ServiceLoad>) -> Option<LoadingStatus> {
     let loading = load?.pods.iter().filter_map(|pod| pod.loading);
     let share = |bytes: f64, total: f64| if total > 0.0 { bytes / total } else { 0.0 };
     let slowest = loading.min_by(|a, b| {
         share(a.bytes_loaded, a.bytes_total).total_cmp(&share(b.bytes_loaded, b.bytes_total))
     })?;
-    Some(ModelStatus {
+    Some(LoadingStatus {
         bytes_loaded: whole(slowest.bytes_loaded),
         bytes_total: whole(slowest.bytes_total),
         bytes_per_second: (slowest.eta_seconds > 0.0)
@@ -236,11 +242,11 @@ const fn whole(value: f64) -> i64 {
 #[must_use]
 pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
     let depth = |status: &QwenServiceStatus| status.autoscaling.as_ref().and_then(|s| s.current_queue_depth);
-    a.model != b.model || depth(a) != depth(b)
+    a.model.loading != b.model.loading || depth(a) != depth(b)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {
-    status.model.clone_from(&old.model);
+    status.model.loading.clone_from(&old.model.loading);
     if let (Some(new), Some(old)) = (&mut status.autoscaling, &old.autoscaling) {
         new.current_queue_depth = old.current_queue_depth;
     }

@@ -67,6 +67,26 @@ pub enum Site {
     ModelScope,
 }
 
+impl Site {
+    /// How the engine calls the hub, in the model's name and in the names of its flags.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::HuggingFace => "hf",
+            Self::ModelScope => "modelscope",
+        }
+    }
+
+    /// The branch that the engine takes where the spec names none.
+    #[must_use]
+    pub const fn default_revision(self) -> &'static str {
+        match self {
+            Self::HuggingFace => "main",
+            Self::ModelScope => "master",
+        }
+    }
+}
+
 /// Where the model is, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {

@@ -52,6 +52,7 @@ fn the_page_of_fields_is_what_the_code_says() {
         "spec.model.cache.claim.size",
         "spec.monitoring.alerts.extraRules[].expr",
         "status.sizing",
+        "status.model.bytesLoaded",
     ] {
         assert!(page.contains(&format!("| `{field}` |")), "{field}");
     }

@@ -390,6 +390,12 @@ pub(super) const LOAD_ETA: Family = family(
     &[],
     "Seconds until the model is loaded, at the pace so far; 0 when loaded or not known.",
 );
+pub(super) const MODEL_INFO: Family = family(
+    "qwen:model_info",
+    Kind::Gauge,
+    &["source", "revision", "commit"],
+    "Always 1, for a model from a hub: its source, the revision that was asked for and the commit that is served.",
+);
 pub(super) const READY: Family = family(
     "qwen:ready",
     Kind::Gauge,
@@ -412,7 +418,7 @@ pub const GROUPS: &[(&str, &[Family])] = &[
         RUNNING, WAITING, WAITING_BY_REASON, KV_USAGE, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS, PROMPT_TOKENS, PROMPT_BY_SOURCE, PROMPT_CACHED, PROMPT_CACHED_BY_SOURCE, GENERATION_TOKENS, SUCCESS, REJECTIONS, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, ITERATION_TOKENS, MAX_GENERATION_TOKENS, PARAMS_N, PARAMS_MAX_TOKENS, FIRST_TOKEN, INTER_TOKEN, PER_OUTPUT_TOKEN, E2E, QUEUE_TIME, INFERENCE_TIME, PREFILL_TIME, DECODE_TIME, REQUEST_PREEMPTIONS, PREFILL_COMPUTED, CACHE_CONFIG,
     ]),
     ("Names that older dashboards and alerts use", &[LATENCY, GPU_CACHE_USAGE, CPU_SWAP_USAGE, TOKENS_PER_SECOND]),
-    ("Loading, life and limits", &[LOAD_BYTES, LOAD_BYTES_TOTAL, LOAD_ETA, READY, DRAINING, MAX_NUM_SEQS, MEMORY_PLAN]),
+    ("Loading, life and limits", &[LOAD_BYTES, LOAD_BYTES_TOTAL, LOAD_ETA, MODEL_INFO, READY, DRAINING, MAX_NUM_SEQS, MEMORY_PLAN]),
     ("HTTP", &[HTTP_REQUESTS, HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE, HTTP_HIGHR, HTTP_DURATION]),
 ];
 

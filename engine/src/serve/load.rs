@@ -33,6 +33,9 @@ pub(super) fn load(
     metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
     let mut files = find(&config, runtime, &progress)?;
+    if let Some(origin) = &files.origin {
+        metrics.model_found(origin);
+    }
     let template = files
         .chat_template
         .as_deref()

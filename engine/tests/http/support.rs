@@ -18,6 +18,7 @@ use qwen_engine::{
     },
     progress::Progress,
     request::{FinishReason, FinishedRequest, Observer, StepStats},
+    source::Origin,
     template::ChatTemplate,
     tokenizer::Tokenizer,
     wire::Defaults,
@@ -264,6 +265,11 @@ fn load_speaking(
         ..CacheInfo::default()
     };
     metrics.model_known(LENGTH, &cache).unwrap();
+    metrics.model_found(&Origin {
+        source: "hf://org/name".to_owned(),
+        revision: "main".to_owned(),
+        commit: "abc".to_owned(),
+    });
     let (finished, finished_receiver) = unbounded_channel();
     let (counts, mut counts_receiver) = unbounded_channel();
     let engine = Engine::start(

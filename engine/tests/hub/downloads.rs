@@ -43,6 +43,15 @@ async fn a_model_is_downloaded_once() {
         };
         assert_eq!(weights.parent().unwrap(), setup.snapshot());
         setup.assert_whole(&setup.snapshot());
+        let origin = files.origin.as_ref().unwrap();
+        assert_eq!(
+            (
+                origin.source.as_str(),
+                origin.revision.as_str(),
+                origin.commit.as_str()
+            ),
+            (spec.as_str(), site.default_revision(), COMMIT)
+        );
         assert_eq!(files.config, "{\"model_type\": \"qwen3\"}");
         let reported = reported.into_inner().unwrap();
         assert!(reported.is_sorted() && reported.len() > 3);
@@ -58,7 +67,10 @@ async fn a_model_is_downloaded_once() {
             revision: Some(COMMIT.into()),
             ..options.clone()
         };
-        assert_eq!(source::resolve(&spec, &pinned, |_, _| {}).await.unwrap(), files);
+        let mut found = source::resolve(&spec, &pinned, |_, _| {}).await.unwrap();
+        assert_eq!(found.origin.take().unwrap().revision, COMMIT);
+        found.origin.clone_from(&files.origin);
+        assert_eq!(found, files);
         let offline = SourceOptions {
             offline: true,
             ..options

@@ -1,11 +1,11 @@
 //! Reads a few series out of a Prometheus text exposition while it streams in; keeps nothing else.
-use crate::load::{LoadProgress, Sample};
+use crate::load::{LoadProgress, Origin, Sample};
 
 /// Lines longer than this are skipped: none of the wanted series comes near it.
 const MAX_LINE: usize = 4096;
 
 /// The wanted series, merged over their label sets.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Series {
     waiting: Option<f64>,
     running: Option<f64>,
@@ -14,6 +14,7 @@ pub struct Series {
     load_bytes_total: Option<f64>,
     load_eta_seconds: Option<f64>,
     ready: Option<f64>,
+    origin: Option<Origin>,
 }
 
 impl Series {
@@ -41,6 +42,7 @@ impl Series {
             running: self.running.unwrap_or(0.0),
             kv_usage: self.kv_usage.unwrap_or(0.0),
             loading,
+            origin: self.origin.clone(),
         })
     }
 
@@ -58,6 +60,10 @@ impl Series {
             b"qwen:model_load_size_bytes" => (&mut self.load_bytes_total, |a, b| a + b),
             b"qwen:model_load_eta_seconds" => (&mut self.load_eta_seconds, f64::max),
             b"qwen:ready" => (&mut self.ready, f64::min),
+            b"qwen:model_info" => {
+                self.origin = origin(rest);
+                return;
+            }
             _ => return,
         };
         if let Some(value) = value(rest) {
@@ -79,6 +85,25 @@ fn value(rest: &[u8]) -> Option<f64> {
         .find(|token| !token.is_empty())?;
     let value: f64 = std::str::from_utf8(token).ok()?.parse().ok()?;
     (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+/// The labels that tell a commit.
+fn origin(labels: &[u8]) -> Option<Origin> {
+    let labels = std::str::from_utf8(labels).ok()?;
+    // A quote inside a value is escaped, so no value can look like another label.
+    let label = |name: &str| {
+        let begin = format!("{name}=\"");
+        let mut found = labels.match_indices(&begin);
+        let (at, _) = found.find(|(at, _)| labels[..*at].ends_with(['{', ',']))?;
+        let (value, _) = labels[at + begin.len()..].split_once('"')?;
+        // No name and no commit of a hub needs an escape.
+        (!value.is_empty() && !value.contains('\\')).then(|| value.to_owned())
+    };
+    Some(Origin {
+        source: label("source")?,
+        revision: label("revision")?,
+        commit: label("commit")?,
+    })
 }
 
 /// Position after the closing brace; braces and escaped quotes inside label values do not count.
@@ -177,7 +202,7 @@ mod tests {
                 waiting: 9.0,
                 running: 4.0,
                 kv_usage: 0.85,
-                loading: None
+                ..Sample::default()
             }
         );
     }
@@ -201,12 +226,34 @@ mod tests {
         assert_eq!(
             read(text).sample(),
             Some(Sample {
-                waiting: 0.0,
-                running: 0.0,
-                kv_usage: 0.0,
-                loading
+                loading,
+                ..Sample::default()
             })
         );
+    }
+
+    #[test]
+    fn the_labels_tell_which_commit_is_served() {
+        let told = |labels: &str| {
+            let text = format!("qwen:ready 1\nqwen:model_info{{{labels}}} 1\n");
+            read(&text).sample().unwrap().origin
+        };
+        let labels =
+            "commit=\"0a1\",engine=\"0\",model_name=\"x,commit=\\\"9\",revision=\"main\",source=\"hf://a/b\"";
+        let origin = Origin {
+            source: "hf://a/b".into(),
+            revision: "main".into(),
+            commit: "0a1".into(),
+        };
+        assert_eq!(told(labels), Some(origin));
+        for broken in [
+            "",
+            "commit=\"0a1\"",
+            &labels[..labels.len() - 1],
+            &labels.replace("0a1", ""),
+        ] {
+            assert_eq!(told(broken), None, "{broken}");
+        }
     }
 
     #[test]

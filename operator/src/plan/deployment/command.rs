@@ -13,7 +13,7 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     let engine = &valid.spec.engine;
     let model = match &valid.source {
         Source::Embedded(source) => source.clone(),
-        Source::Hub(site, repository) => format!("{}://{repository}", scheme(*site)),
+        Source::Hub(site, repository) => format!("{}://{repository}", site.scheme()),
         Source::Claim { path, .. } => format!("{}/{path}", volumes::MODELS),
         Source::Image(_) => volumes::MODELS.to_owned(),
     };
@@ -37,7 +37,7 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     if let Source::Hub(site, _) = valid.source {
         let model = &valid.spec.model;
         args.extend(model.revision.iter().map(|revision| flag("revision", revision)));
-        let endpoint = format!("{}-endpoint", scheme(site));
+        let endpoint = format!("{}-endpoint", site.scheme());
         args.extend(model.endpoint.iter().map(|address| flag(&endpoint, address)));
     }
     args.push(flag("download-dir", volumes::CACHE));
@@ -73,14 +73,6 @@ pub fn env(valid: &Valid) -> Option<Vec<Value>> {
 
 fn flag(name: &str, value: impl Display) -> String {
     format!("--{name}={value}")
-}
-
-/// How the engine calls a hub, in the model's name and in the names of its flags.
-const fn scheme(site: Site) -> &'static str {
-    match site {
-        Site::HuggingFace => "hf",
-        Site::ModelScope => "modelscope",
-    }
 }
 
 const fn device(device: Device) -> &'static str {

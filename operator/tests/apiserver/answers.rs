@@ -1,0 +1,93 @@
+//! What engine pods say of themselves, as it comes into the status.
+use qwen_operator::load::{EnginePod, Origin, Sample};
+use serde_json::{Value, json};
+
+use super::support::{MONITORING, World};
+use super::{fixed, reconciled};
+
+/// The pod exists, and last said this.
+pub fn says(world: &World, name: &str, sample: Sample) {
+    world.put("Pod", name, json!({
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default", "labels": { "qwen-operator.io/service": "chat" } },
+    }));
+    world.watches_catch_up();
+    let pod = EnginePod {
+        namespace: "default".into(),
+        name: name.into(),
+        service: "chat".into(),
+        ..EnginePod::default()
+    };
+    world.ctx.board.answer(&pod, sample);
+}
+
+/// One of its replicas serves.
+pub fn ready(world: &World) {
+    let status = json!({ "observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1 });
+    world.another_writes("Deployment", "chat", &["status"], status);
+}
+
+fn serves(world: &World, pod: &str, revision: &str, commit: &str) {
+    let origin = Some(Origin {
+        source: "hf://org/name".into(),
+        revision: revision.into(),
+        commit: commit.into(),
+    });
+    let sample = Sample {
+        origin,
+        ..Sample::default()
+    };
+    says(world, pod, sample);
+}
+
+fn on_hub(revision: Option<&str>) -> Value {
+    let mut spec = fixed(1);
+    spec["model"] = json!({ "source": "hf://org/name" });
+    if let Some(revision) = revision {
+        spec["model"]["revision"] = json!(revision);
+    }
+    spec
+}
+
+#[tokio::test]
+async fn a_branch_that_moved_between_two_pods_is_told_until_a_commit_is_pinned() {
+    let world = World::new(&MONITORING);
+    reconciled(&world, on_hub(None)).await;
+    ready(&world);
+    serves(&world, "chat-1", "main", "aaa");
+    world.reconcile("chat").await.unwrap();
+    let model = |world: &World| world.get("QwenService", "chat")["status"]["model"].clone();
+    assert_eq!(
+        model(&world),
+        json!({ "source": "hf://org/name@main", "revision": "aaa" })
+    );
+    assert_eq!(
+        world.condition("chat", "ModelLoaded"),
+        "True Loaded: the model is loaded, commit aaa"
+    );
+
+    serves(&world, "chat-2", "main", "bbb");
+    for _ in 0..3 {
+        world.reconcile("chat").await.unwrap();
+        let condition = world.condition("chat", "ModelLoaded");
+        assert!(
+            condition.starts_with("True RevisionDrift: hf://org/name@main was commit aaa and is now bbb")
+                && condition.contains("pin spec.model.revision to the commit bbb"),
+            "{condition}"
+        );
+    }
+    assert_eq!(model(&world)["previousRevision"], "aaa");
+    world.writes();
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+
+    // The pods of before do not count any more.
+    reconciled(&world, on_hub(Some("bbb"))).await;
+    serves(&world, "chat-3", "bbb", "bbb");
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(
+        model(&world),
+        json!({ "source": "hf://org/name@bbb", "revision": "bbb" })
+    );
+    assert!(world.condition("chat", "ModelLoaded").starts_with("True Loaded"));
+}
