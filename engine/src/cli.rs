@@ -140,6 +140,12 @@ pub struct ServeArgs {
     /// File of bearer tokens that /metrics asks for, in the form of --api-key-file.
     #[arg(long)]
     pub metrics_token_file: Option<PathBuf>,
+    /// PEM file of the certificate, with those of its issuers behind it: all ports then speak TLS. Read again as it changes.
+    #[arg(long)]
+    pub ssl_certfile: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long)]
+    pub ssl_keyfile: Option<PathBuf>,
     /// Do not serve /openapi.json.
     #[arg(long)]
     pub disable_fastapi_docs: bool,

@@ -83,6 +83,8 @@ pub struct Config {
     pub metrics_port: Option<u16>,
     /// File of the tokens that /metrics asks for.
     pub metrics_token_file: Option<PathBuf>,
+    /// The certificate that connections are encrypted with, if they are.
+    pub tls: Option<TlsFiles>,
     /// What pages of other origins may do.
     pub origins: Option<CorsLayer>,
     /// Whether /openapi.json is served.
@@ -127,6 +129,15 @@ pub struct Config {
     pub offline: bool,
     /// Whether the program ends when the model is downloaded.
     pub download_only: bool,
+}
+
+/// `--ssl-certfile` and `--ssl-keyfile`, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and behind it those of its issuers.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl Config {
@@ -212,6 +223,7 @@ impl Config {
             api_key_file: args.api_key_file,
             metrics_port: metrics_port(args.metrics_port, args.port)?,
             metrics_token_file: args.metrics_token_file,
+            tls: tls(args.ssl_certfile, args.ssl_keyfile)?,
             origins: origins.layer().map_err(Fatal)?,
             document: !args.disable_fastapi_docs,
             dtype: one_of(
@@ -321,6 +333,17 @@ fn metrics_port(port: Option<u16>, api: u16) -> Result<Option<u16>, Fatal> {
             "leave it out to serve /metrics there",
         )),
         port => Ok(port),
+    }
+}
+
+fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, Fatal> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (None, None) => Ok(None),
+        _ => Err(Fatal(
+            "--ssl-certfile and --ssl-keyfile belong together; give both, or neither for HTTP without TLS"
+                .to_owned(),
+        )),
     }
 }
 

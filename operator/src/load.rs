@@ -125,6 +125,8 @@ pub struct EnginePod {
     pub guarded: bool,
     /// The Secret that guards its /metrics.
     pub token: Option<SecretKey>,
+    /// The Secret that its certificate comes from, if it speaks TLS.
+    pub tls: Option<String>,
 }
 
 /// The last answer of one pod, as the controller reads it.
@@ -153,7 +155,7 @@ pub struct ServiceLoad {
     pub pods: Vec<PodLoad>,
     /// Names of running pods that did not.
     pub silent: Vec<String>,
-    /// Why one of them cannot be asked, in words that say what to do.
+    /// Why one of them cannot be asked, or is not to be trusted, in words that say what to do.
     pub obstacle: Option<String>,
 }
 
@@ -184,7 +186,7 @@ struct Entry {
     /// When its address became known.
     since: Instant,
     last: Option<Answer>,
-    /// Why it cannot be asked.
+    /// Why it cannot be asked, or is not to be trusted.
     obstacle: Option<String>,
 }
 
@@ -336,6 +338,11 @@ impl LoadBoard {
 
     /// Writes down a pod's answer, unless the pod has been replaced meanwhile.
     pub fn answer(&self, pod: &EnginePod, sample: Sample) {
+        self.answer_with(pod, sample, None);
+    }
+
+    /// The same, with what a person should know of how it was had.
+    pub fn answer_with(&self, pod: &EnginePod, sample: Sample, doubt: Option<String>) {
         if let Some(entry) = self.write().get_mut(&(pod.namespace.clone(), pod.name.clone()))
             && entry.pod.uid == pod.uid
         {
@@ -344,7 +351,7 @@ impl LoadBoard {
                 at: Instant::now(),
                 taken_at: Timestamp::now(),
             });
-            entry.obstacle = None;
+            entry.obstacle = doubt;
         }
     }
 

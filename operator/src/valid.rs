@@ -271,7 +271,15 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}.{}.svc:{ENGINE_PORT}/v1", self.name, self.namespace)
+        let scheme = if self.spec.network.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!(
+            "{scheme}://{}:{ENGINE_PORT}/v1",
+            host(&self.name, &self.namespace)
+        )
     }
 
     /// Label selector of the pods, as text.
@@ -316,6 +324,12 @@ impl Valid {
             Replicas::Fixed(_) => None,
         }
     }
+}
+
+/// Name of a service inside of the cluster, which its certificate must be valid for.
+#[must_use]
+pub fn host(name: &str, namespace: &str) -> String {
+    format!("{name}.{namespace}.svc")
 }
 
 // === impl Source ===
@@ -368,6 +382,8 @@ impl Source {
     }
 }
 
+/// The key of a certificate's Secret that holds its CA.
+pub const CA_KEY: &str = "ca.crt";
 /// Name of the field manager of children.
 pub const FIELD_MANAGER: &str = "qwen-operator";
 /// Name of the field manager that hands the number of replicas to the autoscaler.

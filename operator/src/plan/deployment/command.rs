@@ -42,6 +42,10 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     }
     args.push(flag("download-dir", volumes::CACHE));
     args.extend(volumes::secrets(valid).map(|secret| flag(&format!("{}-file", secret.name), secret.file())));
+    if valid.spec.network.tls.is_some() {
+        let [certificate, key] = volumes::tls_files();
+        args.extend([flag("ssl-certfile", certificate), flag("ssl-keyfile", key)]);
+    }
     let caching = if engine.prefix_caching { "" } else { "no-" };
     args.push(format!("--{caching}enable-prefix-caching"));
     args.extend(engine.extra_args.iter().cloned());
