@@ -11,8 +11,10 @@ mod error;
 mod fetch;
 mod listing;
 mod part;
+mod throttle;
 
 pub use error::HubError;
+pub use throttle::Throttle;
 
 use cache::{Home, Lock};
 use client::Client;
@@ -90,6 +92,13 @@ impl Hub {
     #[must_use]
     pub fn first_wait(mut self, wait: Duration) -> Self {
         self.client.first_wait = wait;
+        self
+    }
+
+    /// Tells there how often the hub asked to wait.
+    #[must_use]
+    pub fn throttle(mut self, throttle: Arc<Throttle>) -> Self {
+        self.client.throttle = throttle;
         self
     }
 

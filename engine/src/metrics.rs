@@ -8,12 +8,12 @@ mod sizes;
 
 use std::{
     collections::HashMap,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, Registry, TextEncoder,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, Registry, TextEncoder,
     process_collector::ProcessCollector,
 };
 
@@ -118,6 +118,10 @@ struct Life {
     load_bytes: Gauge,
     load_total: Gauge,
     load_eta: Gauge,
+    hub_throttled: Counter,
+    /// What it counts already: two scrapes at once must not count a 429 twice.
+    throttled: Mutex<u64>,
+    hub_wait: Gauge,
     ready: Gauge,
     draining: Gauge,
 }
@@ -151,6 +155,9 @@ impl Metrics {
             load_bytes: ours.gauge(&families::LOAD_BYTES)?,
             load_total: ours.gauge(&families::LOAD_BYTES_TOTAL)?,
             load_eta: ours.gauge(&families::LOAD_ETA)?,
+            hub_throttled: ours.counter(&families::HUB_THROTTLED)?,
+            throttled: Mutex::default(),
+            hub_wait: ours.gauge(&families::HUB_WAIT)?,
             ready: ours.gauge(&families::READY)?,
             draining: ours.gauge(&families::DRAINING)?,
         };
@@ -217,11 +224,17 @@ impl Metrics {
 
     /// How far the model is loaded and whether the server takes requests; set at each scrape.
     pub fn set_life(&self, progress: &Progress, ready: bool, draining: bool) {
+        let now = Instant::now();
         self.life.load_bytes.set(progress.done() as f64);
         self.life.load_total.set(progress.total() as f64);
         self.life
             .load_eta
-            .set(progress.eta(Instant::now()).map_or(0.0, |eta| eta.as_secs_f64()));
+            .set(progress.eta(now).map_or(0.0, |eta| eta.as_secs_f64()));
+        let mut throttled = self.life.throttled.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = progress.throttle().count();
+        self.life.hub_throttled.inc_by((count - *throttled) as f64);
+        *throttled = count;
+        self.life.hub_wait.set(progress.throttle().left(now).as_secs_f64());
         self.life.ready.set(f64::from(u8::from(ready)));
         self.life.draining.set(f64::from(u8::from(draining)));
     }

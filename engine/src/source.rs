@@ -4,9 +4,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use crate::hub::{self, Hub, HubError, Site};
+use crate::hub::{self, Hub, HubError, Site, Throttle};
 use crate::model::{GgufModel, Weights};
 
 /// The files of one model, as text and bytes, or as paths where they are large.
@@ -54,6 +55,8 @@ pub struct SourceOptions {
     pub model_scope: Access,
     /// Whether only what is downloaded already may be served.
     pub offline: bool,
+    /// Where it is told how often a hub asked to wait.
+    pub throttle: Arc<Throttle>,
 }
 
 /// How a hub is reached.
@@ -183,6 +186,7 @@ async fn download(
             Site::ModelScope => &options.model_scope,
         };
         let hub = Hub::new(site, access.endpoint.as_deref(), access.token.clone())?;
+        let hub = hub.throttle(options.throttle.clone());
         hub.download(repo, revision, &kept, progress).await?
     };
     let origin = Origin {

@@ -58,6 +58,8 @@ pub struct LoadProgress {
     pub bytes_total: f64,
     /// Seconds until the model is ready, as the engine estimates; 0 when it does not know.
     pub eta_seconds: f64,
+    /// Seconds until the hub is asked again after a 429; 0 when nothing waits for it.
+    pub hub_wait_seconds: f64,
 }
 
 /// Which state of a hub's repository a pod serves, in the labels of `qwen:model_info`.

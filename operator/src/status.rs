@@ -229,6 +229,7 @@ pub fn progress(load: Option<&ServiceLoad>) -> Option<LoadingStatus> {
         bytes_per_second: (slowest.eta_seconds > 0.0)
             .then(|| whole((slowest.bytes_total - slowest.bytes_loaded) / slowest.eta_seconds)),
         eta_seconds: (slowest.eta_seconds > 0.0).then(|| whole(slowest.eta_seconds)),
+        hub_wait_seconds: (slowest.hub_wait_seconds > 0.0).then(|| whole(slowest.hub_wait_seconds.ceil())),
     })
 }
 

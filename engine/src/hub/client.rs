@@ -1,10 +1,10 @@
 //! One hub over HTTP: a single attempt, what its failure means, and how long to wait before the next.
-use std::{error::Error, io, ops::Range, time::Duration};
+use std::{error::Error, io, ops::Range, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Response, StatusCode, Url, header};
 
-use super::{HubError, Site};
+use super::{HubError, Site, Throttle};
 
 /// Attempts without a single new byte before giving up; with the growing waits about two minutes.
 const ATTEMPTS: u32 = 8;
@@ -36,6 +36,7 @@ pub(super) struct Client {
     pub(super) endpoint: String,
     token: Option<String>,
     pub(super) first_wait: Duration,
+    pub(super) throttle: Arc<Throttle>,
 }
 
 impl Client {
@@ -64,6 +65,7 @@ impl Client {
             endpoint,
             token: token.filter(|token| !token.is_empty()),
             first_wait: Duration::from_secs(1),
+            throttle: Arc::default(),
         })
     }
 
@@ -165,6 +167,13 @@ impl Client {
         };
         let wait = wait(self.first_wait, *failures, asked);
         *failures += 1;
+        if let HubError::Refused {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..
+        } = error
+        {
+            self.throttle.note(wait);
+        }
         tracing::warn!(%error, wait_seconds = wait.as_secs_f64(), "the download goes on after a wait");
         tokio::time::sleep(wait).await;
         Ok(())

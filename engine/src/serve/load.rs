@@ -89,6 +89,7 @@ fn find(config: &Config, runtime: &Handle, progress: &Progress) -> Result<ModelF
         hugging_face: config.hugging_face.clone(),
         model_scope: config.model_scope.clone(),
         offline: config.offline,
+        throttle: progress.throttle().clone(),
     };
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
         progress.set(Phase::Downloading, done, total);

@@ -6,7 +6,7 @@ use std::{
 
 use axum::http::StatusCode;
 use qwen_engine::{
-    hub::Site,
+    hub::{Site, Throttle},
     model::Weights,
     source::{self, Access, SourceOptions},
 };
@@ -278,9 +278,15 @@ async fn a_busy_hub_is_asked_again() {
 async fn a_busy_hub_is_given_the_time_that_it_asks_for() {
     let setup = Setup::new(Site::HuggingFace).await;
     setup.change(|hub| (hub.statuses, hub.retry_after) = (vec![StatusCode::TOO_MANY_REQUESTS], Some("1")));
+    let throttle = Arc::new(Throttle::default());
     let began = Instant::now();
-    setup.assert_whole(&setup.download(None).await.unwrap());
+    let hub = setup.hub(None).throttle(throttle.clone());
+    let branch = setup.site.default_revision();
+    let downloading = hub.download("org/tiny", branch, setup.kept.path(), |_, _| {});
+    setup.assert_whole(&downloading.await.unwrap());
     assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(throttle.count(), 1);
+    assert!(throttle.left(began) >= Duration::from_secs(1));
 }
 
 #[tokio::test]

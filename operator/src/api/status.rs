@@ -90,6 +90,9 @@ pub struct LoadingStatus {
     /// Seconds until the model is loaded, if the engine can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
+    /// Seconds until the hub is asked again, while it answers 429 (too many requests).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_wait_seconds: Option<i64>,
 }
 
 /// Numbers of the autoscaler.

@@ -13,6 +13,7 @@ pub struct Series {
     load_bytes: Option<f64>,
     load_bytes_total: Option<f64>,
     load_eta_seconds: Option<f64>,
+    hub_wait_seconds: Option<f64>,
     ready: Option<f64>,
     origin: Option<Origin>,
 }
@@ -30,11 +31,14 @@ impl Series {
             .filter(|_| self.ready != Some(1.0))
             .and_then(|bytes_total| {
                 let bytes_loaded = self.load_bytes.unwrap_or(0.0);
-                // All bytes read and still not ready: that is warming up or draining, not loading.
-                (bytes_loaded < bytes_total).then(|| LoadProgress {
+                let hub_wait_seconds = self.hub_wait_seconds.unwrap_or(0.0);
+                // All bytes read and still not ready: that is warming up or draining, not loading. A hub that asks to
+                // wait may do so before it tells how many bytes there are.
+                (bytes_loaded < bytes_total || hub_wait_seconds > 0.0).then(|| LoadProgress {
                     bytes_loaded,
                     bytes_total,
                     eta_seconds: self.load_eta_seconds.unwrap_or(0.0),
+                    hub_wait_seconds,
                 })
             });
         Some(Sample {
@@ -59,6 +63,7 @@ impl Series {
             b"qwen:model_load_bytes" => (&mut self.load_bytes, |a, b| a + b),
             b"qwen:model_load_size_bytes" => (&mut self.load_bytes_total, |a, b| a + b),
             b"qwen:model_load_eta_seconds" => (&mut self.load_eta_seconds, f64::max),
+            b"qwen:hub_wait_seconds" => (&mut self.hub_wait_seconds, f64::max),
             b"qwen:ready" => (&mut self.ready, f64::min),
             b"qwen:model_info" => {
                 self.origin = origin(rest);
@@ -222,6 +227,7 @@ mod tests {
             bytes_loaded: 40.0,
             bytes_total: 100.0,
             eta_seconds: 3.0,
+            hub_wait_seconds: 0.0,
         });
         assert_eq!(
             read(text).sample(),
@@ -230,6 +236,13 @@ mod tests {
                 ..Sample::default()
             })
         );
+    }
+
+    #[test]
+    fn a_hub_that_asks_to_wait_is_seen_before_it_tells_of_bytes() {
+        let text = "qwen:ready 0\nqwen:model_load_bytes 0\nqwen:model_load_size_bytes 0\nqwen:hub_wait_seconds 42.5\n";
+        let loading = read(text).sample().unwrap().loading.unwrap();
+        assert_eq!((loading.bytes_total, loading.hub_wait_seconds), (0.0, 42.5));
     }
 
     #[test]

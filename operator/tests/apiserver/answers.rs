@@ -1,5 +1,5 @@
 //! What engine pods say of themselves, as it comes into the status.
-use qwen_operator::load::{EnginePod, Origin, Sample};
+use qwen_operator::load::{EnginePod, LoadProgress, Origin, Sample};
 use serde_json::{Value, json};
 
 use super::support::{MONITORING, World};
@@ -90,4 +90,26 @@ async fn a_branch_that_moved_between_two_pods_is_told_until_a_commit_is_pinned()
         json!({ "source": "hf://org/name@bbb", "revision": "bbb" })
     );
     assert!(world.condition("chat", "ModelLoaded").starts_with("True Loaded"));
+}
+
+#[tokio::test]
+async fn a_hub_that_asks_to_wait_is_in_the_status() {
+    let world = World::new(&MONITORING);
+    let loading = Some(LoadProgress {
+        bytes_loaded: 40.0,
+        bytes_total: 100.0,
+        eta_seconds: 0.0,
+        hub_wait_seconds: 29.2,
+    });
+    let sample = Sample {
+        loading,
+        ..Sample::default()
+    };
+    // Before the first reconcile, since numbers move every ten seconds at most.
+    says(&world, "chat-1", sample);
+    reconciled(&world, on_hub(None)).await;
+    assert_eq!(
+        world.get("QwenService", "chat")["status"]["model"],
+        json!({ "source": "hf://org/name@main", "bytesLoaded": 40, "bytesTotal": 100, "hubWaitSeconds": 30 })
+    );
 }
