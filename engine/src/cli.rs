@@ -182,6 +182,9 @@ pub struct ServeArgs {
     /// How long running streams may go on after SIGTERM, in seconds.
     #[arg(long, alias = "shutdown-timeout", default_value = "30", value_parser = whole::<u64>)]
     pub drain_timeout: u64,
+    /// Seconds, up to 60, for which the engine may measure its speed before it is ready; 0 for not at all.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60))]
+    pub benchmark_seconds: u64,
     /// Form of the log lines: text or json.
     #[arg(long, default_value = "text")]
     pub log_format: String,

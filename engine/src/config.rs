@@ -127,6 +127,8 @@ pub struct Config {
     pub model_scope: Access,
     /// Whether no hub may be asked.
     pub offline: bool,
+    /// How long the engine may measure itself before it is ready; zero for not at all.
+    pub benchmark: Duration,
     /// Whether the program ends when the model is downloaded.
     pub download_only: bool,
 }
@@ -297,6 +299,7 @@ impl Config {
                 token: args.modelscope_token,
             },
             offline: args.offline,
+            benchmark: Duration::from_secs(args.benchmark_seconds),
             download_only: false,
         })
     }

@@ -23,6 +23,7 @@ use self::{
     sizes::Sizes,
 };
 use crate::{
+    benchmark::Report,
     progress::Progress,
     request::{FinishedRequest, Observer, StepStats},
     source::Origin,
@@ -207,6 +208,25 @@ impl Metrics {
         }
         .gauge(&families::CACHE_CONFIG)?
         .set(1.0);
+        Ok(())
+    }
+
+    /// Adds what a benchmark has measured. Call at most once.
+    pub fn benchmarked(&self, report: &Report) -> Result<()> {
+        let builder = Builder {
+            registry: &self.registry,
+            labels: owned(&[("engine", "0"), ("model_name", &self.model_name)]),
+            max_model_len: 0,
+        };
+        for (family, number) in [
+            (&families::BENCHMARK_FIRST_TOKEN, report.first_token),
+            (&families::BENCHMARK_PROMPT, report.prompt_rate),
+            (&families::BENCHMARK_GENERATION, report.generation_rate),
+        ] {
+            if let Some(number) = number {
+                builder.gauge(family)?.set(number);
+            }
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use qwen_engine::{
+    benchmark::Report,
     metrics::{CacheInfo, Metrics, document, families},
     openapi,
     progress::{Phase, Progress},
@@ -41,6 +42,12 @@ fn known_traffic() -> String {
         revision: "main".to_owned(),
         commit: "0123456789abcdef0123456789abcdef01234567".to_owned(),
     });
+    let report = Report {
+        first_token: Some(0.5),
+        prompt_rate: Some(1000.0),
+        generation_rate: Some(100.0),
+    };
+    metrics.benchmarked(&report).unwrap();
     let progress = Progress::default();
     progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);

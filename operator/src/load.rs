@@ -73,6 +73,17 @@ pub struct Origin {
     pub commit: String,
 }
 
+/// What a pod measured of itself before it was ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Performance {
+    /// Prompt tokens per second of many prompts at once.
+    pub prompt_rate: Option<f64>,
+    /// Generated tokens per second of many streams at once.
+    pub generation_rate: Option<f64>,
+    /// Seconds to the first token of one prompt alone.
+    pub first_token: Option<f64>,
+}
+
 /// One answer of one pod.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
@@ -86,6 +97,8 @@ pub struct Sample {
     pub loading: Option<LoadProgress>,
     /// Set once the files of a model from a hub are there.
     pub origin: Option<Origin>,
+    /// What it measured of itself.
+    pub performance: Performance,
 }
 
 impl Sample {
@@ -146,6 +159,8 @@ pub struct PodLoad {
     pub loading: Option<LoadProgress>,
     /// Set once the files of a model from a hub are there.
     pub origin: Option<Origin>,
+    /// What it measured of itself.
+    pub performance: Performance,
     /// How old the answer is.
     pub age: Duration,
 }
@@ -234,6 +249,7 @@ impl LoadBoard {
                     kv_usage: answer.sample.kv_usage,
                     loading: answer.sample.loading,
                     origin: answer.sample.origin.clone(),
+                    performance: answer.sample.performance,
                     age: now.saturating_duration_since(answer.at),
                 });
             } else if entry.silent(now) {

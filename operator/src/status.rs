@@ -5,10 +5,12 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::conditions::{self as types, reasons};
-use crate::api::status::{AutoscalingStatus, LoadingStatus, ModelStatus, Phase, QwenServiceStatus};
+use crate::api::status::{
+    AutoscalingStatus, LoadingStatus, ModelStatus, PerformanceStatus, Phase, QwenServiceStatus,
+};
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
-use crate::load::ServiceLoad;
+use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
 use crate::valid::{Invalid, Valid};
@@ -88,6 +90,8 @@ pub fn compute(
             .sizing
             .as_ref()
             .map(|sizing| format!("memory {}: {}", sizing.memory, sizing.arithmetic)),
+        performance: (facts.valid.spec.engine.benchmark_seconds)
+            .and_then(|_| performance(facts.load).or_else(|| old.performance.clone())),
         autoscaling: facts.valid.autoscaling().map(|limits| {
             let desired = scaling_view::desired(autoscaler.as_ref())
                 .unwrap_or(limits.min_replicas.max(replicas.wanted));
@@ -231,6 +235,20 @@ pub fn progress(load: Option<&ServiceLoad>) -> Option<LoadingStatus> {
         eta_seconds: (slowest.eta_seconds > 0.0).then(|| whole(slowest.eta_seconds)),
         hub_wait_seconds: (slowest.hub_wait_seconds > 0.0).then(|| whole(slowest.hub_wait_seconds.ceil())),
     })
+}
+
+/// What the slowest replica measured of itself, number by number.
+fn performance(load: Option<&ServiceLoad>) -> Option<PerformanceStatus> {
+    let pods = || load.into_iter().flat_map(|load| &load.pods).map(|pod| pod.performance);
+    let least = |rate: fn(Performance) -> Option<f64>| pods().filter_map(rate).min_by(f64::total_cmp);
+    let first_token = pods().filter_map(|one| one.first_token).max_by(f64::total_cmp);
+    let status = PerformanceStatus {
+        prompt_tokens_per_second: least(|one| one.prompt_rate).map(whole),
+        generation_tokens_per_second: least(|one| one.generation_rate).map(whole),
+        time_to_first_token_milliseconds: first_token.map(|seconds| whole(seconds * 1000.0)),
+    };
+    let measured = status.prompt_tokens_per_second.or(status.time_to_first_token_milliseconds);
+    measured.map(|_| status)
 }
 
 /// Gauges are floats on the wire and whole numbers in meaning.

@@ -14,7 +14,7 @@ use crate::api::QwenService;
 use crate::api::status::LoadingStatus;
 use crate::capabilities::Trigger;
 use crate::controller::Context;
-use crate::load::{Origin, ServiceLoad};
+use crate::load::{Origin, Performance, ServiceLoad};
 use crate::marks;
 use crate::metrics_api::Registration;
 use crate::report::NUMBERS_EVERY;
@@ -30,6 +30,7 @@ struct Digest {
     progress: Option<LoadingStatus>,
     /// Each once.
     origins: BTreeSet<Origin>,
+    performance: Vec<Performance>,
     silent: Vec<String>,
     obstacle: Option<String>,
 }
@@ -41,6 +42,7 @@ impl Digest {
             queue: status::queue_depth(&load),
             progress,
             origins: load.pods.iter().filter_map(|pod| pod.origin.clone()).collect(),
+            performance: load.pods.iter().map(|pod| pod.performance).collect(),
             silent: load.silent,
             obstacle: load.obstacle,
         })

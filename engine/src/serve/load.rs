@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tracing::info;
 
 use crate::{
+    benchmark::Bench,
     cli::Fatal,
     config::{Config, MaxModelLen},
     constraint::Grammars,
@@ -15,6 +16,7 @@ use crate::{
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
     progress::{Phase, Progress},
+    request::Observer,
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -58,15 +60,22 @@ pub(super) fn load(
     let vocabulary = std::mem::take(&mut files.tokenizer);
     // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
     // program before large weights are there.
+    let time = config.benchmark;
+    let bench = (!time.is_zero()).then(|| Arc::new(Bench::new(metrics.clone())));
+    let observer = bench.clone().map_or_else(|| metrics.clone() as _, |bench| bench as Arc<dyn Observer>);
+    let known = metrics.clone();
     let engine = std::thread::Builder::new()
         .name("weights".to_owned())
-        .spawn(move || start(&config, &files, most, &progress, &metrics))
+        .spawn(move || start(&config, &files, most, &progress, &known, observer))
         .map_err(|error| Fatal(format!("cannot start the thread that reads the weights: {error}")))?;
     let tokenizer = Tokenizer::from_bytes(&vocabulary).map_err(fatal)?;
     drop(vocabulary);
     let failed = |_| Fatal("the thread that reads the weights failed; see the log above".to_owned());
     let engine = engine.join().map_err(failed)??;
     memory::trim();
+    if let Some(bench) = bench {
+        metrics.benchmarked(&bench.measure(&engine, time)).map_err(fatal)?;
+    }
     if eos.is_empty() {
         eos = generation::usual_end_tokens(&tokenizer);
     }
@@ -174,7 +183,8 @@ fn start(
     files: &ModelFiles,
     most: usize,
     progress: &Progress,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
+    observer: Arc<dyn Observer>,
 ) -> Result<EngineHandle, Fatal> {
     let options = load_options(config, files, most);
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
@@ -209,7 +219,7 @@ fn start(
         plan: loaded.plan.parts().to_vec(),
     };
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
-    Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
+    Engine::start(Box::new(loaded.model), limits, observer).map_err(fatal)
 }
 
 #[cfg(test)]

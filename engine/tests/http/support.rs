@@ -8,6 +8,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use qwen_engine::{
+    benchmark::Report,
     constraint::Grammars,
     engine::{Engine, EngineConfig},
     http::{ApiKeys, App, Serving},
@@ -265,6 +266,12 @@ fn load_speaking(
         ..CacheInfo::default()
     };
     metrics.model_known(LENGTH, &cache).unwrap();
+    let report = Report {
+        first_token: Some(0.5),
+        prompt_rate: Some(1000.0),
+        generation_rate: Some(100.0),
+    };
+    metrics.benchmarked(&report).unwrap();
     metrics.model_found(&Origin {
         source: "hf://org/name".to_owned(),
         revision: "main".to_owned(),

@@ -50,6 +50,9 @@ pub struct QwenServiceStatus {
     /// How the memory of a replica was computed; set where the spec asks for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizing: Option<String>,
+    /// What replicas measured of themselves; set where `engine.benchmarkSeconds` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub performance: Option<PerformanceStatus>,
     /// Numbers of the autoscaler; set while autoscaling is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingStatus>,
@@ -93,6 +96,21 @@ pub struct LoadingStatus {
     /// Seconds until the hub is asked again, while it answers 429 (too many requests).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hub_wait_seconds: Option<i64>,
+}
+
+/// What one replica can do, by a short load of its own before it was ready; of several replicas, the slowest one's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PerformanceStatus {
+    /// Prompt tokens per second, of as many prompts of 256 tokens as may run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_per_second: Option<i64>,
+    /// Generated tokens per second, of as many streams as may run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation_tokens_per_second: Option<i64>,
+    /// Milliseconds to the first token of one prompt of 256 tokens, with nothing beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token_milliseconds: Option<i64>,
 }
 
 /// Numbers of the autoscaler.

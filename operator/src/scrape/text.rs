@@ -1,5 +1,5 @@
 //! Reads a few series out of a Prometheus text exposition while it streams in; keeps nothing else.
-use crate::load::{LoadProgress, Origin, Sample};
+use crate::load::{LoadProgress, Origin, Performance, Sample};
 
 /// Lines longer than this are skipped: none of the wanted series comes near it.
 const MAX_LINE: usize = 4096;
@@ -16,6 +16,7 @@ pub struct Series {
     hub_wait_seconds: Option<f64>,
     ready: Option<f64>,
     origin: Option<Origin>,
+    performance: Performance,
 }
 
 impl Series {
@@ -47,6 +48,7 @@ impl Series {
             kv_usage: self.kv_usage.unwrap_or(0.0),
             loading,
             origin: self.origin.clone(),
+            performance: self.performance,
         })
     }
 
@@ -64,6 +66,11 @@ impl Series {
             b"qwen:model_load_size_bytes" => (&mut self.load_bytes_total, |a, b| a + b),
             b"qwen:model_load_eta_seconds" => (&mut self.load_eta_seconds, f64::max),
             b"qwen:hub_wait_seconds" => (&mut self.hub_wait_seconds, f64::max),
+            b"qwen:benchmark_prompt_tokens_per_second" => (&mut self.performance.prompt_rate, f64::min),
+            b"qwen:benchmark_generation_tokens_per_second" => {
+                (&mut self.performance.generation_rate, f64::min)
+            }
+            b"qwen:benchmark_time_to_first_token_seconds" => (&mut self.performance.first_token, f64::max),
             b"qwen:ready" => (&mut self.ready, f64::min),
             b"qwen:model_info" => {
                 self.origin = origin(rest);
@@ -236,6 +243,19 @@ mod tests {
                 ..Sample::default()
             })
         );
+    }
+
+    #[test]
+    fn what_a_benchmark_measured_is_read() {
+        let text = "qwen:ready 1\nqwen:benchmark_time_to_first_token_seconds 0.25\n\
+            qwen:benchmark_prompt_tokens_per_second 900.5\nqwen:benchmark_generation_tokens_per_second 80\n";
+        let measured = Performance {
+            prompt_rate: Some(900.5),
+            generation_rate: Some(80.0),
+            first_token: Some(0.25),
+        };
+        assert_eq!(read(text).sample().unwrap().performance, measured);
+        assert_eq!(read("qwen:ready 1\n").sample().unwrap().performance, Performance::default());
     }
 
     #[test]

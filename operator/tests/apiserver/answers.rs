@@ -1,5 +1,5 @@
 //! What engine pods say of themselves, as it comes into the status.
-use qwen_operator::load::{EnginePod, LoadProgress, Origin, Sample};
+use qwen_operator::load::{EnginePod, LoadProgress, Origin, Performance, Sample};
 use serde_json::{Value, json};
 
 use super::support::{MONITORING, World};
@@ -112,4 +112,41 @@ async fn a_hub_that_asks_to_wait_is_in_the_status() {
         world.get("QwenService", "chat")["status"]["model"],
         json!({ "source": "hf://org/name@main", "bytesLoaded": 40, "bytesTotal": 100, "hubWaitSeconds": 30 })
     );
+}
+
+#[tokio::test]
+async fn the_slowest_replicas_speed_is_in_the_status_and_stays_without_replicas() {
+    let world = World::new(&MONITORING);
+    let mut spec = fixed(2);
+    spec["engine"]["benchmarkSeconds"] = json!(10);
+    reconciled(&world, spec.clone()).await;
+    let status = |world: &World| world.get("QwenService", "chat")["status"]["performance"].clone();
+    assert!(status(&world).is_null());
+    let args = world.get("Deployment", "chat")["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(args.contains("--benchmark-seconds=10"), "{args}");
+    for (pod, prompt, first) in [("chat-1", 900.4, 0.25), ("chat-2", 700.0, 0.2)] {
+        let performance = Performance {
+            prompt_rate: Some(prompt),
+            generation_rate: Some(80.0),
+            first_token: Some(first),
+        };
+        let sample = Sample {
+            performance,
+            ..Sample::default()
+        };
+        says(&world, pod, sample);
+    }
+    world.reconcile("chat").await.unwrap();
+    let measured = json!({
+        "promptTokensPerSecond": 700, "generationTokensPerSecond": 80, "timeToFirstTokenMilliseconds": 250,
+    });
+    assert_eq!(status(&world), measured);
+    for pod in ["chat-1", "chat-2"] {
+        world.another_deletes("Pod", pod);
+    }
+    world.reconcile("chat").await.unwrap();
+    assert_eq!(status(&world), measured);
+    spec["engine"].as_object_mut().unwrap().remove("benchmarkSeconds");
+    reconciled(&world, spec).await;
+    assert!(status(&world).is_null());
 }

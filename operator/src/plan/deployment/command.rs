@@ -33,6 +33,8 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     args.push(flag("max-queued-requests", engine.max_queued_requests));
     let share = engine.gpu_memory_utilization;
     args.extend(share.map(|share| flag("gpu-memory-utilization", share)));
+    let benchmark = engine.benchmark_seconds;
+    args.extend(benchmark.map(|seconds| flag("benchmark-seconds", seconds)));
     args.push(flag("drain-timeout", valid.drain_seconds));
     if let Source::Hub(site, _) = valid.source {
         let model = &valid.spec.model;
