@@ -7,6 +7,7 @@ use crate::{
     cli::{Fatal, ServeArgs},
     device::{DeviceKind, Dtype, KvDtype},
     http::{Origins, PromptLog},
+    hub::S3Access,
     model::Quantization,
     scheduler::SchedulingPolicy,
     source::Access,
@@ -125,6 +126,8 @@ pub struct Config {
     pub hugging_face: Access,
     /// How ModelScope is reached.
     pub model_scope: Access,
+    /// How buckets are reached.
+    pub s3: S3Access,
     /// Whether no hub may be asked.
     pub offline: bool,
     /// How long the engine may measure itself before it is ready; zero for not at all.
@@ -298,6 +301,12 @@ impl Config {
                 endpoint: args.modelscope_endpoint,
                 token: args.modelscope_token,
             },
+            s3: S3Access {
+                endpoint: args.s3_endpoint,
+                region: args.s3_region,
+                key: key(args.s3_access_key_id, args.s3_secret_access_key)?,
+                session_token: args.s3_session_token,
+            },
             offline: args.offline,
             benchmark: Duration::from_secs(args.benchmark_seconds),
             download_only: false,
@@ -336,6 +345,18 @@ fn metrics_port(port: Option<u16>, api: u16) -> Result<Option<u16>, Fatal> {
             "leave it out to serve /metrics there",
         )),
         port => Ok(port),
+    }
+}
+
+/// The key of a bucket; what is empty, as of a variable that was not filled in, is none.
+fn key(id: Option<String>, secret: Option<String>) -> Result<Option<(String, String)>, Fatal> {
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    match (some(id), some(secret)) {
+        (Some(id), Some(secret)) => Ok(Some((id, secret))),
+        (None, None) => Ok(None),
+        _ => Err(Fatal(
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together; set both, or neither for a public bucket".to_owned(),
+        )),
     }
 }
 

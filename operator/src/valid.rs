@@ -65,6 +65,8 @@ pub enum Site {
     HuggingFace,
     /// `modelscope://`
     ModelScope,
+    /// `s3://`, of which a folder of a bucket is the repository.
+    S3,
 }
 
 impl Site {
@@ -74,6 +76,7 @@ impl Site {
         match self {
             Self::HuggingFace => "hf",
             Self::ModelScope => "modelscope",
+            Self::S3 => "s3",
         }
     }
 
@@ -83,6 +86,7 @@ impl Site {
         match self {
             Self::HuggingFace => "main",
             Self::ModelScope => "master",
+            Self::S3 => "latest",
         }
     }
 }
@@ -92,7 +96,7 @@ impl Site {
 pub enum Source {
     /// Inside the engine.
     Embedded(String),
-    /// On a hub, `ORGANISATION/NAME`.
+    /// On a hub, `ORGANISATION/NAME`, or in a bucket, `BUCKET/FOLDER`.
     Hub(Site, String),
     /// In a PersistentVolumeClaim.
     Claim {
@@ -122,7 +126,7 @@ pub enum Invalid {
     Incomplete(&'static str),
     /// The source has another form.
     #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
     )]
     Source(String),
     /// No image is known.
@@ -350,6 +354,9 @@ impl Source {
                 };
                 Ok(Self::Hub(site, rest.to_owned()))
             }
+            "s3" if !rest.is_empty() && rest.split('/').all(|part| !part.is_empty() && part != "..") => {
+                Ok(Self::Hub(Site::S3, rest.to_owned()))
+            }
             "pvc"
                 if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
             {
@@ -367,6 +374,7 @@ impl Source {
     fn default_name(&self) -> String {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
+            Self::Hub(Site::S3, folder) => folder.rsplit('/').next().unwrap_or(folder).to_owned(),
             Self::Hub(_, repository) => repository.clone(),
             Self::Image(reference) => {
                 let last = reference.rsplit('/').next().unwrap_or(reference);
@@ -445,6 +453,11 @@ mod tests {
                 Source::Hub(Site::ModelScope, "Qwen/Qwen3-0.6B".into()),
                 "Qwen/Qwen3-0.6B",
             ),
+            (
+                "s3://models/qwen/4b",
+                Source::Hub(Site::S3, "models/qwen/4b".into()),
+                "4b",
+            ),
             ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
             ("pvc://weights", claim(""), "weights"),
         ] {
@@ -466,7 +479,8 @@ mod tests {
             "pvc://",
             "pvc:///x",
             "pvc://a/../b",
-            "s3://b/k",
+            "s3://",
+            "s3://b/../k",
         ] {
             assert_eq!(Source::parse(text), Err(Invalid::Source(text.into())), "{text}");
         }

@@ -97,6 +97,7 @@ fn find(config: &Config, runtime: &Handle, progress: &Progress) -> Result<ModelF
         download_dir: config.download_dir.clone(),
         hugging_face: config.hugging_face.clone(),
         model_scope: config.model_scope.clone(),
+        s3: config.s3.clone(),
         offline: config.offline,
         throttle: progress.throttle().clone(),
     };

@@ -40,7 +40,10 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
         let model = &valid.spec.model;
         args.extend(model.revision.iter().map(|revision| flag("revision", revision)));
         let endpoint = format!("{}-endpoint", site.scheme());
-        args.extend(model.endpoint.iter().map(|address| flag(&endpoint, address)));
+        let s3 = model.s3.as_ref();
+        let address = model.endpoint.as_ref().or(s3.and_then(|s3| s3.endpoint.as_ref()));
+        args.extend(address.map(|address| flag(&endpoint, address)));
+        args.extend(s3.and_then(|s3| s3.region.as_ref()).map(|region| flag("s3-region", region)));
     }
     args.push(flag("download-dir", volumes::CACHE));
     args.extend(volumes::secrets(valid).map(|secret| flag(&format!("{}-file", secret.name), secret.file())));
@@ -64,6 +67,18 @@ pub fn env(valid: &Valid) -> Option<Vec<Value>> {
             _ => "HF_TOKEN",
         };
         env.push(json!({ "name": name, "valueFrom": { "secretKeyRef": secret } }));
+    }
+    if let Some(secret) = model.s3.as_ref().and_then(|s3| s3.secret_ref.as_ref()) {
+        let keys = [
+            ("AWS_ACCESS_KEY_ID", None),
+            ("AWS_SECRET_ACCESS_KEY", None),
+            // Temporary keys have one.
+            ("AWS_SESSION_TOKEN", Some(true)),
+        ];
+        env.extend(keys.map(|(key, optional)| {
+            let source = json!({ "name": secret.name, "key": key, "optional": optional });
+            json!({ "name": key, "valueFrom": { "secretKeyRef": source } })
+        }));
     }
     if let Some(proxy) = &model.proxy {
         env.extend(["HTTPS_PROXY", "HTTP_PROXY"].map(|name| json!({ "name": name, "value": proxy })));
