@@ -113,7 +113,9 @@ impl Bench {
         self.close();
         let report = Report {
             first_token: alone.first_token,
-            prompt_rate: many.ended.and_then(|ended| rate(many.prompt_tokens, ended - begin)),
+            prompt_rate: many
+                .ended
+                .and_then(|ended| rate(many.prompt_tokens, ended - begin)),
             generation_rate: streaming.and_then(|counts| {
                 let (began, before) = counts.generating?;
                 rate(counts.generated_tokens - before, counts.ended? - began)
@@ -127,7 +129,11 @@ impl Bench {
     fn run(&self, engine: &EngineHandle, part: &Part, until: Instant) -> Counts {
         let config = engine.config();
         let blocks = (part.prompt + part.generate).div_ceil(config.block_size);
-        let count = part.most.min(config.max_num_seqs).min(config.num_blocks / blocks).max(1);
+        let count = part
+            .most
+            .min(config.max_num_seqs)
+            .min(config.num_blocks / blocks)
+            .max(1);
         self.with(|tally| tally.counts = Counts::default());
         let mut streams = Vec::new();
         for _ in 0..count {
@@ -149,7 +155,10 @@ impl Bench {
             let waited = self.changed.wait_timeout(tally, left);
             tally = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        tally.as_ref().map(|tally| tally.counts.clone()).unwrap_or_default()
+        tally
+            .as_ref()
+            .map(|tally| tally.counts.clone())
+            .unwrap_or_default()
     }
 
     /// No more requests: the metrics see everything again once those that are left have ended.
@@ -280,7 +289,9 @@ mod tests {
     /// The samples above 0 of vLLM's families, but the bound that is always known.
     fn moved(metrics: &Metrics) -> Vec<String> {
         let text = metrics.render(Instant::now()).unwrap();
-        let samples = text.lines().filter(|line| line.starts_with("vllm:") && !line.ends_with(" 0"));
+        let samples = text
+            .lines()
+            .filter(|line| line.starts_with("vllm:") && !line.ends_with(" 0"));
         let all = samples.filter(|line| !line.starts_with("vllm:cache_config_info"));
         all.map(str::to_owned).collect()
     }
@@ -292,7 +303,10 @@ mod tests {
             generate: 2,
         };
         let events: Vec<_> = block_on(engine.submit(request(&part)).unwrap().collect());
-        assert!(matches!(events.last(), Some(TokenEvent::Finished(_))), "{events:?}");
+        assert!(
+            matches!(events.last(), Some(TokenEvent::Finished(_))),
+            "{events:?}"
+        );
     }
 
     #[test]
@@ -308,7 +322,10 @@ mod tests {
         assert_eq!(moved(&metrics), Vec::<String>::new());
         answered(&engine);
         let text = metrics.render(Instant::now()).unwrap();
-        for (name, value) in [("vllm:generation_tokens_total", 2), ("vllm:prompt_tokens_total", 3)] {
+        for (name, value) in [
+            ("vllm:generation_tokens_total", 2),
+            ("vllm:prompt_tokens_total", 3),
+        ] {
             let line = format!("{name}{{engine=\"0\",model_name=\"m\"}} {value}\n");
             assert!(text.contains(&line), "{text}");
         }
@@ -324,7 +341,10 @@ mod tests {
         drop(gate);
         answered(&engine);
         let text = metrics.render(Instant::now()).unwrap();
-        assert!(text.contains("vllm:generation_tokens_total{engine=\"0\",model_name=\"m\"} 2\n"), "{text}");
+        assert!(
+            text.contains("vllm:generation_tokens_total{engine=\"0\",model_name=\"m\"} 2\n"),
+            "{text}"
+        );
         let ended = "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"m\"} 0\n";
         assert!(text.contains(ended), "{text}");
     }

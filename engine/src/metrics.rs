@@ -254,7 +254,9 @@ impl Metrics {
         let count = progress.throttle().count();
         self.life.hub_throttled.inc_by((count - *throttled) as f64);
         *throttled = count;
-        self.life.hub_wait.set(progress.throttle().left(now).as_secs_f64());
+        self.life
+            .hub_wait
+            .set(progress.throttle().left(now).as_secs_f64());
         self.life.ready.set(f64::from(u8::from(ready)));
         self.life.draining.set(f64::from(u8::from(draining)));
     }

@@ -239,7 +239,11 @@ pub fn progress(load: Option<&ServiceLoad>) -> Option<LoadingStatus> {
 
 /// What the slowest replica measured of itself, number by number.
 fn performance(load: Option<&ServiceLoad>) -> Option<PerformanceStatus> {
-    let pods = || load.into_iter().flat_map(|load| &load.pods).map(|pod| pod.performance);
+    let pods = || {
+        load.into_iter()
+            .flat_map(|load| &load.pods)
+            .map(|pod| pod.performance)
+    };
     let least = |rate: fn(Performance) -> Option<f64>| pods().filter_map(rate).min_by(f64::total_cmp);
     let first_token = pods().filter_map(|one| one.first_token).max_by(f64::total_cmp);
     let status = PerformanceStatus {
@@ -247,7 +251,9 @@ fn performance(load: Option<&ServiceLoad>) -> Option<PerformanceStatus> {
         generation_tokens_per_second: least(|one| one.generation_rate).map(whole),
         time_to_first_token_milliseconds: first_token.map(|seconds| whole(seconds * 1000.0)),
     };
-    let measured = status.prompt_tokens_per_second.or(status.time_to_first_token_milliseconds);
+    let measured = status
+        .prompt_tokens_per_second
+        .or(status.time_to_first_token_milliseconds);
     measured.map(|_| status)
 }
 

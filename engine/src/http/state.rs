@@ -208,7 +208,9 @@ impl App {
             let now = Instant::now();
             let wait = self.progress.throttle().left(now);
             let eta = match self.progress.eta(now) {
-                _ if !wait.is_zero() => format!(", and the hub asked to wait {} s (429)", wait.as_secs().max(1)),
+                _ if !wait.is_zero() => {
+                    format!(", and the hub asked to wait {} s (429)", wait.as_secs().max(1))
+                }
                 Some(eta) => format!(", about {} s to go", eta.as_secs()),
                 None => String::new(),
             };

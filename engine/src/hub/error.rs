@@ -71,7 +71,9 @@ pub enum HubError {
         reason: String,
     },
     /// The files of a bucket are others than those that were asked for.
-    #[error("{repo} holds other files by now, their state is {found} and not {asked}; put those of before back, or set --revision (spec.model.revision) to {found}")]
+    #[error(
+        "{repo} holds other files by now, their state is {found} and not {asked}; put those of before back, or set --revision (spec.model.revision) to {found}"
+    )]
     Replaced {
         /// The model.
         repo: String,

@@ -48,12 +48,17 @@ impl S3Access {
         now: Timestamp,
     ) -> Vec<(&'static str, String)> {
         let mut headers = more;
-        let Some((id, secret)) = &self.key else { return headers };
+        let Some((id, secret)) = &self.key else {
+            return headers;
+        };
         let time = now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
         let day = &time[..8];
         // Of no body.
         let body = hex(&Sha256::digest(b""));
-        headers.extend([("x-amz-content-sha256", body.clone()), ("x-amz-date", time.clone())]);
+        headers.extend([
+            ("x-amz-content-sha256", body.clone()),
+            ("x-amz-date", time.clone()),
+        ]);
         let token = self.session_token.iter().filter(|token| !token.is_empty());
         headers.extend(token.map(|token| ("x-amz-security-token", token.clone())));
         headers.sort();
@@ -66,7 +71,10 @@ impl S3Access {
         all.sort();
         let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
         let names = names.join(";");
-        let lines: String = all.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let lines: String = all
+            .iter()
+            .map(|(name, value)| format!("{name}:{value}\n"))
+            .collect();
         let query = url.query().unwrap_or_default();
         let request = format!("GET\n{}\n{query}\n{lines}\n{names}\n{body}", url.path());
         let scope = format!("{day}/{}/s3/aws4_request", self.region());
@@ -77,9 +85,8 @@ impl S3Access {
             key = hmac(key.as_ref(), part);
         }
         let signature = hex(hmac(key.as_ref(), &text).as_ref());
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}"
-        );
+        let authorization =
+            format!("AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}");
         headers.push(("authorization", authorization));
         headers
     }
@@ -134,7 +141,10 @@ impl Folder {
                 continue;
             };
             let size = field("Size")?.parse().map_err(|_| format!("{key} has no size"))?;
-            let tag = field("ETag")?.replace("&quot;", "").replace("&#34;", "").replace('"', "");
+            let tag = field("ETag")?
+                .replace("&quot;", "")
+                .replace("&#34;", "")
+                .replace('"', "");
             files.push(Remote {
                 name: name.to_owned(),
                 size,
@@ -175,14 +185,31 @@ mod tests {
         let now = "2013-05-24T00:00:00Z".parse().unwrap();
         let range = vec![("range", "bytes=0-9".to_owned())];
         for (path, more, signature) in [
-            ("/test.txt", range, "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"),
-            ("/?lifecycle=", vec![], "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
-            ("/?max-keys=2&prefix=J", vec![], "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"),
+            (
+                "/test.txt",
+                range,
+                "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+            ),
+            (
+                "/?lifecycle=",
+                vec![],
+                "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543",
+            ),
+            (
+                "/?max-keys=2&prefix=J",
+                vec![],
+                "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+            ),
         ] {
-            let url = format!("https://examplebucket.s3.amazonaws.com{path}").parse().unwrap();
+            let url = format!("https://examplebucket.s3.amazonaws.com{path}")
+                .parse()
+                .unwrap();
             let headers = access.signed(&url, more, now);
             let (_, authorization) = headers.last().unwrap();
-            assert!(authorization.ends_with(&format!("Signature={signature}")), "{authorization}");
+            assert!(
+                authorization.ends_with(&format!("Signature={signature}")),
+                "{authorization}"
+            );
         }
         let open = S3Access::default();
         let url = "https://examplebucket.s3.amazonaws.com/".parse().unwrap();
@@ -197,28 +224,53 @@ mod tests {
             "http://s3:9000/models/?delimiter=%2F&list-type=2&prefix=qwen%2F4b%2F"
         );
         let object = |name: &str, tag: &str| {
-            format!("<Contents><Key>qwen/4b/{name}</Key><Size>7</Size><ETag>&quot;{tag}&quot;</ETag></Contents>")
+            format!(
+                "<Contents><Key>qwen/4b/{name}</Key><Size>7</Size><ETag>&quot;{tag}&quot;</ETag></Contents>"
+            )
         };
         let list = |objects: &str| {
-            format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>")
+            format!(
+                "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>"
+            )
         };
-        let text = list(&[object("model.safetensors", "a-2"), object("config.json", "b"), object("a &amp; b", "c")].concat());
+        let text = list(
+            &[
+                object("model.safetensors", "a-2"),
+                object("config.json", "b"),
+                object("a &amp; b", "c"),
+            ]
+            .concat(),
+        );
         let (state, files) = folder.read(&text).unwrap();
-        let [config, weights] = &files[..] else { panic!("two files") };
+        let [config, weights] = &files[..] else {
+            panic!("two files")
+        };
         assert_eq!((config.name.as_str(), weights.size), ("config.json", 7));
         assert_eq!(weights.url, "http://s3:9000/models/qwen/4b/model.safetensors");
         assert_eq!(weights.tag.as_deref(), Some("\"a-2\""));
-        let (same, _) = folder.read(&text.replace("\"c\"", "\"d\"").replace("&quot;c", "&quot;d")).unwrap();
+        let (same, _) = folder
+            .read(&text.replace("\"c\"", "\"d\"").replace("&quot;c", "&quot;d"))
+            .unwrap();
         let (other, _) = folder.read(&text.replace("a-2", "a-3")).unwrap();
         assert!(state == same && state != other && state.len() == 40);
         for (bad, told) in [
             ("<Error/>".to_owned(), "no list"),
-            (list("<Contents><Key>qwen/4b/config.json</Key></Contents>"), "no Size"),
-            ("<ListBucketResult><IsTruncated>true</IsTruncated>".to_owned(), "1000"),
+            (
+                list("<Contents><Key>qwen/4b/config.json</Key></Contents>"),
+                "no Size",
+            ),
+            (
+                "<ListBucketResult><IsTruncated>true</IsTruncated>".to_owned(),
+                "1000",
+            ),
         ] {
             assert!(folder.read(&bad).err().unwrap().contains(told), "{bad}");
         }
         let hosted = Folder::new("https://{bucket}.oss.example", "models");
-        assert!(hosted.list().starts_with("https://models.oss.example/?"), "{}", hosted.list());
+        assert!(
+            hosted.list().starts_with("https://models.oss.example/?"),
+            "{}",
+            hosted.list()
+        );
     }
 }

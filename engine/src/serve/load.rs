@@ -62,7 +62,9 @@ pub(super) fn load(
     // program before large weights are there.
     let time = config.benchmark;
     let bench = (!time.is_zero()).then(|| Arc::new(Bench::new(metrics.clone())));
-    let observer = bench.clone().map_or_else(|| metrics.clone() as _, |bench| bench as Arc<dyn Observer>);
+    let observer = bench
+        .clone()
+        .map_or_else(|| metrics.clone() as _, |bench| bench as Arc<dyn Observer>);
     let known = metrics.clone();
     let engine = std::thread::Builder::new()
         .name("weights".to_owned())
@@ -74,7 +76,9 @@ pub(super) fn load(
     let engine = engine.join().map_err(failed)??;
     memory::trim();
     if let Some(bench) = bench {
-        metrics.benchmarked(&bench.measure(&engine, time)).map_err(fatal)?;
+        metrics
+            .benchmarked(&bench.measure(&engine, time))
+            .map_err(fatal)?;
     }
     if eos.is_empty() {
         eos = generation::usual_end_tokens(&tokenizer);

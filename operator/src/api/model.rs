@@ -18,7 +18,8 @@ fn on_hub(set: &str, refusal: &str) -> Rule {
 /// The rule of what only a model that is downloaded may have.
 fn downloaded(set: &str, refusal: &str) -> Rule {
     let rule = format!("!{set} || self.source.matches('^(hf|modelscope|s3)://')");
-    let advice = "or name the model as hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME or s3://BUCKET/FOLDER";
+    let advice =
+        "or name the model as hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME or s3://BUCKET/FOLDER";
     Rule::new(rule).message(format!("{refusal}, {advice}").as_str())
 }
 
@@ -89,7 +90,7 @@ pub struct ModelSpec {
 
 /// How a bucket is reached.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct S3Spec {
     /// Base address of what speaks the interface of S3, such as `http://minio.storage.svc:9000`; AWS when unset. The
     /// bucket begins the path, unless `{bucket}` stands in the address, as in `https://{bucket}.oss-cn-hangzhou.aliyuncs.com`.

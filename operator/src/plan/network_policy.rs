@@ -58,7 +58,9 @@ fn destinations(valid: &Valid) -> Vec<Value> {
     let model = &valid.spec.model;
     let buckets = model.s3.as_ref().and_then(|s3| s3.endpoint.as_ref());
     if matches!(valid.source, Source::Hub(..))
-        && [&model.endpoint, &model.proxy].iter().all(|address| address.is_none())
+        && [&model.endpoint, &model.proxy]
+            .iter()
+            .all(|address| address.is_none())
         && buckets.is_none()
     {
         ports.insert(443);

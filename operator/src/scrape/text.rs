@@ -255,7 +255,10 @@ mod tests {
             first_token: Some(0.25),
         };
         assert_eq!(read(text).sample().unwrap().performance, measured);
-        assert_eq!(read("qwen:ready 1\n").sample().unwrap().performance, Performance::default());
+        assert_eq!(
+            read("qwen:ready 1\n").sample().unwrap().performance,
+            Performance::default()
+        );
     }
 
     #[test]

@@ -122,7 +122,8 @@ async fn the_slowest_replicas_speed_is_in_the_status_and_stays_without_replicas(
     reconciled(&world, spec.clone()).await;
     let status = |world: &World| world.get("QwenService", "chat")["status"]["performance"].clone();
     assert!(status(&world).is_null());
-    let args = world.get("Deployment", "chat")["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    let args =
+        world.get("Deployment", "chat")["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
     assert!(args.contains("--benchmark-seconds=10"), "{args}");
     for (pod, prompt, first) in [("chat-1", 900.4, 0.25), ("chat-2", 700.0, 0.2)] {
         let performance = Performance {

@@ -175,7 +175,11 @@ fn a_buckets_key_is_environment_out_of_its_secret_for_whoever_downloads() {
     let keyed = pod(model(s3));
     for container in containers(&keyed) {
         let args = container["args"].to_string();
-        for arg in ["s3://models/qwen/4b", "--s3-endpoint=http://minio.storage.svc:9000", "--s3-region=eu-1"] {
+        for arg in [
+            "s3://models/qwen/4b",
+            "--s3-endpoint=http://minio.storage.svc:9000",
+            "--s3-region=eu-1",
+        ] {
             assert!(args.contains(arg), "{args}");
         }
         assert!(args.contains("--served-model-name=4b"), "{args}");
@@ -187,7 +191,8 @@ fn a_buckets_key_is_environment_out_of_its_secret_for_whoever_downloads() {
             ("AWS_SECRET_ACCESS_KEY", of("AWS_SECRET_ACCESS_KEY")),
             ("AWS_SESSION_TOKEN", token),
         ];
-        let expected = expected.map(|(name, from)| json!({ "name": name, "valueFrom": { "secretKeyRef": from } }));
+        let expected =
+            expected.map(|(name, from)| json!({ "name": name, "valueFrom": { "secretKeyRef": from } }));
         assert_eq!(container["env"], json!(expected));
     }
     let public = pod(model(json!({})));

@@ -43,7 +43,10 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
         let s3 = model.s3.as_ref();
         let address = model.endpoint.as_ref().or(s3.and_then(|s3| s3.endpoint.as_ref()));
         args.extend(address.map(|address| flag(&endpoint, address)));
-        args.extend(s3.and_then(|s3| s3.region.as_ref()).map(|region| flag("s3-region", region)));
+        args.extend(
+            s3.and_then(|s3| s3.region.as_ref())
+                .map(|region| flag("s3-region", region)),
+        );
     }
     args.push(flag("download-dir", volumes::CACHE));
     args.extend(volumes::secrets(valid).map(|secret| flag(&format!("{}-file", secret.name), secret.file())));
