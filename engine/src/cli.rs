@@ -62,7 +62,7 @@ enum Command {
 // A negative number is a value, so that its refusal tells the range.
 #[command(allow_negative_numbers = true)]
 pub struct ServeArgs {
-    /// The model: a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano.
+    /// The model: a directory, a .gguf file, hf://org/name, modelscope://org/name, s3://bucket/folder or embedded://nano.
     #[arg(value_name = "MODEL", required_unless_present = "model")]
     pub model_tag: Option<String>,
     /// The model, in vLLM's older spelling.
@@ -140,6 +140,12 @@ pub struct ServeArgs {
     /// File of bearer tokens that /metrics asks for, in the form of --api-key-file.
     #[arg(long)]
     pub metrics_token_file: Option<PathBuf>,
+    /// PEM file of the certificate, with those of its issuers behind it: all ports then speak TLS. Read again as it changes.
+    #[arg(long)]
+    pub ssl_certfile: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long)]
+    pub ssl_keyfile: Option<PathBuf>,
     /// Do not serve /openapi.json.
     #[arg(long)]
     pub disable_fastapi_docs: bool,
@@ -176,6 +182,9 @@ pub struct ServeArgs {
     /// How long running streams may go on after SIGTERM, in seconds.
     #[arg(long, alias = "shutdown-timeout", default_value = "30", value_parser = whole::<u64>)]
     pub drain_timeout: u64,
+    /// Seconds, up to 60, for which the engine may measure its speed before it is ready; 0 for not at all.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60))]
+    pub benchmark_seconds: u64,
     /// Form of the log lines: text or json.
     #[arg(long, default_value = "text")]
     pub log_format: String,
@@ -215,6 +224,21 @@ pub struct ServeArgs {
     /// Token for ModelScope.
     #[arg(long, env = "MODELSCOPE_API_TOKEN", hide_env_values = true)]
     pub modelscope_token: Option<String>,
+    /// Base URL of what speaks the interface of S3, for example http://minio:9000; the bucket begins the path unless {bucket} stands in it. Default: AWS.
+    #[arg(long, env = "AWS_ENDPOINT_URL")]
+    pub s3_endpoint: Option<String>,
+    /// Region of the bucket. Default: us-east-1.
+    #[arg(long, env = "AWS_REGION")]
+    pub s3_region: Option<String>,
+    /// Name of the key that may read the bucket; none for a public one.
+    #[arg(long, env = "AWS_ACCESS_KEY_ID")]
+    pub s3_access_key_id: Option<String>,
+    /// Its secret.
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
+    pub s3_secret_access_key: Option<String>,
+    /// What temporary keys bring besides.
+    #[arg(long, env = "AWS_SESSION_TOKEN", hide_env_values = true)]
+    pub s3_session_token: Option<String>,
 }
 
 /// Keeps candle from putting a backtrace into its errors where RUST_BACKTRACE is set: an error is one sentence.

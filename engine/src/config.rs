@@ -7,6 +7,7 @@ use crate::{
     cli::{Fatal, ServeArgs},
     device::{DeviceKind, Dtype, KvDtype},
     http::{Origins, PromptLog},
+    hub::S3Access,
     model::Quantization,
     scheduler::SchedulingPolicy,
     source::Access,
@@ -83,6 +84,8 @@ pub struct Config {
     pub metrics_port: Option<u16>,
     /// File of the tokens that /metrics asks for.
     pub metrics_token_file: Option<PathBuf>,
+    /// The certificate that connections are encrypted with, if they are.
+    pub tls: Option<TlsFiles>,
     /// What pages of other origins may do.
     pub origins: Option<CorsLayer>,
     /// Whether /openapi.json is served.
@@ -123,10 +126,23 @@ pub struct Config {
     pub hugging_face: Access,
     /// How ModelScope is reached.
     pub model_scope: Access,
+    /// How buckets are reached.
+    pub s3: S3Access,
     /// Whether no hub may be asked.
     pub offline: bool,
+    /// How long the engine may measure itself before it is ready; zero for not at all.
+    pub benchmark: Duration,
     /// Whether the program ends when the model is downloaded.
     pub download_only: bool,
+}
+
+/// `--ssl-certfile` and `--ssl-keyfile`, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and behind it those of its issuers.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl Config {
@@ -212,6 +228,7 @@ impl Config {
             api_key_file: args.api_key_file,
             metrics_port: metrics_port(args.metrics_port, args.port)?,
             metrics_token_file: args.metrics_token_file,
+            tls: tls(args.ssl_certfile, args.ssl_keyfile)?,
             origins: origins.layer().map_err(Fatal)?,
             document: !args.disable_fastapi_docs,
             dtype: one_of(
@@ -284,7 +301,14 @@ impl Config {
                 endpoint: args.modelscope_endpoint,
                 token: args.modelscope_token,
             },
+            s3: S3Access {
+                endpoint: args.s3_endpoint,
+                region: args.s3_region,
+                key: key(args.s3_access_key_id, args.s3_secret_access_key)?,
+                session_token: args.s3_session_token,
+            },
             offline: args.offline,
+            benchmark: Duration::from_secs(args.benchmark_seconds),
             download_only: false,
         })
     }
@@ -321,6 +345,29 @@ fn metrics_port(port: Option<u16>, api: u16) -> Result<Option<u16>, Fatal> {
             "leave it out to serve /metrics there",
         )),
         port => Ok(port),
+    }
+}
+
+/// The key of a bucket; what is empty, as of a variable that was not filled in, is none.
+fn key(id: Option<String>, secret: Option<String>) -> Result<Option<(String, String)>, Fatal> {
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    match (some(id), some(secret)) {
+        (Some(id), Some(secret)) => Ok(Some((id, secret))),
+        (None, None) => Ok(None),
+        _ => Err(Fatal(
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together; set both, or neither for a public bucket".to_owned(),
+        )),
+    }
+}
+
+fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, Fatal> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+        (None, None) => Ok(None),
+        _ => Err(Fatal(
+            "--ssl-certfile and --ssl-keyfile belong together; give both, or neither for HTTP without TLS"
+                .to_owned(),
+        )),
     }
 }
 

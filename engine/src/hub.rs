@@ -1,4 +1,4 @@
-//! Downloads models from the Hugging Face hub and from ModelScope: resumed when cut, checked, and whole before they are seen.
+//! Downloads models from the Hugging Face hub, from ModelScope and from buckets: resumed when cut, checked, and whole before they are seen.
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,8 +11,12 @@ mod error;
 mod fetch;
 mod listing;
 mod part;
+mod s3;
+mod throttle;
 
 pub use error::HubError;
+pub use s3::S3Access;
+pub use throttle::Throttle;
 
 use cache::{Home, Lock};
 use client::Client;
@@ -30,6 +34,8 @@ pub enum Site {
     HuggingFace,
     /// `modelscope://`
     ModelScope,
+    /// `s3://`, whose repositories are folders of a bucket, and whose commits are made of their files' tags.
+    S3,
 }
 
 impl Site {
@@ -37,6 +43,8 @@ impl Site {
         match self {
             Self::HuggingFace => "https://huggingface.co",
             Self::ModelScope => "https://www.modelscope.cn",
+            // In its region, which `Client::bucket` knows.
+            Self::S3 => "https://s3.amazonaws.com",
         }
     }
 
@@ -45,13 +53,16 @@ impl Site {
         match self {
             Self::HuggingFace => "main",
             Self::ModelScope => "master",
+            Self::S3 => "latest",
         }
     }
 
-    fn name_of(self, repo: &str) -> String {
+    /// The model's name with its scheme.
+    pub(crate) fn name_of(self, repo: &str) -> String {
         match self {
             Self::HuggingFace => format!("hf://{repo}"),
             Self::ModelScope => format!("modelscope://{repo}"),
+            Self::S3 => format!("s3://{repo}"),
         }
     }
 
@@ -59,6 +70,7 @@ impl Site {
         match self {
             Self::HuggingFace => "--hf-endpoint (HF_ENDPOINT; spec.model.endpoint)",
             Self::ModelScope => "--modelscope-endpoint (MODELSCOPE_ENDPOINT; spec.model.endpoint)",
+            Self::S3 => "--s3-endpoint and --s3-region (AWS_ENDPOINT_URL, AWS_REGION; spec.model.s3)",
         }
     }
 
@@ -66,6 +78,7 @@ impl Site {
         match self {
             Self::HuggingFace => "HF_TOKEN",
             Self::ModelScope => "MODELSCOPE_API_TOKEN",
+            Self::S3 => "AWS_ACCESS_KEY_ID",
         }
     }
 }
@@ -85,10 +98,25 @@ impl Hub {
         })
     }
 
+    /// A client of buckets.
+    pub fn of_buckets(access: S3Access) -> Result<Self, HubError> {
+        Ok(Self {
+            client: Client::of_buckets(access)?,
+            piece: PIECE,
+        })
+    }
+
     /// Waits about `wait` after the first failed attempt and twice as long after each further one.
     #[must_use]
     pub fn first_wait(mut self, wait: Duration) -> Self {
         self.client.first_wait = wait;
+        self
+    }
+
+    /// Tells there how often the hub asked to wait.
+    #[must_use]
+    pub fn throttle(mut self, throttle: Arc<Throttle>) -> Self {
+        self.client.throttle = throttle;
         self
     }
 
@@ -144,6 +172,15 @@ impl Hub {
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<PathBuf, HubError> {
         let found = self.client.listing(repo, revision).await?;
+        // A bucket has no older states, so one that is asked for must be the one that is there.
+        let site = self.client.site;
+        if site == Site::S3 && ![site.default_revision(), &found.commit].contains(&revision) {
+            return Err(HubError::Replaced {
+                repo: site.name_of(repo),
+                asked: revision.into(),
+                found: found.commit,
+            });
+        }
         let dir = home.snapshot(&found.commit);
         std::fs::create_dir_all(&dir).map_err(disk(&dir))?;
         home.clean(&dir);
@@ -187,6 +224,12 @@ pub fn offline(site: Site, repo: &str, revision: &str, kept: &Path) -> Result<Pa
         revision: revision.into(),
         path: home.dir().into(),
     })
+}
+
+/// The commit whose files a directory holds, which is its name.
+pub(crate) fn commit_of(snapshot: &Path) -> String {
+    let name = snapshot.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The revision becomes part of a path and of a URL.

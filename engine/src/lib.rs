@@ -1,4 +1,5 @@
 //! Serves Qwen3 models over the OpenAI API: `http → tokens → scheduler (pure) → model thread → sampler → SSE`.
+pub mod benchmark;
 pub mod cli;
 pub mod config;
 pub mod constraint;

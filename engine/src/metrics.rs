@@ -8,12 +8,13 @@ mod sizes;
 
 use std::{
     collections::HashMap,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramVec, Registry, TextEncoder, process_collector::ProcessCollector,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, Registry, TextEncoder,
+    process_collector::ProcessCollector,
 };
 
 use self::{
@@ -22,8 +23,10 @@ use self::{
     sizes::Sizes,
 };
 use crate::{
+    benchmark::Report,
     progress::Progress,
     request::{FinishedRequest, Observer, StepStats},
+    source::Origin,
 };
 
 /// Content type of the exposition.
@@ -109,12 +112,17 @@ pub struct Metrics {
     /// Of requests, of answers.
     http_sizes: [Sizes; 2],
     life: Life,
+    model_info: GaugeVec,
 }
 
 struct Life {
     load_bytes: Gauge,
     load_total: Gauge,
     load_eta: Gauge,
+    hub_throttled: Counter,
+    /// What it counts already: two scrapes at once must not count a 429 twice.
+    throttled: Mutex<u64>,
+    hub_wait: Gauge,
     ready: Gauge,
     draining: Gauge,
 }
@@ -148,6 +156,9 @@ impl Metrics {
             load_bytes: ours.gauge(&families::LOAD_BYTES)?,
             load_total: ours.gauge(&families::LOAD_BYTES_TOTAL)?,
             load_eta: ours.gauge(&families::LOAD_ETA)?,
+            hub_throttled: ours.counter(&families::HUB_THROTTLED)?,
+            throttled: Mutex::default(),
+            hub_wait: ours.gauge(&families::HUB_WAIT)?,
             ready: ours.gauge(&families::READY)?,
             draining: ours.gauge(&families::DRAINING)?,
         };
@@ -159,6 +170,7 @@ impl Metrics {
             http_coarse: plain.histograms(&families::HTTP_DURATION)?,
             http_sizes,
             life,
+            model_info: ours.gauges(&families::MODEL_INFO)?,
             lengths: OnceLock::new(),
             model_name: model_name.to_owned(),
             registry,
@@ -199,13 +211,52 @@ impl Metrics {
         Ok(())
     }
 
+    /// Adds what a benchmark has measured. Call at most once.
+    pub fn benchmarked(&self, report: &Report) -> Result<()> {
+        let builder = Builder {
+            registry: &self.registry,
+            labels: owned(&[("engine", "0"), ("model_name", &self.model_name)]),
+            max_model_len: 0,
+        };
+        for (family, number) in [
+            (&families::BENCHMARK_FIRST_TOKEN, report.first_token),
+            (&families::BENCHMARK_PROMPT, report.prompt_rate),
+            (&families::BENCHMARK_GENERATION, report.generation_rate),
+        ] {
+            if let Some(number) = number {
+                builder.gauge(family)?.set(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of a hub's repository that is served.
+    pub fn model_found(&self, origin: &Origin) {
+        let Origin {
+            source,
+            revision,
+            commit,
+        } = origin;
+        self.model_info
+            .with_label_values(&[source, revision, commit])
+            .set(1.0);
+    }
+
     /// How far the model is loaded and whether the server takes requests; set at each scrape.
     pub fn set_life(&self, progress: &Progress, ready: bool, draining: bool) {
+        let now = Instant::now();
         self.life.load_bytes.set(progress.done() as f64);
         self.life.load_total.set(progress.total() as f64);
         self.life
             .load_eta
-            .set(progress.eta(Instant::now()).map_or(0.0, |eta| eta.as_secs_f64()));
+            .set(progress.eta(now).map_or(0.0, |eta| eta.as_secs_f64()));
+        let mut throttled = self.life.throttled.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = progress.throttle().count();
+        self.life.hub_throttled.inc_by((count - *throttled) as f64);
+        *throttled = count;
+        self.life
+            .hub_wait
+            .set(progress.throttle().left(now).as_secs_f64());
         self.life.ready.set(f64::from(u8::from(ready)));
         self.life.draining.set(f64::from(u8::from(draining)));
     }

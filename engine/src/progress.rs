@@ -1,8 +1,13 @@
 //! How far the model is loaded: written by the loader, read by /ready and /metrics.
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use crate::hub::Throttle;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +29,7 @@ pub struct Progress {
     done: AtomicU64,
     total: AtomicU64,
     downloading: AtomicBool,
+    throttle: Arc<Throttle>,
 }
 
 impl Default for Progress {
@@ -35,6 +41,7 @@ impl Default for Progress {
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             downloading: AtomicBool::new(false),
+            throttle: Arc::default(),
         }
     }
 }
@@ -70,6 +77,11 @@ impl Progress {
     /// Bytes in all; 0 until known.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    /// How often the hub asked to wait.
+    pub fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 
     /// Time left at the pace so far; `None` before there is a pace, zero when all is done.

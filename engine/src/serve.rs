@@ -2,6 +2,7 @@
 mod connections;
 mod generation;
 mod load;
+mod tls;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,6 +20,9 @@ use crate::{
     shutdown::ShutdownSignal,
     telemetry::{self, Traces},
 };
+
+pub use connections::Port;
+use tls::Tls;
 
 /// Time for answers that are complete to reach their clients after the drain.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -53,9 +57,15 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         std::env::var(name).ok()
     })?;
     let (keys, surface) = surface(&config)?;
-    let listener = listen(&config.host, config.port, "--port").await?;
-    let metrics_listener = match config.metrics_port {
-        Some(port) => Some(listen(&config.host, port, "--metrics-port").await?),
+    let tls = config.tls.as_ref().map(Tls::open).transpose();
+    let tls = tls.map_err(|error| Fatal(error.to_string()))?.map(Arc::new);
+    let listen = async |port, flag| {
+        let listener = listen(&config.host, port, flag).await?;
+        Ok::<_, Fatal>(Port::new(listener, tls.clone()))
+    };
+    let port = listen(config.port, "--port").await?;
+    let metrics_port = match config.metrics_port {
+        Some(port) => Some(listen(port, "--metrics-port").await?),
         None => None,
     };
     let address = format!("{}:{}", config.host, config.port);
@@ -79,28 +89,25 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         .with_prompt_log(config.prompt_log)
         .with_traces(traces.clone());
     let app = Arc::new(app);
-    if let Some(listener) = metrics_listener {
+    if let Some(port) = metrics_port {
         // Ends with the process: the last scrape may come during the drain.
         let never = CancellationToken::new();
         tokio::spawn(connections::serve(
-            listener,
+            port,
             http::metrics_app(app.clone()),
             connections::HEAD,
             never,
         ));
     }
-    // Port 0 asks for any free one.
-    let address = listener
-        .local_addr()
-        .map_or(address, |address| address.to_string());
+    let address = port.address().unwrap_or(address);
     info!(model = config.model, address, "listening; the model loads");
     if config.download_only {
         let downloaded = in_background(move || load::download(&config, &runtime, &progress))?;
-        return download_until(listener, app, downloaded, signals).await;
+        return download_until(port, app, downloaded, signals).await;
     }
     let drain_timeout = config.drain_timeout;
     let loaded = in_background(move || load::load(config, &runtime, progress, metrics))?;
-    let served = serve_until(listener, app, loaded, signals, drain_timeout).await;
+    let served = serve_until(port, app, loaded, signals, drain_timeout).await;
     if let Some(traces) = traces {
         // What panics there has nothing more to lose.
         let _ = tokio::task::spawn_blocking(move || traces.finish(LAST_SPANS)).await;
@@ -157,16 +164,16 @@ fn in_background<T: Send + 'static>(
     Ok(receiver)
 }
 
-/// Answers /ready and /metrics on `listener` until `downloaded` or a stop. Errors: the model cannot be had.
+/// Answers /ready and /metrics on `port` until `downloaded` or a stop. Errors: the model cannot be had.
 async fn download_until(
-    listener: TcpListener,
+    port: Port,
     app: Arc<App>,
     downloaded: oneshot::Receiver<Result<(), Fatal>>,
     stops: impl Stream<Item = ()>,
 ) -> Result<(), Fatal> {
     let closing = CancellationToken::new();
     tokio::spawn(connections::serve(
-        listener,
+        port,
         http::app(app),
         connections::HEAD,
         closing,
@@ -186,10 +193,10 @@ fn no_result() -> Fatal {
     Fatal("the loader ended without a result; see the log above".to_owned())
 }
 
-/// Answers on `listener` while `loaded` is awaited, then serves until `stops` yields, then drains: not ready at once,
+/// Answers on `port` while `loaded` is awaited, then serves until `stops` yields, then drains: not ready at once,
 /// running streams go on for up to `drain_timeout` or until `stops` yields again. Errors: the model cannot be loaded.
 pub async fn serve_until(
-    listener: TcpListener,
+    port: impl Into<Port>,
     app: Arc<App>,
     loaded: oneshot::Receiver<Result<Serving, Fatal>>,
     stops: impl Stream<Item = ()>,
@@ -198,7 +205,7 @@ pub async fn serve_until(
     let closing = CancellationToken::new();
     let router = http::app(app.clone());
     let server = tokio::spawn(connections::serve(
-        listener,
+        port.into(),
         router,
         connections::HEAD,
         closing.clone(),

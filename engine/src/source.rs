@@ -1,12 +1,13 @@
-//! Where a model's files come from: a directory, a GGUF file, a hub (`hf://org/name`, `modelscope://org/name`), or this program itself (`embedded://nano`).
+//! Where a model's files come from: a directory, a GGUF file, a hub (`hf://org/name`, `modelscope://org/name`), a bucket (`s3://bucket/folder`), or this program itself (`embedded://nano`).
 use std::{
     borrow::Cow,
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use crate::hub::{self, Hub, HubError, Site};
+use crate::hub::{self, Hub, HubError, S3Access, Site, Throttle};
 use crate::model::{GgufModel, Weights};
 
 /// The files of one model, as text and bytes, or as paths where they are large.
@@ -26,6 +27,19 @@ pub struct ModelFiles {
     pub weights: Vec<Weights>,
     /// Whether they say that the model makes embeddings (modules.json of sentence-transformers).
     pub pooled: bool,
+    /// Which state of a hub's repository they are; `None` for files from elsewhere.
+    pub origin: Option<Origin>,
+}
+
+/// The state of a repository that was downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `hf://org/name`, `modelscope://org/name` or `s3://bucket/folder`.
+    pub source: String,
+    /// Branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit that it meant; of a bucket, a checksum of its files' names, sizes and tags.
+    pub commit: String,
 }
 
 /// How models on a hub are found and where they are kept.
@@ -39,8 +53,12 @@ pub struct SourceOptions {
     pub hugging_face: Access,
     /// ModelScope.
     pub model_scope: Access,
+    /// Buckets.
+    pub s3: S3Access,
     /// Whether only what is downloaded already may be served.
     pub offline: bool,
+    /// Where it is told how often a hub asked to wait.
+    pub throttle: Arc<Throttle>,
 }
 
 /// How a hub is reached.
@@ -65,7 +83,7 @@ impl std::fmt::Debug for Access {
 pub enum SourceError {
     /// No such scheme, directory or embedded model.
     #[error(
-        "model {0:?} is not a directory, a .gguf file, hf://org/name, modelscope://org/name or embedded://nano; check the name"
+        "model {0:?} is not a directory, a .gguf file, hf://org/name, modelscope://org/name, s3://bucket/folder or embedded://nano; check the name"
     )]
     Unknown(String),
     /// A path that leads nowhere.
@@ -135,6 +153,9 @@ pub async fn resolve(
         Some(("modelscope", repo)) if is_repo(repo) => {
             download(Site::ModelScope, repo, options, progress).await
         }
+        Some(("s3", name)) if is_folder(name) => {
+            download(Site::S3, name.trim_end_matches('/'), options, progress).await
+        }
         Some(_) => Err(SourceError::Unknown(spec.into())),
         None if spec.ends_with(".gguf") && Path::new(spec).is_file() => gguf(Path::new(spec)),
         None if Path::new(spec).is_dir() => directory(Path::new(spec)),
@@ -162,27 +183,44 @@ async fn download(
         .or_else(default_download_dir)
         .ok_or(SourceError::NoDownloadDir)?;
     let revision = options.revision.as_deref().unwrap_or(site.default_revision());
-    if options.offline {
-        return directory(&hub::offline(site, repo, revision, &kept)?);
-    }
-    let access = match site {
-        Site::HuggingFace => &options.hugging_face,
-        Site::ModelScope => &options.model_scope,
+    let snapshot = if options.offline {
+        hub::offline(site, repo, revision, &kept)?
+    } else {
+        let of = |access: &Access| Hub::new(site, access.endpoint.as_deref(), access.token.clone());
+        let hub = match site {
+            Site::HuggingFace => of(&options.hugging_face)?,
+            Site::ModelScope => of(&options.model_scope)?,
+            Site::S3 => Hub::of_buckets(options.s3.clone())?,
+        };
+        let hub = hub.throttle(options.throttle.clone());
+        hub.download(repo, revision, &kept, progress).await?
     };
-    let hub = Hub::new(site, access.endpoint.as_deref(), access.token.clone())?;
-    directory(&hub.download(repo, revision, &kept, progress).await?)
+    let origin = Origin {
+        source: site.name_of(repo),
+        revision: revision.to_owned(),
+        commit: hub::commit_of(&snapshot),
+    };
+    Ok(ModelFiles {
+        origin: Some(origin),
+        ..directory(&snapshot)?
+    })
 }
 
 /// Whether `text` is `org/name` in the hub's alphabet; so it is also safe as a part of a path.
 fn is_repo(text: &str) -> bool {
-    let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    text.split_once('/')
-        .is_some_and(|(org, name)| part(org) && part(name))
+    text.matches('/').count() == 1 && text.split('/').all(is_part)
+}
+
+/// Whether `text` is `bucket` or `bucket/folder/…` of characters that a URL and a path take as they are.
+fn is_folder(text: &str) -> bool {
+    text.trim_end_matches('/').split('/').all(is_part)
+}
+
+fn is_part(part: &str) -> bool {
+    part.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && part
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// Whether `text` can only mean a file or a directory.
@@ -217,6 +255,7 @@ fn embedded_nano() -> ModelFiles {
             "../../examples/nano/model/model.safetensors"
         ))],
         pooled: false,
+        origin: None,
     }
 }
 
@@ -239,6 +278,7 @@ fn directory(dir: &Path) -> Result<ModelFiles, SourceError> {
         chat_template,
         weights: weights(dir)?,
         pooled: optional(dir, "modules.json")?.is_some_and(|text| text.contains(".Pooling")),
+        origin: None,
     })
 }
 
@@ -271,6 +311,7 @@ fn gguf(path: &Path) -> Result<ModelFiles, SourceError> {
         tokenizer_config: tokenizer_config.map(Cow::from),
         weights: vec![Weights::File(path.into())],
         pooled: model.pooled,
+        origin: None,
     })
 }
 
@@ -441,7 +482,8 @@ mod tests {
     #[tokio::test]
     async fn names_that_mean_nothing_are_refused() {
         for spec in [
-            "s3://bucket/x",
+            "s3://",
+            "s3://bucket/../x",
             "embedded://mega",
             "hf://only-a-name",
             "hf://../..",

@@ -2,6 +2,8 @@
 // Helpers of tests fail loudly, too; clippy knows only the tests themselves.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+#[path = "hub/buckets.rs"]
+mod buckets;
 #[path = "hub/cache.rs"]
 mod cache;
 #[path = "hub/downloads.rs"]

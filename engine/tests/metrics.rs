@@ -8,10 +8,12 @@ use std::{
 };
 
 use qwen_engine::{
+    benchmark::Report,
     metrics::{CacheInfo, Metrics, document, families},
     openapi,
     progress::{Phase, Progress},
     request::{FinishReason, FinishedRequest, Observer, StepStats},
+    source::Origin,
 };
 
 /// From vLLM 0.32.0, served by the name qwen3 with 2,048 tokens; without python_*, process_* and *_created.
@@ -35,6 +37,17 @@ fn known_traffic() -> String {
             },
         )
         .unwrap();
+    metrics.model_found(&Origin {
+        source: "hf://org/name".to_owned(),
+        revision: "main".to_owned(),
+        commit: "0123456789abcdef0123456789abcdef01234567".to_owned(),
+    });
+    let report = Report {
+        first_token: Some(0.5),
+        prompt_rate: Some(1000.0),
+        generation_rate: Some(100.0),
+    };
+    metrics.benchmarked(&report).unwrap();
     let progress = Progress::default();
     progress.set(Phase::Loading, 1000, 1000);
     metrics.set_life(&progress, true, false);

@@ -15,7 +15,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     if !matches!(valid.source, Source::Hub(..)) {
         return Verdict::no(
             reasons::DISABLED,
-            "the model comes from no hub, so nothing is downloaded",
+            "the model comes from no hub and no bucket, so nothing is downloaded",
         );
     }
     let own = match &valid.spec.model.cache {

@@ -29,6 +29,7 @@ pub mod plan;
 pub mod reference;
 pub mod render;
 pub mod report;
+pub mod revision_view;
 pub mod rollback;
 pub mod rollout_view;
 pub mod route_view;

@@ -58,10 +58,34 @@ pub struct LoadProgress {
     pub bytes_total: f64,
     /// Seconds until the model is ready, as the engine estimates; 0 when it does not know.
     pub eta_seconds: f64,
+    /// Seconds until the hub is asked again after a 429; 0 when nothing waits for it.
+    pub hub_wait_seconds: f64,
+}
+
+/// Which state of a hub's repository a pod serves, in the labels of `qwen:model_info`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The model as the command line names it.
+    pub source: String,
+    /// Branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit that it meant when the pod started.
+    pub commit: String,
+}
+
+/// What a pod measured of itself before it was ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Performance {
+    /// Prompt tokens per second of many prompts at once.
+    pub prompt_rate: Option<f64>,
+    /// Generated tokens per second of many streams at once.
+    pub generation_rate: Option<f64>,
+    /// Seconds to the first token of one prompt alone.
+    pub first_token: Option<f64>,
 }
 
 /// One answer of one pod.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Requests waiting in the queue.
     pub waiting: f64,
@@ -71,6 +95,10 @@ pub struct Sample {
     pub kv_usage: f64,
     /// Set while the pod loads its model.
     pub loading: Option<LoadProgress>,
+    /// Set once the files of a model from a hub are there.
+    pub origin: Option<Origin>,
+    /// What it measured of itself.
+    pub performance: Performance,
 }
 
 impl Sample {
@@ -112,6 +140,8 @@ pub struct EnginePod {
     pub guarded: bool,
     /// The Secret that guards its /metrics.
     pub token: Option<SecretKey>,
+    /// The Secret that its certificate comes from, if it speaks TLS.
+    pub tls: Option<String>,
 }
 
 /// The last answer of one pod, as the controller reads it.
@@ -127,6 +157,10 @@ pub struct PodLoad {
     pub kv_usage: f64,
     /// Set while the pod loads its model.
     pub loading: Option<LoadProgress>,
+    /// Set once the files of a model from a hub are there.
+    pub origin: Option<Origin>,
+    /// What it measured of itself.
+    pub performance: Performance,
     /// How old the answer is.
     pub age: Duration,
 }
@@ -138,7 +172,7 @@ pub struct ServiceLoad {
     pub pods: Vec<PodLoad>,
     /// Names of running pods that did not.
     pub silent: Vec<String>,
-    /// Why one of them cannot be asked, in words that say what to do.
+    /// Why one of them cannot be asked, or is not to be trusted, in words that say what to do.
     pub obstacle: Option<String>,
 }
 
@@ -169,7 +203,7 @@ struct Entry {
     /// When its address became known.
     since: Instant,
     last: Option<Answer>,
-    /// Why it cannot be asked.
+    /// Why it cannot be asked, or is not to be trusted.
     obstacle: Option<String>,
 }
 
@@ -214,6 +248,8 @@ impl LoadBoard {
                     running: answer.sample.running,
                     kv_usage: answer.sample.kv_usage,
                     loading: answer.sample.loading,
+                    origin: answer.sample.origin.clone(),
+                    performance: answer.sample.performance,
                     age: now.saturating_duration_since(answer.at),
                 });
             } else if entry.silent(now) {
@@ -320,6 +356,11 @@ impl LoadBoard {
 
     /// Writes down a pod's answer, unless the pod has been replaced meanwhile.
     pub fn answer(&self, pod: &EnginePod, sample: Sample) {
+        self.answer_with(pod, sample, None);
+    }
+
+    /// The same, with what a person should know of how it was had.
+    pub fn answer_with(&self, pod: &EnginePod, sample: Sample, doubt: Option<String>) {
         if let Some(entry) = self.write().get_mut(&(pod.namespace.clone(), pod.name.clone()))
             && entry.pod.uid == pod.uid
         {
@@ -328,7 +369,7 @@ impl LoadBoard {
                 at: Instant::now(),
                 taken_at: Timestamp::now(),
             });
-            entry.obstacle = None;
+            entry.obstacle = doubt;
         }
     }
 
@@ -386,7 +427,7 @@ mod tests {
             waiting,
             running: 2.0,
             kv_usage: 0.5,
-            loading: None,
+            ..Sample::default()
         }
     }
 

@@ -12,6 +12,7 @@ use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -23,13 +24,16 @@ use crate::capabilities::Trigger;
 use crate::load::{EnginePod, LoadBoard, Sample};
 use crate::metrics::Metrics;
 use crate::scope::Scope;
+use crate::valid::host;
 pub use pods::Pods;
+use secrets::Secrets;
 use text::SeriesReader;
-use token::Tokens;
+use tls::Trust;
 
 mod pods;
+mod secrets;
 mod text;
-mod token;
+mod tls;
 
 /// Time between two rounds.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -60,6 +64,11 @@ pub enum ScrapeError {
         "the engine refuses the token of spec.monitoring.tokenSecretRef; after a change of the Secret the pods follow within two minutes"
     )]
     Refused,
+    /// Its certificate does not fit the CA or the name.
+    #[error(
+        "the certificate of the engine is refused: {0}; it must be valid for {1} and issued by ca.crt of its Secret"
+    )]
+    Certificate(String, String),
     /// Another status than 200.
     #[error("the engine answered /metrics with status {0}")]
     Status(http::StatusCode),
@@ -88,32 +97,35 @@ pub async fn run(
 async fn rounds(client: kube::Client, board: LoadBoard, metrics: Metrics) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tokens = Tokens::default();
+    let mut secrets = Secrets::default();
     loop {
         ticks.tick().await;
         let pods = board.targets();
         // Pods without a token wait for no Secret: a late answer counts as none, and the next round asks again.
-        let _ = timeout(TIMEOUT, tokens.refresh(&client, &pods)).await;
+        let _ = timeout(TIMEOUT, secrets.refresh(&client, &pods)).await;
         futures::stream::iter(pods)
-            .for_each_concurrent(CONCURRENCY, |pod| visit(&board, &tokens, &metrics, pod))
+            .for_each_concurrent(CONCURRENCY, |pod| visit(&board, &secrets, &metrics, pod))
             .await;
     }
 }
 
-async fn visit(board: &LoadBoard, tokens: &Tokens, metrics: &Metrics, pod: EnginePod) {
+async fn visit(board: &LoadBoard, secrets: &Secrets, metrics: &Metrics, pod: EnginePod) {
     let Some(address) = pod.address else { return };
-    let answer = match tokens.header(&pod) {
+    let address = SocketAddr::new(address, ENGINE_PORT);
+    let trust = secrets
+        .ca(&pod)
+        .map(|ca| Trust::new(ca, host(&pod.service, &pod.namespace)));
+    let answer = match secrets.header(&pod) {
         Ok(token) => {
-            let address = SocketAddr::new(address, ENGINE_PORT);
-            let answer = timeout(TIMEOUT, scrape(address, token)).await;
+            let answer = timeout(TIMEOUT, scrape(address, trust.as_ref(), token)).await;
             answer.unwrap_or_else(|late| Err(late.into()))
         }
         Err(why) => Err(ScrapeError::NoToken(why)),
     };
     metrics.scraped(answer.is_ok());
     match answer {
-        Ok(sample) => board.answer(&pod, sample),
-        Err(error @ (ScrapeError::NoToken(_) | ScrapeError::Refused)) => {
+        Ok(sample) => board.answer_with(&pod, sample, trust.and_then(|trust| trust.doubt)),
+        Err(error @ (ScrapeError::NoToken(_) | ScrapeError::Refused | ScrapeError::Certificate(..))) => {
             board.hinder(&pod, error.to_string())
         }
         // Not a warning: pods that start or leave do this, and those that stay silent are named in the status.
@@ -122,9 +134,24 @@ async fn visit(board: &LoadBoard, tokens: &Tokens, metrics: &Metrics, pod: Engin
 }
 
 /// Each time by a connection of its own: kept ones would hold the buffers of every pod of the cluster.
-async fn scrape(address: SocketAddr, token: Option<HeaderValue>) -> Result<Sample, ScrapeError> {
-    let stream = TokioIo::new(TcpStream::connect(address).await?);
-    let (mut sender, connection) = http1::handshake(stream).await?;
+async fn scrape(
+    address: SocketAddr,
+    trust: Option<&Trust>,
+    token: Option<HeaderValue>,
+) -> Result<Sample, ScrapeError> {
+    let stream = TcpStream::connect(address).await?;
+    match trust {
+        None => ask(stream, address, token).await,
+        Some(trust) => ask(trust.connect(stream).await?, address, token).await,
+    }
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: SocketAddr,
+    token: Option<HeaderValue>,
+) -> Result<Sample, ScrapeError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let _driven = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut request = Request::get("/metrics")
         .header(HOST, address.to_string())
@@ -167,7 +194,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
-        let answer = scrape(address, token).await;
+        let answer = scrape(address, None, token).await;
         server.abort();
         answer
     }

@@ -5,15 +5,19 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::conditions::{self as types, reasons};
-use crate::api::status::{AutoscalingStatus, ModelStatus, Phase, QwenServiceStatus};
+use crate::api::status::{
+    AutoscalingStatus, LoadingStatus, ModelStatus, PerformanceStatus, Phase, QwenServiceStatus,
+};
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
-use crate::load::ServiceLoad;
+use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
 use crate::valid::{Invalid, Valid};
 use crate::verdict::Verdict;
-use crate::{cache_view, monitoring_view, rollout_view, route_view, scaling_history, scaling_view};
+use crate::{
+    cache_view, monitoring_view, revision_view, rollout_view, route_view, scaling_history, scaling_view,
+};
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -57,11 +61,15 @@ pub fn compute(
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
     let route = route_view::judge(facts);
     let url = route_view::url(facts, &route);
+    let model = ModelStatus {
+        loading: progress(facts.load),
+        ..revision_view::served(facts, &old.model)
+    };
     let verdicts = [
         (types::READY, ready),
         (
             types::MODEL_LOADED,
-            loaded(&replicas, deployment.is_some(), cause.as_ref()),
+            loaded(&replicas, deployment.is_some(), cause.as_ref(), &model),
         ),
         (types::CACHE_READY, cache_view::judge(facts)),
         (types::MONITORING_READY, monitoring_view::judge(facts)),
@@ -76,12 +84,14 @@ pub fn compute(
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
-        model: progress(facts.load),
+        model,
         sizing: facts
             .valid
             .sizing
             .as_ref()
             .map(|sizing| format!("memory {}: {}", sizing.memory, sizing.arithmetic)),
+        performance: (facts.valid.spec.engine.benchmark_seconds)
+            .and_then(|_| performance(facts.load).or_else(|| old.performance.clone())),
         autoscaling: facts.valid.autoscaling().map(|limits| {
             let desired = scaling_view::desired(autoscaler.as_ref())
                 .unwrap_or(limits.min_replicas.max(replicas.wanted));
@@ -162,9 +172,9 @@ fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdi
     )
 }
 
-fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>) -> Verdict {
+fn loaded(replicas: &Replicas, deployed: bool, cause: Option<&Cause>, model: &ModelStatus) -> Verdict {
     if replicas.ready > 0 {
-        Verdict::yes(reasons::LOADED, "the model is loaded")
+        revision_view::judge(model)
     } else if deployed && replicas.wanted == 0 {
         suspended()
     } else {
@@ -211,19 +221,40 @@ pub fn queue_depth(load: &ServiceLoad) -> Option<i64> {
 
 /// Progress of the pod that has come the least far.
 #[must_use]
-pub fn progress(load: Option<&ServiceLoad>) -> Option<ModelStatus> {
+pub fn progress(load: Option<&ServiceLoad>) -> Option<LoadingStatus> {
     let loading = load?.pods.iter().filter_map(|pod| pod.loading);
     let share = |bytes: f64, total: f64| if total > 0.0 { bytes / total } else { 0.0 };
     let slowest = loading.min_by(|a, b| {
         share(a.bytes_loaded, a.bytes_total).total_cmp(&share(b.bytes_loaded, b.bytes_total))
     })?;
-    Some(ModelStatus {
+    Some(LoadingStatus {
         bytes_loaded: whole(slowest.bytes_loaded),
         bytes_total: whole(slowest.bytes_total),
         bytes_per_second: (slowest.eta_seconds > 0.0)
             .then(|| whole((slowest.bytes_total - slowest.bytes_loaded) / slowest.eta_seconds)),
         eta_seconds: (slowest.eta_seconds > 0.0).then(|| whole(slowest.eta_seconds)),
+        hub_wait_seconds: (slowest.hub_wait_seconds > 0.0).then(|| whole(slowest.hub_wait_seconds.ceil())),
     })
+}
+
+/// What the slowest replica measured of itself, number by number.
+fn performance(load: Option<&ServiceLoad>) -> Option<PerformanceStatus> {
+    let pods = || {
+        load.into_iter()
+            .flat_map(|load| &load.pods)
+            .map(|pod| pod.performance)
+    };
+    let least = |rate: fn(Performance) -> Option<f64>| pods().filter_map(rate).min_by(f64::total_cmp);
+    let first_token = pods().filter_map(|one| one.first_token).max_by(f64::total_cmp);
+    let status = PerformanceStatus {
+        prompt_tokens_per_second: least(|one| one.prompt_rate).map(whole),
+        generation_tokens_per_second: least(|one| one.generation_rate).map(whole),
+        time_to_first_token_milliseconds: first_token.map(|seconds| whole(seconds * 1000.0)),
+    };
+    let measured = status
+        .prompt_tokens_per_second
+        .or(status.time_to_first_token_milliseconds);
+    measured.map(|_| status)
 }
 
 /// Gauges are floats on the wire and whole numbers in meaning.
@@ -236,11 +267,11 @@ const fn whole(value: f64) -> i64 {
 #[must_use]
 pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
     let depth = |status: &QwenServiceStatus| status.autoscaling.as_ref().and_then(|s| s.current_queue_depth);
-    a.model != b.model || depth(a) != depth(b)
+    a.model.loading != b.model.loading || depth(a) != depth(b)
 }
 
 fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {
-    status.model.clone_from(&old.model);
+    status.model.loading.clone_from(&old.model.loading);
     if let (Some(new), Some(old)) = (&mut status.autoscaling, &old.autoscaling) {
         new.current_queue_depth = old.current_queue_depth;
     }

@@ -1,5 +1,5 @@
 //! Reasons to reconcile beside the watches: numbers of pods that changed, the metrics API, optional kinds.
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio::sync::watch;
 
 use crate::api::QwenService;
+use crate::api::status::LoadingStatus;
 use crate::capabilities::Trigger;
 use crate::controller::Context;
-use crate::load::ServiceLoad;
+use crate::load::{Origin, Performance, ServiceLoad};
 use crate::marks;
 use crate::metrics_api::Registration;
 use crate::report::NUMBERS_EVERY;
@@ -26,7 +27,10 @@ const TOGETHER: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Digest {
     queue: Option<i64>,
-    progress: Option<crate::api::status::ModelStatus>,
+    progress: Option<LoadingStatus>,
+    /// Each once.
+    origins: BTreeSet<Origin>,
+    performance: Vec<Performance>,
     silent: Vec<String>,
     obstacle: Option<String>,
 }
@@ -37,6 +41,8 @@ impl Digest {
         load.map_or_else(Self::default, |load| Self {
             queue: status::queue_depth(&load),
             progress,
+            origins: load.pods.iter().filter_map(|pod| pod.origin.clone()).collect(),
+            performance: load.pods.iter().map(|pod| pod.performance).collect(),
             silent: load.silent,
             obstacle: load.obstacle,
         })

@@ -89,6 +89,30 @@ pub enum Site {
     HuggingFace,
     /// `modelscope://`
     ModelScope,
+    /// `s3://`, of which a folder of a bucket is the repository.
+    S3,
+}
+
+impl Site {
+    /// How the engine calls the hub, in the model's name and in the names of its flags.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::HuggingFace => "hf",
+            Self::ModelScope => "modelscope",
+            Self::S3 => "s3",
+        }
+    }
+
+    /// The branch that the engine takes where the spec names none.
+    #[must_use]
+    pub const fn default_revision(self) -> &'static str {
+        match self {
+            Self::HuggingFace => "main",
+            Self::ModelScope => "master",
+            Self::S3 => "latest",
+        }
+    }
 }
 
 /// Where the model is, taken apart.
@@ -96,7 +120,7 @@ pub enum Site {
 pub enum Source {
     /// Inside the engine.
     Embedded(String),
-    /// On a hub, `ORGANISATION/NAME`.
+    /// On a hub, `ORGANISATION/NAME`, or in a bucket, `BUCKET/FOLDER`.
     Hub(Site, String),
     /// In a PersistentVolumeClaim.
     Claim {
@@ -126,7 +150,7 @@ pub enum Invalid {
     Incomplete(&'static str),
     /// The source has another form.
     #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
+        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
     )]
     Source(String),
     /// No image is known.
@@ -275,7 +299,15 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}.{}.svc:{ENGINE_PORT}/v1", self.name, self.namespace)
+        let scheme = if self.spec.network.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!(
+            "{scheme}://{}:{ENGINE_PORT}/v1",
+            host(&self.name, &self.namespace)
+        )
     }
 
     /// Label selector of the pods, as text.
@@ -322,6 +354,12 @@ impl Valid {
     }
 }
 
+/// Name of a service inside of the cluster, which its certificate must be valid for.
+#[must_use]
+pub fn host(name: &str, namespace: &str) -> String {
+    format!("{name}.{namespace}.svc")
+}
+
 // === impl Source ===
 
 impl Source {
@@ -340,6 +378,9 @@ impl Source {
                 };
                 Ok(Self::Hub(site, rest.to_owned()))
             }
+            "s3" if !rest.is_empty() && rest.split('/').all(|part| !part.is_empty() && part != "..") => {
+                Ok(Self::Hub(Site::S3, rest.to_owned()))
+            }
             "pvc"
                 if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
             {
@@ -357,6 +398,7 @@ impl Source {
     fn default_name(&self) -> String {
         match self {
             Self::Embedded(_) => "qwen3-nano".to_owned(),
+            Self::Hub(Site::S3, folder) => folder.rsplit('/').next().unwrap_or(folder).to_owned(),
             Self::Hub(_, repository) => repository.clone(),
             Self::Image(reference) => {
                 let last = reference.rsplit('/').next().unwrap_or(reference);
@@ -372,6 +414,8 @@ impl Source {
     }
 }
 
+/// The key of a certificate's Secret that holds its CA.
+pub const CA_KEY: &str = "ca.crt";
 /// Name of the field manager of children.
 pub const FIELD_MANAGER: &str = "qwen-operator";
 /// Name of the field manager that hands the number of replicas to the autoscaler.
@@ -433,6 +477,11 @@ mod tests {
                 Source::Hub(Site::ModelScope, "Qwen/Qwen3-0.6B".into()),
                 "Qwen/Qwen3-0.6B",
             ),
+            (
+                "s3://models/qwen/4b",
+                Source::Hub(Site::S3, "models/qwen/4b".into()),
+                "4b",
+            ),
             ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
             ("pvc://weights", claim(""), "weights"),
         ] {
@@ -454,7 +503,8 @@ mod tests {
             "pvc://",
             "pvc:///x",
             "pvc://a/../b",
-            "s3://b/k",
+            "s3://",
+            "s3://b/../k",
         ] {
             assert_eq!(Source::parse(text), Err(Invalid::Source(text.into())), "{text}");
         }

@@ -1,5 +1,7 @@
 //! Reconciles against an API server in memory: which calls are made, and what they leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
+#[path = "apiserver/answers.rs"]
+mod answers;
 #[path = "apiserver/failures.rs"]
 mod failures;
 #[path = "apiserver/installations.rs"]

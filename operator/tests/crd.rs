@@ -52,6 +52,7 @@ fn the_page_of_fields_is_what_the_code_says() {
         "spec.model.cache.claim.size",
         "spec.monitoring.alerts.extraRules[].expr",
         "status.sizing",
+        "status.model.bytesLoaded",
     ] {
         assert!(page.contains(&format!("| `{field}` |")), "{field}");
     }
@@ -77,12 +78,24 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
     };
     for (spec, words) in [
         (
-            with(json!({ "model": { "source": "s3://bucket/key" } })),
+            with(json!({ "model": { "source": "s3://bucket//key" } })),
             "source must be hf://ORGANISATION/NAME",
         ),
         (
             with(json!({ "model": { "source": "pvc://claim/../x" } })),
             "source must not contain '..'",
+        ),
+        (
+            with(json!({ "model": { "source": "hf://a/b", "s3": { "region": "eu-1" } } })),
+            "s3 says how a bucket is reached",
+        ),
+        (
+            with(json!({ "model": { "source": "s3://bucket/key", "endpoint": "http://minio:9000" } })),
+            "endpoint is the address of a hub mirror",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["--ssl-keyfile=/x"] } })),
+            "certificates by spec.network.tls",
         ),
         (
             hub(json!({ "revision": "main" })),
@@ -433,6 +446,7 @@ fn a_model_on_either_hub_may_have_what_a_hub_has() {
 #[test]
 fn what_a_platform_team_sets_is_taken() {
     for part in [
+        json!({ "model": { "source": "s3://bucket/qwen/4b", "revision": "abc", "cache": { "sizeLimit": "9Gi" }, "s3": { "endpoint": "https://{bucket}.oss.example", "secretRef": { "name": "minio" } } } }),
         json!({ "network": { "allowFrom": [{ "podSelector": {} }, { "ipBlock": { "cidr": "10.0.0.0/8" } }], "scrapeFrom": [] } }),
         json!({ "network": { "route": { "parentRefs": [{ "name": "g", "namespace": "n", "sectionName": "https" }], "hostnames": ["*.example.com", "chat.example.com"] } } }),
         json!({ "disruption": { "maxUnavailable": "25%" } }),

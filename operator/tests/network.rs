@@ -241,6 +241,18 @@ fn a_mirror_takes_the_place_of_the_hub() {
 }
 
 #[test]
+fn a_bucket_is_reached_where_it_is() {
+    let bucket = |s3: Value| policy(json!({ "model": { "source": "s3://models/qwen", "s3": s3 } }));
+    let far = outside([203, 0, 113, 9]);
+    assert!(may_reach(&bucket(json!({})), &far, "TCP", 443));
+    let inside = bucket(json!({ "endpoint": "http://minio.storage.svc:9000" }));
+    assert!(may_reach(&inside, &pod("storage", ("app", "minio")), "TCP", 9000));
+    assert!(!may_reach(&inside, &far, "TCP", 443));
+    let hosted = bucket(json!({ "endpoint": "https://{bucket}.oss.example:8443" }));
+    assert!(may_reach(&hosted, &far, "TCP", 8443) && !may_reach(&hosted, &far, "TCP", 443));
+}
+
+#[test]
 fn a_model_that_is_already_there_calls_nobody_but_proxies_and_collectors_that_the_spec_names() {
     for source in ["embedded://nano", "pvc://weights/Qwen3"] {
         let plain = policy(json!({ "model": { "source": source } }));

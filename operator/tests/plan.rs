@@ -180,6 +180,34 @@ fn secrets_are_files_that_follow_and_never_words_of_the_command_line() {
 }
 
 #[test]
+fn a_certificate_changes_every_way_to_the_replicas() {
+    let part = json!({ "network": { "tls": { "secretName": "chat-tls" } } });
+    let pod = planned(part.clone(), Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone();
+    let container = &pod["containers"][0];
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        assert_eq!(container[probe]["httpGet"]["scheme"], "HTTPS", "{probe}");
+    }
+    let args = container["args"].to_string();
+    assert!(
+        args.contains("--ssl-certfile=/etc/qwen/tls/tls.crt")
+            && args.contains("--ssl-keyfile=/etc/qwen/tls/tls.key"),
+        "{args}"
+    );
+    let service = planned(part.clone(), Kind::Service).unwrap();
+    assert_eq!(service["spec"]["ports"][0]["appProtocol"], "https");
+    let endpoint = planned(part, Kind::ServiceMonitor).unwrap()["spec"]["endpoints"][0].clone();
+    assert_eq!(
+        (&endpoint["scheme"], &endpoint["tlsConfig"]),
+        (
+            &json!("https"),
+            &json!({ "ca": { "secret": { "name": "chat-tls", "key": "ca.crt" } }, "serverName": "chat.default.svc" })
+        )
+    );
+    let plain = planned(json!({}), Kind::Deployment).unwrap().to_string();
+    assert!(!plain.contains("HTTPS") && !plain.contains("ssl-"), "{plain}");
+}
+
+#[test]
 fn one_autoscaler_exists_whoever_gives_the_numbers() {
     for (source, wanted, other) in [
         (

@@ -33,7 +33,6 @@ use Values::{Many, One};
 const REASONING: &[&str] = &["qwen3", "deepseek_r1"];
 /// Parsers of Qwen3's calls in JSON. Those of its coders' calls in XML (qwen3_coder, qwen3_xml) read another form.
 const CALLS: &[&str] = &["hermes", "qwen3"];
-const TLS: Rule = RefuseFor("let a proxy or the Service's ingress speak TLS");
 
 /// Flags without a value also stand for their --no- form.
 #[rustfmt::skip]
@@ -91,7 +90,9 @@ const KNOWN: &[(&str, Values, Rule)] = &[
     ("--config", One, RefuseFor("write the file's flags out")),
     ("--uds", One, RefuseFor("this engine listens on --host and --port")),
     ("--middleware", One, RefuseFor("there is no Python here; put a proxy before the engine")),
-    ("--ssl-keyfile", One, TLS), ("--ssl-certfile", One, TLS), ("--ssl-ca-certs", One, TLS),
+    ("--ssl-ca-certs", One, RefuseFor("clients show an API key here and no certificate; let a proxy check certificates")),
+    ("--ssl-cert-reqs", One, Only(&["0"])), ("--ssl-ciphers", One, RefuseFor("TLS 1.2 and 1.3 have only safe ones here")),
+    ("--enable-ssl-refresh", Values::None, Instead("certificate and key are always read again as they change")),
     ("--root-path", One, Refuse), ("--response-role", One, Refuse),
     ("--logits-processors", Many, Refuse),
 ];

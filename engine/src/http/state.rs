@@ -205,7 +205,12 @@ impl App {
         }
         self.serving.get().ok_or_else(|| {
             let (done, total) = (self.progress.done(), self.progress.total());
-            let eta = match self.progress.eta(Instant::now()) {
+            let now = Instant::now();
+            let wait = self.progress.throttle().left(now);
+            let eta = match self.progress.eta(now) {
+                _ if !wait.is_zero() => {
+                    format!(", and the hub asked to wait {} s (429)", wait.as_secs().max(1))
+                }
                 Some(eta) => format!(", about {} s to go", eta.as_secs()),
                 None => String::new(),
             };

@@ -34,7 +34,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         (Ok(_), Some(broken)) => broken,
         (Ok(_), None) => return Json(json!({"ready": true})).into_response(),
     };
-    let progress = app.progress();
+    let (progress, now) = (app.progress(), Instant::now());
     let body = json!({
         "ready": false,
         "reason": reason,
@@ -45,7 +45,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         },
         "bytes_loaded": progress.done(),
         "bytes_total": progress.total(),
-        "eta_seconds": progress.eta(Instant::now()).map(|eta| eta.as_secs_f64()),
+        "eta_seconds": progress.eta(now).map(|eta| eta.as_secs_f64()),
+        "hub_wait_seconds": progress.throttle().left(now).as_secs_f64(),
     });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }

@@ -52,6 +52,7 @@ impl Home {
             Site::HuggingFace => kept.to_owned(),
             // The same name may be another model there.
             Site::ModelScope => kept.join("modelscope"),
+            Site::S3 => kept.join("s3"),
         };
         Self {
             dir: kept.join(repo.replace('/', "--")),

@@ -1,10 +1,10 @@
 //! One hub over HTTP: a single attempt, what its failure means, and how long to wait before the next.
-use std::{error::Error, io, ops::Range, time::Duration};
+use std::{error::Error, io, ops::Range, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Response, StatusCode, Url, header};
 
-use super::{HubError, Site};
+use super::{HubError, S3Access, Site, Throttle};
 
 /// Attempts without a single new byte before giving up; with the growing waits about two minutes.
 const ATTEMPTS: u32 = 8;
@@ -35,7 +35,9 @@ pub(super) struct Client {
     pub(super) site: Site,
     pub(super) endpoint: String,
     token: Option<String>,
+    bucket: S3Access,
     pub(super) first_wait: Duration,
+    pub(super) throttle: Arc<Throttle>,
 }
 
 impl Client {
@@ -63,7 +65,23 @@ impl Client {
             site,
             endpoint,
             token: token.filter(|token| !token.is_empty()),
+            bucket: S3Access::default(),
             first_wait: Duration::from_secs(1),
+            throttle: Arc::default(),
+        })
+    }
+
+    /// The same for buckets: what signs their requests takes the place of a token.
+    pub(super) fn of_buckets(bucket: S3Access) -> Result<Self, HubError> {
+        let usual = format!("https://s3.{}.amazonaws.com", bucket.region());
+        let given = bucket.endpoint.as_deref().filter(|given| !given.is_empty());
+        // Checked with a bucket's name in the place of one, and kept without.
+        let endpoint = given.unwrap_or(&usual).trim_end_matches('/').to_owned();
+        let checked = Self::new(Site::S3, Some(&endpoint.replace("{bucket}", "bucket")), None)?;
+        Ok(Self {
+            endpoint,
+            bucket,
+            ..checked
         })
     }
 
@@ -72,7 +90,7 @@ impl Client {
         let mut failures = 0;
         loop {
             let answer = async {
-                let response = self.get(url, None).await?;
+                let response = self.get(url, None, None).await?;
                 response.text().await.map_err(|error| self.later(url, error))
             };
             match answer.await {
@@ -82,8 +100,13 @@ impl Client {
         }
     }
 
-    /// One attempt at `url`, or at these bytes of it.
-    pub(super) async fn get(&self, url: &str, range: Option<Range<u64>>) -> Result<Response, Failure> {
+    /// One attempt at `url`, or at these bytes of it, as long as it has this tag.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+        range: Option<Range<u64>>,
+        tag: Option<&str>,
+    ) -> Result<Response, Failure> {
         let mut request = self.http.get(url);
         if let Some(token) = &self.token {
             // Neither header follows a redirect to another host, such as the one that holds the weights.
@@ -91,6 +114,14 @@ impl Client {
             if self.site == Site::ModelScope {
                 request = request.header(header::COOKIE, format!("m_session_id={token}"));
             }
+        }
+        if let (Site::S3, Ok(url)) = (self.site, Url::parse(url)) {
+            for (name, value) in self.bucket.signed(&url, Vec::new(), Timestamp::now()) {
+                request = request.header(name, value);
+            }
+        }
+        if let Some(tag) = tag {
+            request = request.header(header::IF_MATCH, tag);
         }
         if let Some(Range { start, end }) = range {
             request = request.header(header::RANGE, format!("bytes={start}-{}", end - 1));
@@ -111,6 +142,13 @@ impl Client {
             hint,
         };
         match status {
+            StatusCode::FORBIDDEN if self.site == Site::S3 => Failure::Final(refused(match self.bucket.key {
+                None => "the bucket is not public; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (spec.model.s3.secretRef)".into(),
+                Some(_) => "the key may not read the bucket; check AWS_ACCESS_KEY_ID, its secret, the region, the bucket's policy and this machine's clock".into(),
+            })),
+            StatusCode::PRECONDITION_FAILED => Failure::Final(refused(
+                "the file was replaced while it was downloaded; start again".into(),
+            )),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Final(refused(match self.token {
                 None => format!(
                     "the model is gated, private or does not exist; set {} to a token that may read it",
@@ -165,6 +203,13 @@ impl Client {
         };
         let wait = wait(self.first_wait, *failures, asked);
         *failures += 1;
+        if let HubError::Refused {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..
+        } = error
+        {
+            self.throttle.note(wait);
+        }
         tracing::warn!(%error, wait_seconds = wait.as_secs_f64(), "the download goes on after a wait");
         tokio::time::sleep(wait).await;
         Ok(())

@@ -70,6 +70,18 @@ pub enum HubError {
         /// What is missing.
         reason: String,
     },
+    /// The files of a bucket are others than those that were asked for.
+    #[error(
+        "{repo} holds other files by now, their state is {found} and not {asked}; put those of before back, or set --revision (spec.model.revision) to {found}"
+    )]
+    Replaced {
+        /// The model.
+        repo: String,
+        /// The state that was asked for.
+        asked: String,
+        /// The state that is there.
+        found: String,
+    },
     /// The repository holds no safetensors.
     #[error("{0} has no model.safetensors file; only safetensors weights can be served")]
     NoWeights(String),

@@ -157,7 +157,7 @@ impl Fetch<'_> {
         let whole = *range == (0..file.size);
         let asked = (!whole || *at > 0).then_some(*at..range.end);
         let partial = asked.is_some();
-        let mut response = self.client.get(&file.url, asked).await?;
+        let mut response = self.client.get(&file.url, asked, file.tag.as_deref()).await?;
         if partial && response.status() != StatusCode::PARTIAL_CONTENT {
             if !whole {
                 return Err(Failure::NoRanges);

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::{HubError, Site, client::Client};
+use super::{HubError, Site, client::Client, s3::Folder};
 
 /// Files beside the weights that an engine reads.
 const SMALL_FILES: [&str; 7] = [
@@ -34,6 +34,8 @@ pub(super) struct Remote {
     pub(super) size: u64,
     pub(super) checksum: Option<Checksum>,
     pub(super) url: String,
+    /// What it has as long as it is the same, where the server tells that.
+    pub(super) tag: Option<String>,
 }
 
 /// What tells the right bytes.
@@ -49,7 +51,9 @@ impl Client {
     /// Asks for `repo` at `revision`.
     pub(super) async fn listing(&self, repo: &str, revision: &str) -> Result<Listing, HubError> {
         let (endpoint, escaped) = (&self.endpoint, revision.replace('/', "%2F"));
+        let folder = Folder::new(endpoint, repo);
         let url = match self.site {
+            Site::S3 => folder.list(),
             Site::HuggingFace => format!("{endpoint}/api/models/{repo}/revision/{escaped}?blobs=true"),
             Site::ModelScope => {
                 format!("{endpoint}/api/v1/models/{repo}/repo/files?Revision={escaped}&Recursive=true")
@@ -59,6 +63,7 @@ impl Client {
         let found = match self.site {
             Site::HuggingFace => hugging_face(&text, endpoint, repo),
             Site::ModelScope => model_scope(&text, endpoint, repo, revision),
+            Site::S3 => folder.read(&text),
         };
         let (commit, files) = found.map_err(|reason| HubError::Answer {
             site: self.site,
@@ -67,7 +72,7 @@ impl Client {
         })?;
         let (small, weights): (Vec<_>, Vec<_>) = files
             .into_iter()
-            .filter(|file| SMALL_FILES.contains(&file.name.as_str()) || is_weights(&file.name))
+            .filter(|file| is_wanted(&file.name))
             .partition(|file| !is_weights(&file.name));
         if weights.is_empty() {
             return Err(HubError::NoWeights(self.site.name_of(repo)));
@@ -110,6 +115,7 @@ fn hugging_face(text: &str, endpoint: &str, repo: &str) -> Result<(String, Vec<R
             Some(lfs) => Some(Checksum::Sha256(lfs.sha256)),
             None => file.blob_id.filter(|id| is_commit(id)).map(Checksum::GitBlob),
         },
+        tag: None,
     };
     let files = siblings.into_iter().map(remote).collect();
     Ok((sha, files))
@@ -170,6 +176,7 @@ fn model_scope(text: &str, endpoint: &str, repo: &str, asked: &str) -> Result<(S
                 .sha256
                 .filter(|sum| sum.len() == 64 && is_hex(sum))
                 .map(Checksum::Sha256),
+            tag: None,
         }
     };
     let blobs = data.files.into_iter().filter(|file| file.r#type == "blob");
@@ -201,6 +208,16 @@ pub(super) fn is_commit(text: &str) -> bool {
 
 fn is_hex(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+/// Whether an engine may need the file.
+pub(super) fn is_wanted(name: &str) -> bool {
+    SMALL_FILES.contains(&name) || is_weights(name)
+}
+
+/// Bytes as digits of 16.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Safetensors of the top directory, by a name that is safe in a path and in a URL.
@@ -277,6 +294,7 @@ mod tests {
             size: 1,
             checksum: None,
             url: String::new(),
+            tag: None,
         };
         let files = || {
             ["model.safetensors", "model-1.safetensors", "adapter.safetensors"]

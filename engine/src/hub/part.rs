@@ -15,7 +15,7 @@ use super::{
     HubError,
     cache::Lock,
     disk,
-    listing::{Checksum, Remote},
+    listing::{Checksum, Remote, hex},
 };
 
 /// The growing file. Several connections write to it, each into its own range.
@@ -146,7 +146,7 @@ impl Part {
                 read => hash.update(&buffer[..read]),
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -249,6 +249,7 @@ mod tests {
                 "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f".into(),
             )),
             url: String::new(),
+            tag: None,
         };
         let (one, other) = (open("a"), open("b"));
         one.write(0, b"abc").unwrap();

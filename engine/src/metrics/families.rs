@@ -390,6 +390,42 @@ pub(super) const LOAD_ETA: Family = family(
     &[],
     "Seconds until the model is loaded, at the pace so far; 0 when loaded or not known.",
 );
+pub(super) const BENCHMARK_FIRST_TOKEN: Family = family(
+    "qwen:benchmark_time_to_first_token_seconds",
+    Kind::Gauge,
+    &[],
+    "With --benchmark-seconds: time to the first token of one prompt of 256 tokens, alone, before the server was ready.",
+);
+pub(super) const BENCHMARK_PROMPT: Family = family(
+    "qwen:benchmark_prompt_tokens_per_second",
+    Kind::Gauge,
+    &[],
+    "With --benchmark-seconds: prompt tokens per second of as many prompts of 256 tokens as may run at once.",
+);
+pub(super) const BENCHMARK_GENERATION: Family = family(
+    "qwen:benchmark_generation_tokens_per_second",
+    Kind::Gauge,
+    &[],
+    "With --benchmark-seconds: generated tokens per second of as many streams as may run at once, with short prompts.",
+);
+pub(super) const HUB_THROTTLED: Family = family(
+    "qwen:hub_throttled_total",
+    Kind::Counter,
+    &[],
+    "Answers of a model hub that were 429, too many requests.",
+);
+pub(super) const HUB_WAIT: Family = family(
+    "qwen:hub_wait_seconds",
+    Kind::Gauge,
+    &[],
+    "Seconds until the hub is asked again after a 429; 0 when nothing waits for it.",
+);
+pub(super) const MODEL_INFO: Family = family(
+    "qwen:model_info",
+    Kind::Gauge,
+    &["source", "revision", "commit"],
+    "Always 1, for a model from a hub: its source, the revision that was asked for and the commit that is served.",
+);
 pub(super) const READY: Family = family(
     "qwen:ready",
     Kind::Gauge,
@@ -412,7 +448,7 @@ pub const GROUPS: &[(&str, &[Family])] = &[
         RUNNING, WAITING, WAITING_BY_REASON, KV_USAGE, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS, PROMPT_TOKENS, PROMPT_BY_SOURCE, PROMPT_CACHED, PROMPT_CACHED_BY_SOURCE, GENERATION_TOKENS, SUCCESS, REJECTIONS, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, ITERATION_TOKENS, MAX_GENERATION_TOKENS, PARAMS_N, PARAMS_MAX_TOKENS, FIRST_TOKEN, INTER_TOKEN, PER_OUTPUT_TOKEN, E2E, QUEUE_TIME, INFERENCE_TIME, PREFILL_TIME, DECODE_TIME, REQUEST_PREEMPTIONS, PREFILL_COMPUTED, CACHE_CONFIG,
     ]),
     ("Names that older dashboards and alerts use", &[LATENCY, GPU_CACHE_USAGE, CPU_SWAP_USAGE, TOKENS_PER_SECOND]),
-    ("Loading, life and limits", &[LOAD_BYTES, LOAD_BYTES_TOTAL, LOAD_ETA, READY, DRAINING, MAX_NUM_SEQS, MEMORY_PLAN]),
+    ("Loading, life and limits", &[LOAD_BYTES, LOAD_BYTES_TOTAL, LOAD_ETA, HUB_THROTTLED, HUB_WAIT, MODEL_INFO, READY, DRAINING, MAX_NUM_SEQS, MEMORY_PLAN, BENCHMARK_FIRST_TOKEN, BENCHMARK_PROMPT, BENCHMARK_GENERATION]),
     ("HTTP", &[HTTP_REQUESTS, HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE, HTTP_HIGHR, HTTP_DURATION]),
 ];
 

@@ -199,6 +199,7 @@ pub(super) fn schemas() -> Map<String, Value> {
                 json!({
                     "ready": {"type": "boolean"}, "reason": {"enum": ["loading", "draining"]}, "phase": {"enum": ["downloading", "loading"]}, "message": text, "bytes_loaded": count, "bytes_total": count,
                     "eta_seconds": or_null("number"),
+                    "hub_wait_seconds": {"type": "number", "description": "until the hub is asked again after a 429; 0 when nothing waits for it"},
                 }),
                 &[
                     "reason",

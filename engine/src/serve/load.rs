@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tracing::info;
 
 use crate::{
+    benchmark::Bench,
     cli::Fatal,
     config::{Config, MaxModelLen},
     constraint::Grammars,
@@ -15,6 +16,7 @@ use crate::{
     metrics::{CacheInfo, Metrics},
     model::{self, LoadOptions, config::Qwen3Config},
     progress::{Phase, Progress},
+    request::Observer,
     source::{self, ModelFiles, SourceOptions},
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -33,6 +35,9 @@ pub(super) fn load(
     metrics: Arc<Metrics>,
 ) -> Result<Serving, Fatal> {
     let mut files = find(&config, runtime, &progress)?;
+    if let Some(origin) = &files.origin {
+        metrics.model_found(origin);
+    }
     let template = files
         .chat_template
         .as_deref()
@@ -55,15 +60,26 @@ pub(super) fn load(
     let vocabulary = std::mem::take(&mut files.tokenizer);
     // A large vocabulary takes as long to read as small weights, so both are read at once; a broken one ends the
     // program before large weights are there.
+    let time = config.benchmark;
+    let bench = (!time.is_zero()).then(|| Arc::new(Bench::new(metrics.clone())));
+    let observer = bench
+        .clone()
+        .map_or_else(|| metrics.clone() as _, |bench| bench as Arc<dyn Observer>);
+    let known = metrics.clone();
     let engine = std::thread::Builder::new()
         .name("weights".to_owned())
-        .spawn(move || start(&config, &files, most, &progress, &metrics))
+        .spawn(move || start(&config, &files, most, &progress, &known, observer))
         .map_err(|error| Fatal(format!("cannot start the thread that reads the weights: {error}")))?;
     let tokenizer = Tokenizer::from_bytes(&vocabulary).map_err(fatal)?;
     drop(vocabulary);
     let failed = |_| Fatal("the thread that reads the weights failed; see the log above".to_owned());
     let engine = engine.join().map_err(failed)??;
     memory::trim();
+    if let Some(bench) = bench {
+        metrics
+            .benchmarked(&bench.measure(&engine, time))
+            .map_err(fatal)?;
+    }
     if eos.is_empty() {
         eos = generation::usual_end_tokens(&tokenizer);
     }
@@ -85,7 +101,9 @@ fn find(config: &Config, runtime: &Handle, progress: &Progress) -> Result<ModelF
         download_dir: config.download_dir.clone(),
         hugging_face: config.hugging_face.clone(),
         model_scope: config.model_scope.clone(),
+        s3: config.s3.clone(),
         offline: config.offline,
+        throttle: progress.throttle().clone(),
     };
     let files = runtime.block_on(source::resolve(&config.model, &options, |done, total| {
         progress.set(Phase::Downloading, done, total);
@@ -170,7 +188,8 @@ fn start(
     files: &ModelFiles,
     most: usize,
     progress: &Progress,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
+    observer: Arc<dyn Observer>,
 ) -> Result<EngineHandle, Fatal> {
     let options = load_options(config, files, most);
     let loaded = model::load(&files.config, &files.weights, &options, &mut |done, total| {
@@ -205,7 +224,7 @@ fn start(
         plan: loaded.plan.parts().to_vec(),
     };
     metrics.model_known(max_model_len, &cache).map_err(fatal)?;
-    Engine::start(Box::new(loaded.model), limits, metrics.clone()).map_err(fatal)
+    Engine::start(Box::new(loaded.model), limits, observer).map_err(fatal)
 }
 
 #[cfg(test)]

@@ -37,6 +37,16 @@ async fn while_loading_only_generation_is_refused() {
     progress.set(Phase::Downloading, 45, 100);
     let body = send(&router, get("/ready")).await.json();
     assert!(body["eta_seconds"].as_f64().unwrap() >= 0.0);
+    progress.throttle().note(Duration::from_secs(600));
+    let body = send(&router, get("/ready")).await.json();
+    assert!(body["hub_wait_seconds"].as_f64().unwrap() > 500.0, "{body}");
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .contains("the hub asked to wait"),
+        "{body}"
+    );
     progress.set(Phase::Loading, 40, 100);
     assert_eq!(send(&router, get("/health")).await.json()["status"], "loading");
     let text = send(&router, get("/metrics")).await.body;

@@ -8,6 +8,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use qwen_engine::{
+    benchmark::Report,
     constraint::Grammars,
     engine::{Engine, EngineConfig},
     http::{ApiKeys, App, Serving},
@@ -18,6 +19,7 @@ use qwen_engine::{
     },
     progress::Progress,
     request::{FinishReason, FinishedRequest, Observer, StepStats},
+    source::Origin,
     template::ChatTemplate,
     tokenizer::Tokenizer,
     wire::Defaults,
@@ -264,6 +266,17 @@ fn load_speaking(
         ..CacheInfo::default()
     };
     metrics.model_known(LENGTH, &cache).unwrap();
+    let report = Report {
+        first_token: Some(0.5),
+        prompt_rate: Some(1000.0),
+        generation_rate: Some(100.0),
+    };
+    metrics.benchmarked(&report).unwrap();
+    metrics.model_found(&Origin {
+        source: "hf://org/name".to_owned(),
+        revision: "main".to_owned(),
+        commit: "abc".to_owned(),
+    });
     let (finished, finished_receiver) = unbounded_channel();
     let (counts, mut counts_receiver) = unbounded_channel();
     let engine = Engine::start(

@@ -257,6 +257,7 @@ async fn queued() -> Vec<Scrape> {
     let (app, metrics, progress) = loading(&[]);
     progress.set(Phase::Loading, 30, 100);
     progress.set(Phase::Loading, 40, 100);
+    progress.throttle().note(Duration::from_secs(600));
     let limits = EngineConfig {
         max_queued_tokens: 30,
         ..config(1, 2)
@@ -272,6 +273,7 @@ async fn queued() -> Vec<Scrape> {
     scrapes[0].assert(&[
         ("qwen:model_load_bytes", 40.0),
         ("qwen:model_load_size_bytes", 100.0),
+        ("qwen:hub_throttled_total", 1.0),
         ("qwen:ready", 0.0),
         // Known before the first request.
         ("qwen:max_num_seqs_in_force", 1.0),

@@ -6,7 +6,7 @@ use std::{
 
 use axum::http::StatusCode;
 use qwen_engine::{
-    hub::Site,
+    hub::{Site, Throttle},
     model::Weights,
     source::{self, Access, SourceOptions},
 };
@@ -43,6 +43,15 @@ async fn a_model_is_downloaded_once() {
         };
         assert_eq!(weights.parent().unwrap(), setup.snapshot());
         setup.assert_whole(&setup.snapshot());
+        let origin = files.origin.as_ref().unwrap();
+        assert_eq!(
+            (
+                origin.source.as_str(),
+                origin.revision.as_str(),
+                origin.commit.as_str()
+            ),
+            (spec.as_str(), site.default_revision(), COMMIT)
+        );
         assert_eq!(files.config, "{\"model_type\": \"qwen3\"}");
         let reported = reported.into_inner().unwrap();
         assert!(reported.is_sorted() && reported.len() > 3);
@@ -58,7 +67,10 @@ async fn a_model_is_downloaded_once() {
             revision: Some(COMMIT.into()),
             ..options.clone()
         };
-        assert_eq!(source::resolve(&spec, &pinned, |_, _| {}).await.unwrap(), files);
+        let mut found = source::resolve(&spec, &pinned, |_, _| {}).await.unwrap();
+        assert_eq!(found.origin.take().unwrap().revision, COMMIT);
+        found.origin.clone_from(&files.origin);
+        assert_eq!(found, files);
         let offline = SourceOptions {
             offline: true,
             ..options
@@ -266,9 +278,15 @@ async fn a_busy_hub_is_asked_again() {
 async fn a_busy_hub_is_given_the_time_that_it_asks_for() {
     let setup = Setup::new(Site::HuggingFace).await;
     setup.change(|hub| (hub.statuses, hub.retry_after) = (vec![StatusCode::TOO_MANY_REQUESTS], Some("1")));
+    let throttle = Arc::new(Throttle::default());
     let began = Instant::now();
-    setup.assert_whole(&setup.download(None).await.unwrap());
+    let hub = setup.hub(None).throttle(throttle.clone());
+    let branch = setup.site.default_revision();
+    let downloading = hub.download("org/tiny", branch, setup.kept.path(), |_, _| {});
+    setup.assert_whole(&downloading.await.unwrap());
     assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(throttle.count(), 1);
+    assert!(throttle.left(began) >= Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 
-use crate::stand_in::{Cut, Shared, WEIGHTS, nano, router};
+use crate::stand_in::{COMMIT, Cut, Shared, WEIGHTS, nano, router};
 
 /// Nothing here takes near as long, on any machine.
 const LONG: Duration = Duration::from_secs(300);
@@ -200,6 +200,10 @@ async fn a_process_that_is_killed_over_tls_goes_on_and_needs_no_hub_at_the_end()
 
     let mut engine = Engine::start(&endpoint, kept.path(), &trusted).await;
     engine.until("/ready", |status, _| status == 200).await;
+    let info = format!(
+        "commit=\"{COMMIT}\",engine=\"0\",model_name=\"hf://org/tiny\",revision=\"main\",source=\"hf://org/tiny\"}} 1"
+    );
+    engine.until("/metrics", |_, text| text.contains(&info)).await;
     engine.kill().await;
 
     let nowhere = "https://localhost:1";

@@ -69,6 +69,7 @@ impl Setup {
         let kept = match self.site {
             Site::HuggingFace => self.kept.path().to_owned(),
             Site::ModelScope => self.kept.path().join("modelscope"),
+            Site::S3 => self.kept.path().join("s3"),
         };
         kept.join("org--tiny").join(COMMIT)
     }

@@ -43,6 +43,8 @@ pub mod reasons {
     pub const LOADING: &str = "Loading";
     /// The model is loaded.
     pub const LOADED: &str = "Loaded";
+    /// A branch or tag has moved: replicas serve, or served before, another commit of the model.
+    pub const REVISION_DRIFT: &str = "RevisionDrift";
     /// The claim for downloaded weights can be mounted.
     pub const CLAIM_BOUND: &str = "ClaimBound";
     /// The claim for downloaded weights has no storage yet.

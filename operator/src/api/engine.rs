@@ -85,14 +85,18 @@ pub struct EngineSpec {
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')", "message": "startupTimeout must be whole seconds, minutes or hours from 1m to 24h, such as 2h"}]))]
     #[schemars(length(max = 16))]
     pub startup_timeout: Duration,
+    /// Seconds for which each replica may measure its speed before it is ready; `.status.performance` has the numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60))]
+    pub benchmark_seconds: Option<i32>,
     /// The API keys that clients must show, one a line; without them, everybody may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_keys_secret_ref: Option<SecretKey>,
     /// More flags of the engine, after those that the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
-        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port)(=.*)?$'))",
-        "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef; host, port, metrics-port and download-dir are fixed",
+        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|s3[-_]endpoint|s3[-_]region|s3[-_]access[-_]key[-_]id|s3[-_]secret[-_]access[-_]key|s3[-_]session[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port|benchmark[-_]seconds|ssl[-_]keyfile|ssl[-_]certfile)(=.*)?$'))",
+        "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef, certificates by spec.network.tls; host, port, metrics-port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,
     /// Environment of the engine's container.
@@ -117,6 +121,7 @@ impl Default for EngineSpec {
             prefix_caching: true,
             // Weights of tens of gigabytes come over slow links.
             startup_timeout: std::time::Duration::from_secs(3600).into(),
+            benchmark_seconds: None,
             api_keys_secret_ref: None,
             extra_args: Vec::new(),
             env: Vec::new(),

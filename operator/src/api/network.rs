@@ -27,6 +27,20 @@ pub struct NetworkSpec {
     /// A route through gateways of the Gateway API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteSpec>,
+    /// TLS to the replicas; without it they speak plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+}
+
+/// The certificate of the replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSpec {
+    /// A Secret of the type `kubernetes.io/tls` in the service's namespace, as cert-manager makes them: `tls.crt`,
+    /// valid for NAME.NAMESPACE.svc, `tls.key`, and the CA that clients trust it by in `ca.crt`. A renewed certificate
+    /// needs no restart. The operator checks it where the chart's value `tokenSecrets` lets it read the Secret.
+    #[schemars(transform = limits::object_name)]
+    pub secret_name: String,
 }
 
 impl Default for NetworkSpec {
@@ -44,6 +58,7 @@ impl Default for NetworkSpec {
                 ..NetworkPolicyPeer::default()
             }],
             route: None,
+            tls: None,
         }
     }
 }

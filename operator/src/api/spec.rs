@@ -41,6 +41,7 @@ use super::status::QwenServiceStatus;
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Loaded", type_ = "integer", priority = 1, json_path = ".status.model.bytesLoaded"),
+    printcolumn(name = "Tokens/s", type_ = "integer", priority = 1, json_path = ".status.performance.generationTokensPerSecond"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Queue", type_ = "integer", json_path = ".status.autoscaling.currentQueueDepth"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),

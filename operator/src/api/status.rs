@@ -44,12 +44,15 @@ pub struct QwenServiceStatus {
     /// Label selector of the pods, for /scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Progress of loading; set while a pod loads its model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<ModelStatus>,
+    /// Which commit of the model is served, and how far a pod has come with loading it.
+    #[serde(skip_serializing_if = "ModelStatus::is_empty")]
+    pub model: ModelStatus,
     /// How the memory of a replica was computed; set where the spec asks for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizing: Option<String>,
+    /// What replicas measured of themselves; set where `engine.benchmarkSeconds` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub performance: Option<PerformanceStatus>,
     /// Numbers of the autoscaler; set while autoscaling is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingStatus>,
@@ -58,10 +61,28 @@ pub struct QwenServiceStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// What replicas serve of a model from a hub, and progress of loading.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModelStatus {
+    /// The source, and after `@` the branch, tag or commit that the spec asks for; set for a model from a hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The commit of it that replicas serve; the newer one, where they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// The commit that they served before, where a branch or tag has moved since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_revision: Option<String>,
+    /// Set while a pod loads its model.
+    #[serde(flatten)]
+    pub loading: Option<LoadingStatus>,
+}
+
 /// Progress of the pod that has come the least far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ModelStatus {
+pub struct LoadingStatus {
     /// Bytes of weights downloaded, then loaded.
     pub bytes_loaded: i64,
     /// Bytes of weights in all.
@@ -72,6 +93,24 @@ pub struct ModelStatus {
     /// Seconds until the model is loaded, if the engine can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
+    /// Seconds until the hub is asked again, while it answers 429 (too many requests).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_wait_seconds: Option<i64>,
+}
+
+/// What one replica can do, by a short load of its own before it was ready; of several replicas, the slowest one's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PerformanceStatus {
+    /// Prompt tokens per second, of as many prompts of 256 tokens as may run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_per_second: Option<i64>,
+    /// Generated tokens per second, of as many streams as may run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation_tokens_per_second: Option<i64>,
+    /// Milliseconds to the first token of one prompt of 256 tokens, with nothing beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token_milliseconds: Option<i64>,
 }
 
 /// Numbers of the autoscaler.
@@ -101,6 +140,12 @@ pub struct ScalingChange {
     pub reason: String,
     /// When the operator saw it.
     pub at: Time,
+}
+
+impl ModelStatus {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 // === impl QwenServiceStatus ===

@@ -103,7 +103,7 @@ fn board() -> LoadBoard {
                 waiting,
                 running: 2.0,
                 kv_usage: 0.5,
-                loading: None,
+                ..Sample::default()
             },
         );
     }

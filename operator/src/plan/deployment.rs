@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::meta;
 use crate::marks;
 use crate::valid::{ENDPOINT_GRACE_SECONDS, Replicas, Valid};
-pub use volumes::METRICS_TOKEN;
+pub use volumes::{METRICS_TOKEN, TLS};
 
 /// Seconds between the engine's own drain limit and the kubelet's kill.
 const EXIT_SECONDS: u64 = 5;

@@ -56,7 +56,13 @@ fn destinations(valid: &Valid) -> Vec<Value> {
     let mut ports = BTreeSet::new();
     let mut namespaces = BTreeSet::new();
     let model = &valid.spec.model;
-    if matches!(valid.source, Source::Hub(..)) && model.endpoint.is_none() && model.proxy.is_none() {
+    let buckets = model.s3.as_ref().and_then(|s3| s3.endpoint.as_ref());
+    if matches!(valid.source, Source::Hub(..))
+        && [&model.endpoint, &model.proxy]
+            .iter()
+            .all(|address| address.is_none())
+        && buckets.is_none()
+    {
         ports.insert(443);
     }
     for address in addresses(valid) {
@@ -98,7 +104,10 @@ fn addresses(valid: &Valid) -> Vec<Address> {
     });
     let model = [&valid.spec.model.endpoint, &valid.spec.model.proxy];
     let model = model.into_iter().filter_map(|address| address.as_deref());
-    let texts = model.chain(env).chain(args);
+    // A bucket's name takes the place of what is in braces, which no address has.
+    let s3 = valid.spec.model.s3.as_ref().and_then(|s3| s3.endpoint.as_ref());
+    let s3 = s3.map(|address| address.replace("{bucket}", "bucket"));
+    let texts = model.chain(env).chain(args).chain(s3.as_deref());
     texts
         .filter_map(|text| Address::parse(text, &valid.namespace))
         .collect()

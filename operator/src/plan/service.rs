@@ -19,7 +19,7 @@ pub fn build(valid: &Valid) -> Value {
                 "port": ENGINE_PORT,
                 "protocol": "TCP",
                 "targetPort": PORT_NAME,
-                "appProtocol": "http",
+                "appProtocol": if valid.spec.network.tls.is_some() { "https" } else { "http" },
             }],
         },
     })

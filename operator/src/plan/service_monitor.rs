@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::meta;
 use crate::api::PORT_NAME;
-use crate::valid::Valid;
+use crate::valid::{CA_KEY, Valid, host};
 
 /// Builds the ServiceMonitor, unless it is switched off.
 ///
@@ -12,6 +12,13 @@ use crate::valid::Valid;
 pub fn build(valid: &Valid) -> Option<Value> {
     let monitor = &valid.spec.monitoring.service_monitor;
     let token = &valid.spec.monitoring.token_secret_ref;
+    let tls = valid.spec.network.tls.as_ref().map(|tls| {
+        json!({
+            "ca": { "secret": { "name": tls.secret_name, "key": CA_KEY } },
+            // Pods are scraped by their addresses.
+            "serverName": host(&valid.name, &valid.namespace),
+        })
+    });
     monitor.enabled.then(|| {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
@@ -22,6 +29,8 @@ pub fn build(valid: &Valid) -> Option<Value> {
                 "endpoints": [{
                     "port": PORT_NAME,
                     "path": "/metrics",
+                    "scheme": tls.as_ref().map(|_| "https"),
+                    "tlsConfig": tls,
                     "interval": monitor.interval,
                     "scrapeTimeout": monitor.scrape_timeout,
                     "authorization": token.as_ref().map(|credentials| json!({ "type": "Bearer", "credentials": credentials })),

@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use tokio::sync::broadcast;
 use tracing::warn;
 
-use super::token;
+use super::secrets;
 use crate::api::SERVICE_LABEL;
 use crate::capabilities::Trigger;
 use crate::cause;
@@ -119,7 +119,8 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
         guarded: marks::GUARDS
             .iter()
             .any(|(key, _)| pod.annotations().contains_key(*key)),
-        token: token::secret_of(pod),
+        token: secrets::secret_of(pod),
+        tls: secrets::certificate_of(pod),
     })
 }
 

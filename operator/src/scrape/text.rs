@@ -1,11 +1,11 @@
 //! Reads a few series out of a Prometheus text exposition while it streams in; keeps nothing else.
-use crate::load::{LoadProgress, Sample};
+use crate::load::{LoadProgress, Origin, Performance, Sample};
 
 /// Lines longer than this are skipped: none of the wanted series comes near it.
 const MAX_LINE: usize = 4096;
 
 /// The wanted series, merged over their label sets.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Series {
     waiting: Option<f64>,
     running: Option<f64>,
@@ -13,7 +13,10 @@ pub struct Series {
     load_bytes: Option<f64>,
     load_bytes_total: Option<f64>,
     load_eta_seconds: Option<f64>,
+    hub_wait_seconds: Option<f64>,
     ready: Option<f64>,
+    origin: Option<Origin>,
+    performance: Performance,
 }
 
 impl Series {
@@ -29,11 +32,14 @@ impl Series {
             .filter(|_| self.ready != Some(1.0))
             .and_then(|bytes_total| {
                 let bytes_loaded = self.load_bytes.unwrap_or(0.0);
-                // All bytes read and still not ready: that is warming up or draining, not loading.
-                (bytes_loaded < bytes_total).then(|| LoadProgress {
+                let hub_wait_seconds = self.hub_wait_seconds.unwrap_or(0.0);
+                // All bytes read and still not ready: that is warming up or draining, not loading. A hub that asks to
+                // wait may do so before it tells how many bytes there are.
+                (bytes_loaded < bytes_total || hub_wait_seconds > 0.0).then(|| LoadProgress {
                     bytes_loaded,
                     bytes_total,
                     eta_seconds: self.load_eta_seconds.unwrap_or(0.0),
+                    hub_wait_seconds,
                 })
             });
         Some(Sample {
@@ -41,6 +47,8 @@ impl Series {
             running: self.running.unwrap_or(0.0),
             kv_usage: self.kv_usage.unwrap_or(0.0),
             loading,
+            origin: self.origin.clone(),
+            performance: self.performance,
         })
     }
 
@@ -57,7 +65,17 @@ impl Series {
             b"qwen:model_load_bytes" => (&mut self.load_bytes, |a, b| a + b),
             b"qwen:model_load_size_bytes" => (&mut self.load_bytes_total, |a, b| a + b),
             b"qwen:model_load_eta_seconds" => (&mut self.load_eta_seconds, f64::max),
+            b"qwen:hub_wait_seconds" => (&mut self.hub_wait_seconds, f64::max),
+            b"qwen:benchmark_prompt_tokens_per_second" => (&mut self.performance.prompt_rate, f64::min),
+            b"qwen:benchmark_generation_tokens_per_second" => {
+                (&mut self.performance.generation_rate, f64::min)
+            }
+            b"qwen:benchmark_time_to_first_token_seconds" => (&mut self.performance.first_token, f64::max),
             b"qwen:ready" => (&mut self.ready, f64::min),
+            b"qwen:model_info" => {
+                self.origin = origin(rest);
+                return;
+            }
             _ => return,
         };
         if let Some(value) = value(rest) {
@@ -79,6 +97,25 @@ fn value(rest: &[u8]) -> Option<f64> {
         .find(|token| !token.is_empty())?;
     let value: f64 = std::str::from_utf8(token).ok()?.parse().ok()?;
     (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+/// The labels that tell a commit.
+fn origin(labels: &[u8]) -> Option<Origin> {
+    let labels = std::str::from_utf8(labels).ok()?;
+    // A quote inside a value is escaped, so no value can look like another label.
+    let label = |name: &str| {
+        let begin = format!("{name}=\"");
+        let mut found = labels.match_indices(&begin);
+        let (at, _) = found.find(|(at, _)| labels[..*at].ends_with(['{', ',']))?;
+        let (value, _) = labels[at + begin.len()..].split_once('"')?;
+        // No name and no commit of a hub needs an escape.
+        (!value.is_empty() && !value.contains('\\')).then(|| value.to_owned())
+    };
+    Some(Origin {
+        source: label("source")?,
+        revision: label("revision")?,
+        commit: label("commit")?,
+    })
 }
 
 /// Position after the closing brace; braces and escaped quotes inside label values do not count.
@@ -177,7 +214,7 @@ mod tests {
                 waiting: 9.0,
                 running: 4.0,
                 kv_usage: 0.85,
-                loading: None
+                ..Sample::default()
             }
         );
     }
@@ -197,16 +234,62 @@ mod tests {
             bytes_loaded: 40.0,
             bytes_total: 100.0,
             eta_seconds: 3.0,
+            hub_wait_seconds: 0.0,
         });
         assert_eq!(
             read(text).sample(),
             Some(Sample {
-                waiting: 0.0,
-                running: 0.0,
-                kv_usage: 0.0,
-                loading
+                loading,
+                ..Sample::default()
             })
         );
+    }
+
+    #[test]
+    fn what_a_benchmark_measured_is_read() {
+        let text = "qwen:ready 1\nqwen:benchmark_time_to_first_token_seconds 0.25\n\
+            qwen:benchmark_prompt_tokens_per_second 900.5\nqwen:benchmark_generation_tokens_per_second 80\n";
+        let measured = Performance {
+            prompt_rate: Some(900.5),
+            generation_rate: Some(80.0),
+            first_token: Some(0.25),
+        };
+        assert_eq!(read(text).sample().unwrap().performance, measured);
+        assert_eq!(
+            read("qwen:ready 1\n").sample().unwrap().performance,
+            Performance::default()
+        );
+    }
+
+    #[test]
+    fn a_hub_that_asks_to_wait_is_seen_before_it_tells_of_bytes() {
+        let text = "qwen:ready 0\nqwen:model_load_bytes 0\nqwen:model_load_size_bytes 0\nqwen:hub_wait_seconds 42.5\n";
+        let loading = read(text).sample().unwrap().loading.unwrap();
+        assert_eq!((loading.bytes_total, loading.hub_wait_seconds), (0.0, 42.5));
+    }
+
+    #[test]
+    fn the_labels_tell_which_commit_is_served() {
+        let told = |labels: &str| {
+            let text = format!("qwen:ready 1\nqwen:model_info{{{labels}}} 1\n");
+            read(&text).sample().unwrap().origin
+        };
+        let labels =
+            "commit=\"0a1\",engine=\"0\",model_name=\"x,commit=\\\"9\",revision=\"main\",source=\"hf://a/b\"";
+        let origin = Origin {
+            source: "hf://a/b".into(),
+            revision: "main".into(),
+            commit: "0a1".into(),
+        };
+        assert_eq!(told(labels), Some(origin));
+        for broken in [
+            "",
+            "commit=\"0a1\"",
+            &labels[..labels.len() - 1],
+            &labels.replace("0a1", ""),
+        ] {
+            assert_eq!(told(broken), None, "{broken}");
+        }
     }
 
     #[test]

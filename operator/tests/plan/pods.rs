@@ -169,6 +169,37 @@ fn a_claimed_device_goes_to_the_engine_and_not_to_the_download() {
 }
 
 #[test]
+fn a_buckets_key_is_environment_out_of_its_secret_for_whoever_downloads() {
+    let model = |s3: Value| json!({ "model": { "source": "s3://models/qwen/4b", "cache": { "claimName": "c" }, "s3": s3 } });
+    let s3 = json!({ "endpoint": "http://minio.storage.svc:9000", "region": "eu-1", "secretRef": { "name": "minio" } });
+    let keyed = pod(model(s3));
+    for container in containers(&keyed) {
+        let args = container["args"].to_string();
+        for arg in [
+            "s3://models/qwen/4b",
+            "--s3-endpoint=http://minio.storage.svc:9000",
+            "--s3-region=eu-1",
+        ] {
+            assert!(args.contains(arg), "{args}");
+        }
+        assert!(args.contains("--served-model-name=4b"), "{args}");
+        let of = |name: &str| json!({ "name": "minio", "key": name });
+        let mut token = of("AWS_SESSION_TOKEN");
+        token["optional"] = json!(true);
+        let expected = [
+            ("AWS_ACCESS_KEY_ID", of("AWS_ACCESS_KEY_ID")),
+            ("AWS_SECRET_ACCESS_KEY", of("AWS_SECRET_ACCESS_KEY")),
+            ("AWS_SESSION_TOKEN", token),
+        ];
+        let expected =
+            expected.map(|(name, from)| json!({ "name": name, "valueFrom": { "secretKeyRef": from } }));
+        assert_eq!(container["env"], json!(expected));
+    }
+    let public = pod(model(json!({})));
+    assert!(public["containers"][0]["env"].is_null());
+}
+
+#[test]
 fn a_slow_start_gets_its_time_from_probe_and_deadline() {
     let times = |part: Value| {
         let spec = planned(part, Kind::Deployment).unwrap()["spec"].clone();

@@ -13,7 +13,7 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     let engine = &valid.spec.engine;
     let model = match &valid.source {
         Source::Embedded(source) => source.clone(),
-        Source::Hub(site, repository) => format!("{}://{repository}", scheme(*site)),
+        Source::Hub(site, repository) => format!("{}://{repository}", site.scheme()),
         Source::Claim { path, .. } => format!("{}/{path}", volumes::MODELS),
         Source::Image(_) => volumes::MODELS.to_owned(),
     };
@@ -33,15 +33,27 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     args.push(flag("max-queued-requests", engine.max_queued_requests));
     let share = engine.gpu_memory_utilization;
     args.extend(share.map(|share| flag("gpu-memory-utilization", share)));
+    let benchmark = engine.benchmark_seconds;
+    args.extend(benchmark.map(|seconds| flag("benchmark-seconds", seconds)));
     args.push(flag("drain-timeout", valid.drain_seconds));
     if let Source::Hub(site, _) = valid.source {
         let model = &valid.spec.model;
         args.extend(model.revision.iter().map(|revision| flag("revision", revision)));
-        let endpoint = format!("{}-endpoint", scheme(site));
-        args.extend(model.endpoint.iter().map(|address| flag(&endpoint, address)));
+        let endpoint = format!("{}-endpoint", site.scheme());
+        let s3 = model.s3.as_ref();
+        let address = model.endpoint.as_ref().or(s3.and_then(|s3| s3.endpoint.as_ref()));
+        args.extend(address.map(|address| flag(&endpoint, address)));
+        args.extend(
+            s3.and_then(|s3| s3.region.as_ref())
+                .map(|region| flag("s3-region", region)),
+        );
     }
     args.push(flag("download-dir", volumes::CACHE));
     args.extend(volumes::secrets(valid).map(|secret| flag(&format!("{}-file", secret.name), secret.file())));
+    if valid.spec.network.tls.is_some() {
+        let [certificate, key] = volumes::tls_files();
+        args.extend([flag("ssl-certfile", certificate), flag("ssl-keyfile", key)]);
+    }
     let caching = if engine.prefix_caching { "" } else { "no-" };
     args.push(format!("--{caching}enable-prefix-caching"));
     args.extend(engine.extra_args.iter().cloned());
@@ -59,6 +71,18 @@ pub fn env(valid: &Valid) -> Option<Vec<Value>> {
         };
         env.push(json!({ "name": name, "valueFrom": { "secretKeyRef": secret } }));
     }
+    if let Some(secret) = model.s3.as_ref().and_then(|s3| s3.secret_ref.as_ref()) {
+        let keys = [
+            ("AWS_ACCESS_KEY_ID", None),
+            ("AWS_SECRET_ACCESS_KEY", None),
+            // Temporary keys have one.
+            ("AWS_SESSION_TOKEN", Some(true)),
+        ];
+        env.extend(keys.map(|(key, optional)| {
+            let source = json!({ "name": secret.name, "key": key, "optional": optional });
+            json!({ "name": key, "valueFrom": { "secretKeyRef": source } })
+        }));
+    }
     if let Some(proxy) = &model.proxy {
         env.extend(["HTTPS_PROXY", "HTTP_PROXY"].map(|name| json!({ "name": name, "value": proxy })));
         // Traces and the like stay inside the cluster.
@@ -73,14 +97,6 @@ pub fn env(valid: &Valid) -> Option<Vec<Value>> {
 
 fn flag(name: &str, value: impl Display) -> String {
     format!("--{name}={value}")
-}
-
-/// How the engine calls a hub, in the model's name and in the names of its flags.
-const fn scheme(site: Site) -> &'static str {
-    match site {
-        Site::HuggingFace => "hf",
-        Site::ModelScope => "modelscope",
-    }
 }
 
 const fn device(device: Device) -> &'static str {

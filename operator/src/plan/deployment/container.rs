@@ -21,9 +21,9 @@ pub fn engine(valid: &Valid) -> Value {
         "env": command::env(valid),
         "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
         "resources": resources(valid),
-        "startupProbe": probe("/ready", 1, valid.startup_seconds),
-        "readinessProbe": probe("/ready", 2, 1),
-        "livenessProbe": probe("/health", 10, 3),
+        "startupProbe": probe(valid, "/ready", 1, valid.startup_seconds),
+        "readinessProbe": probe(valid, "/ready", 2, 1),
+        "livenessProbe": probe(valid, "/health", 10, 3),
         // Endpoints learn of a leaving pod only after it is told to stop: until then it must still take requests.
         "lifecycle": { "preStop": { "sleep": { "seconds": ENDPOINT_GRACE_SECONDS } } },
         // The engine's last sentence, or else its last log lines, become the reason in the service's status.
@@ -75,9 +75,11 @@ fn without_devices(mut resources: Value) -> Value {
     resources
 }
 
-fn probe(path: &str, period: u32, failures: u64) -> Value {
+fn probe(valid: &Valid, path: &str, period: u32, failures: u64) -> Value {
+    // The kubelet checks no certificate.
+    let scheme = valid.spec.network.tls.as_ref().map(|_| "HTTPS");
     json!({
-        "httpGet": { "path": path, "port": PORT_NAME },
+        "httpGet": { "path": path, "port": PORT_NAME, "scheme": scheme },
         "periodSeconds": period,
         "timeoutSeconds": 5,
         "failureThreshold": failures,

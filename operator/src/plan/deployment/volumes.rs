@@ -12,6 +12,10 @@ const SECRETS: &str = "/etc/qwen";
 const SECRET_FILE: &str = "current";
 /// The volume of the token that guards /metrics; the operator's scraper finds its Secret by it.
 pub const METRICS_TOKEN: &str = "metrics-token";
+/// The volume of the certificate; the operator's scraper finds its Secret by it.
+pub const TLS: &str = "tls";
+/// Keys of a Secret of the type kubernetes.io/tls.
+const TLS_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
 /// Where certificates are mounted that the hub is trusted by, and their file.
 const TRUST: &str = "/etc/qwen-engine/trust";
 const TRUST_FILE: &str = "ca.crt";
@@ -56,6 +60,11 @@ pub fn mounts(valid: &Valid, filled: bool) -> Vec<Value> {
 /// The file of certificates that the hub is trusted by.
 pub fn trusted() -> String {
     format!("{TRUST}/{TRUST_FILE}")
+}
+
+/// Where the engine finds its certificate and the key of it.
+pub fn tls_files() -> [String; 2] {
+    TLS_KEYS.map(|key| format!("{SECRETS}/{TLS}/{key}"))
 }
 
 /// The Secrets that the engine reads.
@@ -127,6 +136,11 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
         let items = json!([{ "key": secret.key, "path": SECRET_FILE }]);
         let source = json!({ "secretName": secret.secret, "items": items });
         read_only(secret.name, &secret.directory(), ("secret", source))
+    }));
+    volumes.extend(valid.spec.network.tls.as_ref().map(|tls| {
+        let items = TLS_KEYS.map(|key| json!({ "key": key, "path": key }));
+        let source = json!({ "secretName": tls.secret_name, "items": items });
+        read_only(TLS, &format!("{SECRETS}/{TLS}"), ("secret", source))
     }));
     volumes
 }
