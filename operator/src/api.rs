@@ -10,6 +10,7 @@ pub mod limits;
 pub mod model;
 pub mod monitoring;
 pub mod network;
+pub mod notifications;
 pub mod rollout;
 pub mod secret;
 pub mod spec;

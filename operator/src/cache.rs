@@ -28,6 +28,8 @@ pub struct Caches {
     children: BTreeMap<Kind, Cache<Child>>,
     /// Prometheus resources, with their selectors.
     pub prometheuses: Cache<DynamicObject>,
+    /// Alertmanager resources, with their selectors.
+    pub alertmanagers: Cache<DynamicObject>,
     /// Namespaces, with their labels.
     pub namespaces: Cache<PartialObjectMeta<Namespace>>,
 }
@@ -142,6 +144,7 @@ impl Default for Caches {
                 .map(|kind| (kind, Cache::default()))
                 .collect(),
             prometheuses: Cache::default(),
+            alertmanagers: Cache::default(),
             namespaces: Cache::default(),
         }
     }

@@ -8,8 +8,9 @@ use tokio::sync::{broadcast, watch};
 use crate::plan::Kind;
 
 /// The groups of optional kinds.
-const GROUPS: [&str; 3] = [
+const GROUPS: [&str; 4] = [
     "monitoring.coreos.com/v1",
+    "monitoring.coreos.com/v1alpha1",
     "gateway.networking.k8s.io/v1",
     "keda.sh/v1alpha1",
 ];

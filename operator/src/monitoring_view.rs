@@ -1,4 +1,4 @@
-//! Whether any Prometheus of the cluster selects what the operator made, and which label is missing: pure.
+//! Whether any Prometheus and Alertmanager of the cluster select what the operator made, and which label is missing: pure.
 //!
 //! The usual silent failure of such a set-up is a monitor that no Prometheus selects.
 use std::collections::BTreeMap;
@@ -16,39 +16,59 @@ use crate::status::Facts;
 use crate::valid::Valid;
 use crate::verdict::Verdict;
 
-/// The kinds a Prometheus selects: the fields of its spec that do it, and the field of ours that adds labels.
-const SELECTED: [(Kind, &str, &str, &str); 2] = [
-    (
-        Kind::ServiceMonitor,
-        "serviceMonitorSelector",
-        "serviceMonitorNamespaceSelector",
-        "spec.monitoring.serviceMonitor.labels",
-    ),
-    (
-        Kind::PrometheusRule,
-        "ruleSelector",
-        "ruleNamespaceSelector",
-        "spec.monitoring.alerts.labels",
-    ),
+/// A kind that servers select.
+struct Selected {
+    kind: Kind,
+    /// Which servers do.
+    server: &'static str,
+    /// The field of their spec that selects by labels.
+    by: &'static str,
+    /// The one that selects namespaces.
+    within: &'static str,
+    /// The field of ours that adds labels.
+    field: &'static str,
+}
+
+const SELECTED: [Selected; 3] = [
+    Selected {
+        kind: Kind::ServiceMonitor,
+        server: "Prometheus",
+        by: "serviceMonitorSelector",
+        within: "serviceMonitorNamespaceSelector",
+        field: "spec.monitoring.serviceMonitor.labels",
+    },
+    Selected {
+        kind: Kind::PrometheusRule,
+        server: "Prometheus",
+        by: "ruleSelector",
+        within: "ruleNamespaceSelector",
+        field: "spec.monitoring.alerts.labels",
+    },
+    Selected {
+        kind: Kind::AlertmanagerConfig,
+        server: "Alertmanager",
+        by: "alertmanagerConfigSelector",
+        within: "alertmanagerConfigNamespaceSelector",
+        field: "spec.monitoring.notifications.labels",
+    },
 ];
 
 /// Judges the condition MonitoringReady.
 #[must_use]
 pub fn judge(facts: &Facts<'_>) -> Verdict {
     let (valid, observed) = (facts.valid, facts.observed);
-    let kinds = SELECTED.map(|(kind, ..)| kind);
-    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
+    let kinds = SELECTED.map(|selected| selected.kind).into_iter();
+    if let Some(failed) = Verdict::not_applied(facts.applied, kinds.chain([Kind::ConfigMap])) {
         return failed;
     }
     let wanted: Vec<_> = SELECTED
         .into_iter()
-        .filter_map(|(kind, by, within, field)| {
-            facts
-                .plan
-                .objects
-                .iter()
-                .find(|desired| desired.kind == kind)
-                .map(|desired| (kind, by, within, field, labels(&desired.body)))
+        .filter_map(|selected| {
+            let planned = facts.plan.objects.iter();
+            let desired = planned
+                .into_iter()
+                .find(|desired| desired.kind == selected.kind)?;
+            Some((selected, labels(&desired.body)))
         })
         .collect();
     if wanted.is_empty() {
@@ -59,16 +79,19 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     }
     let missing = Verdict::not_served(
         &observed.capabilities,
-        wanted.iter().map(|(kind, ..)| *kind),
+        wanted.iter().map(|(selected, _)| selected.kind),
         "the Prometheus operator",
         ", and monitoring follows by itself; the model is served without it",
     );
     if let Some(missing) = missing {
         return missing;
     }
-    let instances = match &observed.prometheus.instances {
-        Ok(instances) => instances,
-        Err(error) => return Verdict::unknown(reasons::DISCOVERY_FAILED, error.clone()),
+    let view = &observed.prometheus;
+    let (instances, alertmanagers) = match (&view.instances, &view.alertmanagers) {
+        (Ok(instances), Ok(alertmanagers)) => (instances, alertmanagers),
+        (Err(error), _) | (_, Err(error)) => {
+            return Verdict::unknown(reasons::DISCOVERY_FAILED, error.clone());
+        }
     };
     if instances.is_empty() {
         return Verdict::no(
@@ -78,21 +101,23 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     }
     let problems: Vec<String> = wanted
         .iter()
-        .filter_map(|(kind, by, within, field, labels)| {
-            let candidates = instances.iter().map(|prometheus| {
-                problem(
-                    valid,
-                    &observed.prometheus,
-                    prometheus,
-                    (by, within, field),
-                    labels,
-                )
-            });
-            // One Prometheus that selects it is enough; otherwise the first one's problem is told.
-            candidates
-                .collect::<Option<Vec<_>>>()
-                .and_then(|all| all.into_iter().next())
-                .map(|problem| format!("no Prometheus selects the {}: {problem}", kind.name()))
+        .filter_map(|(selected, labels)| {
+            let (server, kind) = (selected.server, selected.kind.name());
+            let servers = match server {
+                "Prometheus" => instances,
+                _ => alertmanagers,
+            };
+            if servers.is_empty() {
+                return Some(format!(
+                    "the cluster has no {server} resource that could take the {kind}: create one"
+                ));
+            }
+            // One server that selects it is enough; otherwise the first one's problem is told.
+            let problems = servers
+                .iter()
+                .map(|one| problem(valid, view, one, selected, labels));
+            let first = problems.collect::<Option<Vec<_>>>()?.into_iter().next()?;
+            Some(format!("no {server} selects the {kind}: {first}"))
         })
         .collect();
     if !problems.is_empty() {
@@ -110,44 +135,41 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
 fn problem(
     valid: &Valid,
     view: &PrometheusView,
-    prometheus: &DynamicObject,
-    (by, within, field): (&str, &str, &str),
+    server: &DynamicObject,
+    selected: &Selected,
     labels: &BTreeMap<String, String>,
 ) -> Option<String> {
-    let home = prometheus.namespace().unwrap_or_default();
-    let name = format!("{home}/{}", prometheus.name_any());
-    let spec = &prometheus.data["spec"];
+    let Selected {
+        by, within, field, ..
+    } = *selected;
+    let home = server.namespace().unwrap_or_default();
+    let name = format!("{} {home}/{}", selected.server, server.name_any());
+    let spec = &server.data["spec"];
     match selector(&spec[within]) {
-        // Without a selector of namespaces a Prometheus looks at its own only.
+        // Without a selector of namespaces a server looks at its own only.
         None if home != valid.namespace => {
             return Some(format!(
-                "Prometheus {name} looks at its own namespace only; set its {within} to {{}}"
+                "{name} looks at its own namespace only; set its {within} to {{}}"
             ));
         }
         Some(Ok((wanted, text))) if !wanted.matches(&view.namespace_labels) => {
             return Some(format!(
-                "Prometheus {name} looks at namespaces with {text}; label namespace {}",
+                "{name} looks at namespaces with {text}; label namespace {}",
                 valid.namespace
             ));
         }
         Some(Err(error)) => {
-            return Some(format!(
-                "Prometheus {name} has a {within} that cannot be read: {error}"
-            ));
+            return Some(format!("{name} has a {within} that cannot be read: {error}"));
         }
         None | Some(Ok(_)) => {}
     }
     match selector(&spec[by]) {
-        None => Some(format!(
-            "Prometheus {name} has no {by}, so it selects none; set it to {{}}"
-        )),
+        None => Some(format!("{name} has no {by}, so it selects none; set it to {{}}")),
         Some(Ok((wanted, text))) if !wanted.matches(labels) => {
-            Some(format!("Prometheus {name} wants {text}; add it to {field}"))
+            Some(format!("{name} wants {text}; add it to {field}"))
         }
         Some(Ok(_)) => None,
-        Some(Err(error)) => Some(format!(
-            "Prometheus {name} has a {by} that cannot be read: {error}"
-        )),
+        Some(Err(error)) => Some(format!("{name} has a {by} that cannot be read: {error}")),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Observed {
 pub struct PrometheusView {
     /// The Prometheus resources of the cluster; the error says why they could not be read.
     pub instances: Result<Vec<Arc<DynamicObject>>, String>,
+    /// Its Alertmanager resources.
+    pub alertmanagers: Result<Vec<Arc<DynamicObject>>, String>,
     /// Labels of the service's namespace.
     pub namespace_labels: BTreeMap<String, String>,
 }
@@ -47,6 +49,7 @@ impl Default for PrometheusView {
     fn default() -> Self {
         Self {
             instances: Ok(Vec::new()),
+            alertmanagers: Ok(Vec::new()),
             namespace_labels: BTreeMap::new(),
         }
     }
@@ -69,12 +72,16 @@ impl ObserveError {
     }
 }
 
-/// Where the API server serves Prometheus resources.
+/// Where the API server serves the servers that select what the operator makes: Prometheus or Alertmanager.
 #[must_use]
-pub fn prometheus_resource() -> ApiResource {
+pub fn selecting_resource(kind: &str) -> ApiResource {
+    let plural = match kind {
+        "Prometheus" => "prometheuses",
+        _ => "alertmanagers",
+    };
     ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk("monitoring.coreos.com", "v1", "Prometheus"),
-        "prometheuses",
+        &GroupVersionKind::gvk("monitoring.coreos.com", "v1", kind),
+        plural,
     )
 }
 
@@ -119,7 +126,7 @@ pub async fn observe(
         None => None,
     };
     let prometheus = if capabilities.has("Prometheus") {
-        prometheus_view(caches, namespace).await
+        prometheus_view(caches, namespace, &capabilities).await
     } else {
         PrometheusView::default()
     };
@@ -152,23 +159,25 @@ pub async fn read(
 }
 
 /// A failure here only makes one condition unknown, so it does not stop the reconcile.
-async fn prometheus_view(caches: &Caches, namespace: &str) -> PrometheusView {
-    let unknown = |what: &str, error: String| PrometheusView {
-        instances: Err(format!("failed to list {what}: {error}")),
-        ..PrometheusView::default()
+async fn prometheus_view(caches: &Caches, namespace: &str, capabilities: &Capabilities) -> PrometheusView {
+    let namespaces = caches.namespaces.listed().await;
+    let known = async |kind: &str, cache: &Cache<DynamicObject>| {
+        if !capabilities.has(kind) {
+            return Ok(Vec::new());
+        }
+        let failed = |what: &str, error: String| format!("failed to list {what}: {error}");
+        let listed = cache.listed().await;
+        listed.map_err(|error| failed(&format!("{kind} resources"), error))?;
+        namespaces.clone().map_err(|error| failed("namespaces", error))?;
+        let mut instances = cache.all();
+        // A stable order: the first one's problem is told.
+        instances.sort_by_key(|one| (one.namespace(), one.name_any()));
+        Ok(instances)
     };
-    if let Err(error) = caches.prometheuses.listed().await {
-        return unknown("Prometheus resources", error);
-    }
-    if let Err(error) = caches.namespaces.listed().await {
-        return unknown("namespaces", error);
-    }
-    let mut instances = caches.prometheuses.all();
-    // A stable order: the first one's problem is told.
-    instances.sort_by_key(|one| (one.namespace(), one.name_any()));
-    let namespace = caches.namespaces.get(&(String::new(), namespace.to_owned()));
+    let found = caches.namespaces.get(&(String::new(), namespace.to_owned()));
     PrometheusView {
-        instances: Ok(instances),
-        namespace_labels: namespace.map(|found| found.labels().clone()).unwrap_or_default(),
+        instances: known("Prometheus", &caches.prometheuses).await,
+        alertmanagers: known("Alertmanager", &caches.alertmanagers).await,
+        namespace_labels: found.map(|found| found.labels().clone()).unwrap_or_default(),
     }
 }

@@ -3,6 +3,7 @@
 //! Objects are sparse JSON because server-side apply owns exactly the fields that are sent; names are
 //! checked by the snapshots of tests/plan.rs and by the API server's strict field validation.
 pub mod adapter;
+pub mod alertmanager_config;
 pub mod alerts;
 pub mod autoscaler;
 pub mod claim;
@@ -46,13 +47,15 @@ pub enum Kind {
     ServiceMonitor,
     /// What Prometheus evaluates.
     PrometheusRule,
+    /// Who is told of alerts.
+    AlertmanagerConfig,
     /// What Grafana shows.
     ConfigMap,
 }
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
@@ -63,6 +66,7 @@ impl Kind {
         Self::HTTPRoute,
         Self::ServiceMonitor,
         Self::PrometheusRule,
+        Self::AlertmanagerConfig,
         Self::ConfigMap,
     ];
 
@@ -80,6 +84,7 @@ impl Kind {
             Self::HTTPRoute => "HTTPRoute",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
+            Self::AlertmanagerConfig => "AlertmanagerConfig",
             Self::ConfigMap => "ConfigMap",
         }
     }
@@ -89,7 +94,11 @@ impl Kind {
     pub const fn optional(self) -> bool {
         matches!(
             self,
-            Self::ScaledObject | Self::HTTPRoute | Self::ServiceMonitor | Self::PrometheusRule
+            Self::ScaledObject
+                | Self::HTTPRoute
+                | Self::ServiceMonitor
+                | Self::PrometheusRule
+                | Self::AlertmanagerConfig
         )
     }
 
@@ -105,6 +114,7 @@ impl Kind {
             Self::HTTPRoute => ("gateway.networking.k8s.io", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
+            Self::AlertmanagerConfig => ("monitoring.coreos.com", "v1alpha1"),
         };
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
     }
@@ -145,6 +155,7 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),
+                Kind::AlertmanagerConfig => alertmanager_config::build(valid),
                 Kind::ConfigMap => dashboard::build(valid),
             };
             body.map(|body| Desired {

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, join3};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ObjectMeta};
@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
-use crate::observe::{KEDA_PREFIX, prometheus_resource};
+use crate::observe::{KEDA_PREFIX, selecting_resource};
 use crate::plan::Kind;
 use crate::scope::Scope;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL};
@@ -53,8 +53,9 @@ pub async fn run(
         .filter_map(|kind| Some(watching.children(kind, caches.children(kind)?)));
     join(
         join_all(children),
-        join(
-            watching.prometheuses(&caches.prometheuses),
+        join3(
+            watching.selecting("Prometheus", &caches.prometheuses),
+            watching.selecting("Alertmanager", &caches.alertmanagers),
             watching.namespaces(&caches.namespaces),
         ),
     )
@@ -74,11 +75,14 @@ impl Watching<'_> {
             .await;
     }
 
-    async fn prometheuses(&self, cache: &Cache<DynamicObject>) {
-        let api = self.scope.api_with(self.client.clone(), &prometheus_resource());
-        let served = |known: &Capabilities| known.has("Prometheus");
+    /// The servers of this kind, which select by labels.
+    async fn selecting(&self, kind: &str, cache: &Cache<DynamicObject>) {
+        let api = self
+            .scope
+            .api_with(self.client.clone(), &selecting_resource(kind));
+        let served = |known: &Capabilities| known.has(kind);
         let config = watcher::Config::default();
-        self.follow(api, config, cache, "Prometheus", served, selectors_only, of_all)
+        self.follow(api, config, cache, kind, served, selectors_only, of_all)
             .await;
     }
 
@@ -184,15 +188,15 @@ fn of_all(_: Key) -> Trigger {
     Trigger::All
 }
 
-/// All that is read of a Prometheus.
-fn selectors_only(prometheus: &mut DynamicObject) {
-    prometheus.metadata = identity(&prometheus.metadata);
-    prometheus.types = None;
-    let spec = prometheus.data["spec"].take();
-    prometheus.data = serde_json::json!({});
+/// All that is read of a server that selects.
+fn selectors_only(server: &mut DynamicObject) {
+    server.metadata = identity(&server.metadata);
+    server.types = None;
+    let spec = server.data["spec"].take();
+    server.data = serde_json::json!({});
     for (field, value) in spec.as_object().into_iter().flatten() {
         if field.ends_with("Selector") {
-            prometheus.data["spec"][field] = value.clone();
+            server.data["spec"][field] = value.clone();
         }
     }
 }

@@ -47,6 +47,7 @@ async fn a_new_service_takes_one_apply_for_each_object_and_one_status_write() {
             "APPLY HorizontalPodAutoscaler by qwen-operator",
             "APPLY ServiceMonitor by qwen-operator",
             "APPLY PrometheusRule by qwen-operator",
+            "APPLY ConfigMap by qwen-operator",
             "STATUS QwenService",
         ]
     );

@@ -370,6 +370,54 @@ fn scaling_that_cannot_work_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn monitoring_that_cannot_work_is_refused_with_what_to_write_instead() {
+    let secret = json!({ "name": "s", "key": "k" });
+    let notified = |part: Value| json!({ "notifications": part });
+    for (part, words) in [
+        (
+            json!({ "alerts": { "overrides": { "HighLatency": { "for": "1m" } } } }),
+            "HighRequestLatency, RequestQueueBuildup",
+        ),
+        (
+            json!({ "alerts": { "overrides": { "TargetDown": { "for": "soon" } } } }),
+            "such as 5m",
+        ),
+        (json!({ "alerts": { "window": "0m" } }), "such as 5m"),
+        (notified(json!({})), "notifications go to nobody"),
+        (
+            notified(json!({ "webhook": [{ "url": "http://a", "urlSecretRef": secret }] })),
+            "write one of them",
+        ),
+        (
+            notified(json!({ "webhook": [{ "url": "a.example.com" }] })),
+            "must begin with http:// or https://",
+        ),
+        (
+            notified(json!({ "email": [{ "to": "a@b.c", "authUsername": "me" }] })),
+            "set both, or neither",
+        ),
+        (
+            notified(json!({ "email": [{ "to": "a@b.c", "smarthost": "mail" }] })),
+            "must be HOST:PORT",
+        ),
+        (
+            notified(json!({ "weChatWork": [{ "corpId": "c", "agentId": "1", "apiSecretRef": secret }] })),
+            "weChatWork tells nobody",
+        ),
+        (
+            notified(json!({ "groupWait": "now", "webhook": [{ "url": "http://a" }] })),
+            "such as 30s",
+        ),
+    ] {
+        let messages = refusals(with(json!({ "monitoring": part })));
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{part}: {messages:?}"
+        );
+    }
+}
+
+#[test]
 fn a_model_on_either_hub_may_have_what_a_hub_has() {
     for scheme in ["hf", "modelscope"] {
         let model = json!({

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 #[path = "plan/dashboards.rs"]
 mod dashboards;
+#[path = "plan/notifications.rs"]
+mod notifications;
 #[path = "plan/pods.rs"]
 mod pods;
 #[path = "plan/series.rs"]

@@ -30,6 +30,16 @@ pub fn object_name(schema: &mut Schema) {
     );
 }
 
+/// A time of whole seconds, minutes or hours.
+pub fn pause(schema: &mut Schema) {
+    schema.insert("maxLength".to_owned(), json!(8));
+    rule(
+        schema,
+        "self.matches('^[1-9][0-9]*(s|m|h)$')",
+        "write whole seconds, minutes or hours, such as 30s, 5m or 4h",
+    );
+}
+
 /// The rule of a field with an address.
 pub fn http_address(field: &str) -> Rule {
     let message = format!("{field} must begin with http:// or https://");

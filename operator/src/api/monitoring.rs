@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::AlertsSpec;
 use super::limits;
+use super::notifications::NotificationsSpec;
 use super::secret::SecretKey;
 
 /// Monitoring of a service.
@@ -18,6 +19,9 @@ pub struct MonitoringSpec {
     pub alerts: AlertsSpec,
     /// The dashboard.
     pub dashboard: DashboardSpec,
+    /// Who is told of alerts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notifications: Option<NotificationsSpec>,
     /// The bearer token that guards /metrics; Prometheus and the operator send it. Without it, /metrics is open.
     /// The operator may read only the Secrets that the chart's value `tokenSecrets` names.
     #[serde(skip_serializing_if = "Option::is_none")]

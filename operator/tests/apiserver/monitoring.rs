@@ -21,6 +21,7 @@ async fn without_the_prometheus_operator_the_model_is_served_and_monitoring_foll
             "APPLY NetworkPolicy by qwen-operator",
             "APPLY Deployment by qwen-operator",
             "APPLY Service by qwen-operator",
+            "APPLY ConfigMap by qwen-operator",
             "STATUS QwenService"
         ]
     );
@@ -140,4 +141,40 @@ async fn a_broken_rule_is_left_out_and_named_and_all_others_are_in_force() {
         names.contains(&"Fine") && names.contains(&"RequestQueueBuildup") && !names.contains(&"Broken"),
         "{names:?}"
     );
+}
+
+#[tokio::test]
+async fn messages_that_no_alertmanager_takes_are_told() {
+    let kinds = [&MONITORING[..], &["Alertmanager", "AlertmanagerConfig"]].concat();
+    let world = World::new(&kinds);
+    world.put("Prometheus", "main", prometheus(json!({
+        "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {}, "ruleSelector": {}, "ruleNamespaceSelector": {},
+    })));
+    let mut spec = fixed(1);
+    spec["monitoring"] = json!({ "notifications": { "webhook": [{ "url": "http://chat.tools/alerts" }] } });
+    reconciled(&world, spec.clone()).await;
+    let condition = world.condition("chat", "MonitoringReady");
+    assert_eq!(
+        condition,
+        "False NotSelected: the cluster has no Alertmanager resource that could take the AlertmanagerConfig: create one"
+    );
+    let alertmanager = |spec: Value| {
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "Alertmanager",
+            "metadata": { "name": "main", "namespace": "monitoring" }, "spec": spec,
+        })
+    };
+    world.put("Alertmanager", "main", alertmanager(json!({
+        "alertmanagerConfigSelector": { "matchLabels": { "alerts": "yes" } }, "alertmanagerConfigNamespaceSelector": {},
+    })));
+    world.reconcile("chat").await.unwrap();
+    let condition = world.condition("chat", "MonitoringReady");
+    assert_eq!(
+        condition,
+        "False NotSelected: no Alertmanager selects the AlertmanagerConfig: Alertmanager monitoring/main wants the label alerts=yes; add it to spec.monitoring.notifications.labels"
+    );
+    spec["monitoring"]["notifications"]["labels"] = json!({ "alerts": "yes" });
+    reconciled(&world, spec).await;
+    let condition = world.condition("chat", "MonitoringReady");
+    assert!(condition.starts_with("True Selected"), "{condition}");
 }

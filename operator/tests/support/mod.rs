@@ -132,6 +132,7 @@ impl World {
             list(caches.children(kind).unwrap(), self.all(kind.name(), true));
         }
         list(&caches.prometheuses, self.all("Prometheus", false));
+        list(&caches.alertmanagers, self.all("Alertmanager", false));
         let mut namespaces = self.all("Namespace", false);
         if namespaces.is_empty() {
             namespaces.push(json!({ "metadata": { "name": "default" } }));
