@@ -100,6 +100,8 @@ fn email(mail: &Email, subject: &str, text: &str) -> Value {
         "requireTLS": mail.require_tls,
         "headers": [{ "key": "Subject", "value": subject }],
         "text": text,
+        // Otherwise Alertmanager's own page goes along, in English and with every alert, and mail programs show it first.
+        "html": "",
     })
 }
 
@@ -133,7 +135,7 @@ fn subject(language: Language) -> String {
         Language::Zh => ("告警", "恢复"),
     };
     format!(
-        "[{{{{ if eq .Status \"firing\" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}} {{{{ len .Alerts }}}}] {{{{ .CommonLabels.namespace }}}}/{{{{ .CommonLabels.service }}}} {{{{ .CommonLabels.alertname }}}}"
+        "[{{{{ if eq .Status \"firing\" }}}}{firing} {{{{ len .Alerts.Firing }}}}{{{{ else }}}}{resolved} {{{{ len .Alerts }}}}{{{{ end }}}}] {{{{ .CommonLabels.namespace }}}}/{{{{ .CommonLabels.service }}}} {{{{ .CommonLabels.alertname }}}}"
     )
 }
 
