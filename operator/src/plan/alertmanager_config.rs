@@ -100,6 +100,8 @@ fn email(mail: &Email, subject: &str, text: &str) -> Value {
         "requireTLS": mail.require_tls,
         "headers": [{ "key": "Subject", "value": subject }],
         "text": text,
+        // Otherwise Alertmanager's own page goes along, in English and with every alert, and mail programs show it first.
+        "html": "",
     })
 }
 
@@ -126,14 +128,19 @@ fn matcher(name: &str, kind: &str, value: &str) -> Value {
     json!({ "name": name, "matchType": kind, "value": value })
 }
 
-/// State, number, service and alert in one line.
-fn subject(language: Language) -> String {
-    let (firing, resolved) = match language {
+/// What an alert is called while it fires, and when it is over.
+const fn states(language: Language) -> (&'static str, &'static str) {
+    match language {
         Language::En => ("FIRING", "RESOLVED"),
         Language::Zh => ("告警", "恢复"),
-    };
+    }
+}
+
+/// State, number, service and alert in one line.
+fn subject(language: Language) -> String {
+    let (firing, resolved) = states(language);
     format!(
-        "[{{{{ if eq .Status \"firing\" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}} {{{{ len .Alerts }}}}] {{{{ .CommonLabels.namespace }}}}/{{{{ .CommonLabels.service }}}} {{{{ .CommonLabels.alertname }}}}"
+        "[{{{{ if eq .Status \"firing\" }}}}{firing} {{{{ len .Alerts.Firing }}}}{{{{ else }}}}{resolved} {{{{ len .Alerts }}}}{{{{ end }}}}] {{{{ .CommonLabels.namespace }}}}/{{{{ .CommonLabels.service }}}} {{{{ .CommonLabels.alertname }}}}"
     )
 }
 
@@ -145,6 +152,7 @@ fn text(language: Language) -> String {
     };
     let words =
         |note: &str| format!("{{{{ or $alert.Annotations.{note}{own} $alert.Annotations.{note}{other} }}}}");
+    let (firing, resolved) = states(language);
     let rest = match language {
         Language::En => "{{ len .Alerts }} alerts in all",
         Language::Zh => "共 {{ len .Alerts }} 条告警",
@@ -152,7 +160,8 @@ fn text(language: Language) -> String {
     [
         "{{ range $i, $alert := .Alerts }}",
         &format!("{{{{ if lt $i {TOLD} }}}}"),
-        &format!("{} ({{{{ $alert.Status }}}})\n", words("summary")),
+        &words("summary"),
+        &format!(" ({{{{ if eq $alert.Status \"firing\" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}})\n"),
         &format!("{}\n", words("description")),
         "{{ with $alert.Annotations.runbook_url }}{{ . }}\n{{ end }}",
         "{{ with $alert.Annotations.dashboard_url }}{{ . }}\n{{ end }}",

@@ -32,6 +32,8 @@ fn every_channel_is_a_config_of_the_one_receiver() {
         (&mail["authPassword"], &mail["requireTLS"]),
         (&secret, &json!(false))
     );
+    // Without this, Alertmanager's own page is what mail programs show.
+    assert_eq!(mail["html"], "");
     assert_eq!(
         receiver["webhookConfigs"][0],
         json!({ "sendResolved": true, "urlSecret": secret })
@@ -88,6 +90,7 @@ fn chinese_readers_get_chinese_words() {
         let chat = &spec["receivers"][0]["wechatConfigs"][0];
         chat["message"].as_str().unwrap().to_owned()
     };
+    assert!(text("Zh").contains("告警") && !text("Zh").contains("FIRING"));
     assert!(text("Zh").contains("or $alert.Annotations.summary_zh $alert.Annotations.summary "));
     assert!(text("En").contains("or $alert.Annotations.summary $alert.Annotations.summary_zh "));
 }
