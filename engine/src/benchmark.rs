@@ -106,10 +106,10 @@ impl Bench {
             now + end.saturating_duration_since(now) / parts
         };
         let parts = 3 - u32::from(embeds);
-        let alone = self.run(engine, &prompts(1), until(parts));
+        let alone = self.run(engine, &prompts(1), until(parts), end);
         let begin = Instant::now();
-        let many = self.run(engine, &prompts(usize::MAX), until(parts - 1));
-        let streaming = (!embeds).then(|| self.run(engine, &streams, until(1)));
+        let many = self.run(engine, &prompts(usize::MAX), until(parts - 1), end);
+        let streaming = (!embeds).then(|| self.run(engine, &streams, end, end));
         self.close();
         let report = Report {
             first_token: alone.first_token,
@@ -125,8 +125,9 @@ impl Bench {
         report
     }
 
-    /// Sends the requests of a part and waits until they have ended, or `until`.
-    fn run(&self, engine: &EngineHandle, part: &Part, until: Instant) -> Counts {
+    /// Sends the requests of a part and waits until they have ended, or `until`, or if no step has ended by then, for
+    /// one step, at most to the `end`.
+    fn run(&self, engine: &EngineHandle, part: &Part, until: Instant, end: Instant) -> Counts {
         let config = engine.config();
         let blocks = (part.prompt + part.generate).div_ceil(config.block_size);
         let count = part
@@ -148,10 +149,15 @@ impl Bench {
             }
         }
         let mut tally = self.lock();
-        while let Some(left) = until.checked_duration_since(Instant::now())
-            && tally.as_ref().is_some_and(|tally| !tally.settled)
+        while let Some(open) = &*tally
+            && !open.settled
             && !streams.is_empty()
         {
+            let until = if open.counts.ended.is_some() { until } else { end };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
             let waited = self.changed.wait_timeout(tally, left);
             tally = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -208,6 +208,7 @@ pub(super) fn schemas() -> Map<String, Value> {
                     "bytes_loaded",
                     "bytes_total",
                     "eta_seconds",
+                    "hub_wait_seconds",
                 ],
             ),
         ),

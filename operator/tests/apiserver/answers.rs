@@ -120,6 +120,7 @@ async fn the_slowest_replicas_speed_is_in_the_status_and_stays_without_replicas(
     let mut spec = fixed(2);
     spec["engine"]["benchmarkSeconds"] = json!(10);
     reconciled(&world, spec.clone()).await;
+    ready(&world);
     let status = |world: &World| world.get("QwenService", "chat")["status"]["performance"].clone();
     assert!(status(&world).is_null());
     let args =

@@ -228,7 +228,7 @@ async fn a_spec_that_cannot_work_is_told_and_its_children_stay() {
     reconciled(&world, fixed(1)).await;
     world.writes();
     let mut spec = fixed(1);
-    spec["model"]["source"] = json!("s3://bucket");
+    spec["model"]["source"] = json!("ftp://bucket");
     reconciled(&world, spec).await;
     assert_eq!(world.object_writes(), ["STATUS QwenService"]);
     assert!(
