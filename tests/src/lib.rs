@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: the local cluster with the operator installed, and waiting on conditions.
 pub mod hub;
+pub mod program;
 
 use std::fmt::Write as _;
 use std::time::Duration;
