@@ -90,8 +90,8 @@ pub fn engine(paths: &Paths, flags: &[&str], env: &[(&str, &str)]) -> Result<(Pr
         }
     }
     command.envs(env.iter().copied());
-    let engine = Program::start(&mut command)
-        .context("build it by `cargo build --release --package qwen-engine`")?;
+    let engine =
+        Program::start(&mut command).context("build it by `cargo build --release --package qwen-engine`")?;
     let listening: Value = serde_json::from_str(&engine.line("\"listening; ")?)?;
     let address = listening["address"].as_str().context("it tells no address")?;
     engine.line("\"ready\"")?;

@@ -13,7 +13,11 @@ fn the_python_client_reads_every_answer_and_every_error() -> Result<()> {
     let paths = Paths::find()?;
     let python = demo::python(&paths)?;
     // It holds two sequences, so that the script can make it refuse one.
-    let (_engine, url) = engine(&paths, &["--max-num-seqs", "1", "--max-queued-requests", "1"], &[])?;
+    let (_engine, url) = engine(
+        &paths,
+        &["--max-num-seqs", "1", "--max-queued-requests", "1"],
+        &[],
+    )?;
     let url = format!("{url}/v1");
     let script = paths.root.join("tests/clients/api.py");
     let told = shell::output(

@@ -61,7 +61,11 @@ fn a_collector_receives_one_tree_below_the_callers_span() -> Result<()> {
     let spans = read(&file)?;
     let told = || format!("{spans:#?}");
     ensure!(spans.len() == 4, "not the spans of one request:\n{}", told());
-    let of = |parent: &str| spans.iter().filter(move |span| span.json["parentSpanId"] == parent);
+    let of = |parent: &str| {
+        spans
+            .iter()
+            .filter(move |span| span.json["parentSpanId"] == parent)
+    };
     let request = of(CALLER)
         .next()
         .with_context(|| format!("no span below the caller's:\n{}", told()))?;
@@ -114,7 +118,10 @@ fn a_collector_receives_one_tree_below_the_callers_span() -> Result<()> {
         ensure!((0.0..=whole).contains(&part), "{part} of {whole} s");
     }
 
-    let log: Vec<Value> = log.iter().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    let log: Vec<Value> = log
+        .iter()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect::<Result<_>>()?;
     let line = log.iter().find(|line| line["request_id"] == "mine");
     let line = line.context("the request has no line in the log")?;
     ensure!(
@@ -173,7 +180,12 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 
 fn attributes(of: &Value) -> Attributes {
     list(&of["attributes"])
-        .map(|pair| (pair["key"].as_str().unwrap_or_default().to_owned(), plain(&pair["value"])))
+        .map(|pair| {
+            (
+                pair["key"].as_str().unwrap_or_default().to_owned(),
+                plain(&pair["value"]),
+            )
+        })
         .collect()
 }
 
@@ -182,7 +194,9 @@ fn plain(value: &Value) -> Value {
     if let Some(items) = value.get("arrayValue") {
         return list(&items["values"]).map(plain).collect();
     }
-    let whole = value["intValue"].as_str().and_then(|text| text.parse::<i64>().ok());
+    let whole = value["intValue"]
+        .as_str()
+        .and_then(|text| text.parse::<i64>().ok());
     let other = || value.as_object().and_then(|map| map.values().next()).cloned();
     whole.map(Value::from).or_else(other).unwrap_or_default()
 }
@@ -190,7 +204,10 @@ fn plain(value: &Value) -> Value {
 fn expect(attributes: &Attributes, expected: Value) -> Result<()> {
     for (name, value) in expected.as_object().into_iter().flatten() {
         let found = attributes.get(name);
-        ensure!(found == Some(value), "{name} is {found:?} instead of {value} in {attributes:#?}");
+        ensure!(
+            found == Some(value),
+            "{name} is {found:?} instead of {value} in {attributes:#?}"
+        );
     }
     Ok(())
 }
@@ -198,7 +215,11 @@ fn expect(attributes: &Attributes, expected: Value) -> Result<()> {
 impl Span {
     /// Begin and end in nanoseconds.
     fn times(&self) -> [u64; 2] {
-        ["startTimeUnixNano", "endTimeUnixNano"]
-            .map(|name| self.json[name].as_str().and_then(|text| text.parse().ok()).unwrap_or_default())
+        ["startTimeUnixNano", "endTimeUnixNano"].map(|name| {
+            self.json[name]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_default()
+        })
     }
 }

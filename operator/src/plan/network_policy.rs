@@ -98,7 +98,9 @@ fn addresses(valid: &Valid) -> Vec<Address> {
     });
     let model = [&valid.spec.model.endpoint, &valid.spec.model.proxy];
     let model = model.into_iter().filter_map(|address| address.as_deref());
-    let texts = model.chain(env).chain(args);
+    let tracing = valid.spec.monitoring.tracing.iter();
+    let collector = tracing.map(|tracing| tracing.otlp_endpoint.as_str());
+    let texts = model.chain(collector).chain(env).chain(args);
     texts
         .filter_map(|text| Address::parse(text, &valid.namespace))
         .collect()
