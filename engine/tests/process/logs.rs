@@ -15,7 +15,7 @@ fn called(trace: &str, id: &str) -> String {
 fn the_lines_of_a_request_name_it_and_its_trace_whatever_becomes_of_it() {
     let running = Running::start(command(&["--enable-log-requests", "--drain-timeout", "120"]));
     let trace = |number: u8| format!("4bf92f3577b34da6a3ce929d0e0e47{number:02x}");
-    let send = |number, id: &str, body| running.complete(&called(&trace(number), id), body);
+    let send = |number, id: &str, body: &Value| running.complete(&called(&trace(number), id), body);
     let mut body = json!({"prompt": PROMPT, "ignore_eos": true, "max_tokens": 3});
     rest(BufReader::new(send(0, "answered", &body)));
     rest(BufReader::new(send(
