@@ -25,15 +25,15 @@ pub struct TracingSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LogsSpec {
-    /// Form of the lines: Json for Loki and the like, by the schema `docs/log-schema.json`; Text, for people, when unset.
+    /// Form of the lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,
-    /// Least level that is logged; Info when unset.
+    /// Least level of the lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<LogLevel>,
 }
 
-/// Form of log lines.
+/// Form of log lines: Json for Loki and the like, with the fields of `docs/log-schema.json`; Text, for people, when unset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LogFormat {
     /// For people.
@@ -42,7 +42,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How much a log line matters.
+/// Least level that is logged; Info when unset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LogLevel {
     /// Failures.
