@@ -214,7 +214,7 @@ fn the_recipe_for_loki_names_fields_of_the_schema_and_labels_of_the_pods() -> Re
     }
     let queries = block(&page, "logql\n")?;
     let compared =
-        Regex::new("(?:([a-z_]+) ?(?:=~|=|>=|>)|unwrap ([a-z_]+)|by \\(([a-z_]+)\\)|{{\\.([a-z_]+)}})")?;
+        Regex::new("(?:([a-z_]+) ?(?:=~|=|>=|>)|unwrap ([a-z_]+)|by \\(([a-z_]+)\\)|\\{\\{\\.([a-z_]+)}})")?;
     let mut count = 0;
     for found in compared.captures_iter(queries) {
         let name = found

@@ -61,16 +61,11 @@ fn a_collector_receives_one_tree_below_the_callers_span() -> Result<()> {
     let spans = read(&file)?;
     let told = || format!("{spans:#?}");
     ensure!(spans.len() == 4, "not the spans of one request:\n{}", told());
-    let of = |parent: &str| {
-        spans
-            .iter()
-            .filter(move |span| span.json["parentSpanId"] == parent)
-    };
-    let request = of(CALLER)
+    let request = below(&spans, CALLER)
         .next()
         .with_context(|| format!("no span below the caller's:\n{}", told()))?;
     let id = request.json["spanId"].as_str().context("a span without id")?;
-    let mut phases: Vec<_> = of(id).collect();
+    let mut phases: Vec<_> = below(&spans, id).collect();
     phases.sort_by_key(|span| span.times());
     let names: Vec<_> = phases.iter().map(|span| &span.json["name"]).collect();
     ensure!(names == ["queue", "prefill", "decode"], "{}", told());
@@ -172,6 +167,12 @@ fn read(file: &Path) -> Result<Vec<Span>> {
         }
     }
     Ok(spans)
+}
+
+fn below<'a>(spans: &'a [Span], parent: &'a str) -> impl Iterator<Item = &'a Span> {
+    spans
+        .iter()
+        .filter(move |span| span.json["parentSpanId"] == parent)
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
