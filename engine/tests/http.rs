@@ -1,6 +1,8 @@
 //! The HTTP side over the fake model: every endpoint, every refusal, overload, disconnect and drain.
 // Helpers of tests fail loudly, too; clippy knows only the tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#[path = "support/schema.rs"]
+mod schema;
 #[path = "http/support.rs"]
 mod support;
 

@@ -15,6 +15,7 @@ pub mod rollout;
 pub mod secret;
 pub mod spec;
 pub mod status;
+pub mod telemetry;
 
 pub use spec::{QwenService, QwenServiceSpec};
 pub use status::QwenServiceStatus;

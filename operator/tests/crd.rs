@@ -128,6 +128,24 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "exactly one of sizeLimit",
         ),
         (
+            with(json!({ "monitoring": { "tracing": { "otlpEndpoint": "collector:4318" } } })),
+            "otlpEndpoint must begin with http://",
+        ),
+        (
+            with(json!({
+                "monitoring": { "tracing": { "otlpEndpoint": "http://collector:4318" } },
+                "engine": { "extraArgs": ["--otlp-traces-endpoint=http://other:4318"] },
+            })),
+            "repeats a flag that monitoring.tracing or monitoring.logs sets",
+        ),
+        (
+            with(json!({
+                "monitoring": { "logs": { "level": "Debug" } },
+                "engine": { "extraArgs": ["--uvicorn-log-level", "info"] },
+            })),
+            "repeats a flag that monitoring.tracing or monitoring.logs sets",
+        ),
+        (
             with(json!({ "gpus": 1, "engine": { "device": "Cpu" } })),
             "gpus needs engine.device: Cuda",
         ),

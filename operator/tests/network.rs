@@ -262,16 +262,16 @@ fn a_model_that_is_already_there_calls_nobody_but_proxies_and_collectors_that_th
         );
         assert!(may_reach(&plain, &outside([10, 0, 0, 10]), "UDP", 53), "{source}");
     }
+    let tracing = json!({ "otlpEndpoint": "http://collector.tracing.svc:4318" });
+    let traced = policy(json!({ "monitoring": { "tracing": tracing } }));
+    let collector = pod("tracing", ("app", "collector"));
+    assert!(may_reach(&traced, &collector, "TCP", 4318));
+    assert!(!may_reach(&traced, &outside([203, 0, 113, 9]), "TCP", 4318));
     let named = policy(json!({ "engine": {
         "env": [{ "name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128" }, { "name": "A", "value": "b:c" }],
         "extraArgs": ["--otlp-traces-endpoint=http://collector.tracing.svc:4318/v1/traces", "--swap-space", "4"],
     } }));
     assert!(may_reach(&named, &outside([203, 0, 113, 9]), "TCP", 3128));
-    assert!(may_reach(
-        &named,
-        &pod("tracing", ("app", "collector")),
-        "TCP",
-        4318
-    ));
+    assert!(may_reach(&named, &collector, "TCP", 4318));
     assert!(!may_reach(&named, &outside([203, 0, 113, 9]), "TCP", 4318));
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the local cluster with the operator installed, and waiting on conditions.
 pub mod hub;
 pub mod operator;
+pub mod program;
 pub mod replicas;
 
 use std::fmt::Write as _;

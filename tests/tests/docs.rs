@@ -1,8 +1,10 @@
-//! The documents name what exists: files, metrics, condition reasons, alerts.
+//! The documents name what exists: files, metrics, condition reasons, alerts, fields of log lines.
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use regex::Regex;
+use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -128,6 +130,7 @@ fn files_that_the_documents_name_exist() -> Result<()> {
         "README.zh-CN.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/logs.md",
         "docs/troubleshooting.md",
     ] {
         let text = read(document)?;
@@ -202,4 +205,101 @@ fn append_code(folder: &Path, code: &mut String) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Loki runs nowhere in the tests; this is what can be known of its recipe without it.
+#[test]
+fn the_recipe_for_loki_names_fields_of_the_schema_and_labels_of_the_pods() -> Result<()> {
+    let schema: Value = serde_json::from_str(&read("docs/log-schema.json")?)?;
+    let field = |name: &str| schema["properties"].get(name).is_some();
+    let page = read("docs/logs.md")?;
+    let config: Value = serde_saphyr::from_str(block(&page, "yaml\n# Promtail")?)?;
+    let (mut streams, mut named) = (BTreeSet::new(), BTreeSet::new());
+    for rule in list(&config[0]["relabel_configs"]) {
+        streams.extend(rule["target_label"].as_str());
+        for source in list(&rule["source_labels"]).filter_map(Value::as_str) {
+            named.extend(source.strip_prefix("__meta_kubernetes_pod_label_"));
+        }
+    }
+    let pods = read("operator/src/plan/meta.rs")? + &read("operator/src/api.rs")?;
+    let pods = pods.replace(['.', '-', '/'], "_");
+    for label in named {
+        ensure!(
+            pods.contains(&format!("\"{label}\"")),
+            "no pod has the label {label}"
+        );
+    }
+    let mut fields = Vec::new();
+    for stage in list(&config[0]["pipeline_stages"]) {
+        let names = stage["json"]["expressions"].as_object().into_iter().flatten();
+        let names = names.filter_map(|(_, field)| field.as_str());
+        fields.extend(names);
+        for kind in ["labels", "structured_metadata"] {
+            fields.extend(
+                stage[kind]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, _)| name.as_str()),
+            );
+        }
+        fields.extend(stage["timestamp"]["source"].as_str());
+        streams.extend(
+            stage["labels"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str()),
+        );
+    }
+    // Alloy: each field of the form `name = ""`.
+    let alloy = block(&page, "alloy\n")?;
+    let empty = Regex::new("([a-z_]+) = \"\"")?;
+    let told = empty.captures_iter(alloy).filter_map(|found| found.get(1));
+    fields.extend(told.map(|name| name.as_str()));
+    ensure!(fields.len() > 15, "only {fields:?} were found");
+    for name in fields {
+        ensure!(field(name), "no line has the field {name}");
+    }
+    let queries = block(&page, "logql\n")?;
+    let compared =
+        Regex::new("(?:([a-z_]+) ?(?:=~|=|>=|>)|unwrap ([a-z_]+)|by \\(([a-z_]+)\\)|\\{\\{\\.([a-z_]+)}})")?;
+    let mut count = 0;
+    for found in compared.captures_iter(queries) {
+        let name = found
+            .iter()
+            .skip(1)
+            .flatten()
+            .next()
+            .context("an empty name")?
+            .as_str();
+        let name = name.trim_end_matches("_extracted");
+        ensure!(
+            field(name) || streams.contains(name),
+            "the queries name {name}, which nothing has"
+        );
+        count += 1;
+    }
+    ensure!(count > 20, "only {count} names were found in the queries");
+    let sources: Value = serde_saphyr::from_str(block(&page, "yaml\napiVersion: 1")?)?;
+    let link = &sources["datasources"][0]["jsonData"]["derivedFields"][0];
+    ensure!(link["matcherRegex"] == "trace_id" && link["datasourceUid"] == sources["datasources"][1]["uid"]);
+    Ok(())
+}
+
+/// The fenced block that begins so, without its first line.
+fn block<'a>(page: &'a str, begin: &str) -> Result<&'a str> {
+    let fenced = page
+        .split("```")
+        .skip(1)
+        .step_by(2)
+        .find(|block| block.starts_with(begin));
+    let (_, text) = fenced
+        .and_then(|block| block.split_once('\n'))
+        .with_context(|| format!("no block of {begin}"))?;
+    Ok(text)
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }

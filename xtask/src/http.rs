@@ -46,8 +46,22 @@ pub fn is_ok(url: &str) -> bool {
 
 /// POST of a JSON document; the status and the body as text.
 pub fn post_json(url: &str, body: &Value, timeout: Duration) -> Result<(u16, String)> {
-    let mut response = agent(timeout)
-        .post(url)
+    post_json_with(url, &[], body, timeout)
+}
+
+/// The same with more headers.
+pub fn post_json_with(
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &Value,
+    timeout: Duration,
+) -> Result<(u16, String)> {
+    let request = headers
+        .iter()
+        .fold(agent(timeout).post(url), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    let mut response = request
         .send_json(body)
         .with_context(|| format!("POST {url} failed"))?;
     Ok((response.status().as_u16(), response.body_mut().read_to_string()?))

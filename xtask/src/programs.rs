@@ -35,8 +35,10 @@ pub struct Family {
 const CRANE: &str = "crane";
 /// Pretends to be nodes and pods by the thousand.
 pub const KWOK: &str = "kwok";
+/// OpenTelemetry's collector, which takes spans and writes them to a file.
+pub const COLLECTOR: &str = "collector";
 /// Families that a plain cluster does without.
-const EXTRA: [&str; 2] = [CRANE, KWOK];
+const EXTRA: [&str; 3] = [CRANE, KWOK, COLLECTOR];
 
 const PLAIN: Family = Family {
     name: "",
@@ -147,6 +149,11 @@ pub const FAMILIES: &[Family] = &[
             ("sigs.k8s.io/kwok", "kustomize/stage/node/heartbeat-with-lease"),
             ("sigs.k8s.io/kwok", "kustomize/stage/pod/fast"),
         ],
+        ..PLAIN
+    },
+    Family {
+        name: COLLECTOR,
+        packages: &["cluster/collector/otelcol"],
         ..PLAIN
     },
 ];

@@ -160,10 +160,16 @@ impl Drop for Record {
 }
 
 impl Record {
-    fn log(&self, state: &State, span: Option<&SpanContext>) {
+    /// The trace that the caller brought.
+    fn caller(&self) -> Option<String> {
         let parent = self.parent.span();
-        let caller = Some(parent.span_context()).filter(|context| context.is_valid());
-        let trace_id = span.or(caller).map(|context| context.trace_id().to_string());
+        let context = Some(parent.span_context()).filter(|context| context.is_valid());
+        context.map(|context| context.trace_id().to_string())
+    }
+
+    fn log(&self, state: &State, span: Option<&SpanContext>) {
+        let trace_id = span.map(|context| context.trace_id().to_string());
+        let trace_id = trace_id.or_else(|| self.caller());
         let span_id = span.map(|context| context.span_id().to_string());
         let (id, method) = (&self.id, &self.method);
         let path = match self.route.as_str() {
@@ -286,6 +292,8 @@ pub(super) fn log_prompts(
     tokenizer: &Tokenizer,
     most: Option<usize>,
 ) {
+    // One that begins here has no id before its span is made, which is at its end.
+    let trace_id = CURRENT.try_with(|record| record.caller()).ok().flatten();
     for (index, prompt) in prompts.iter().enumerate() {
         let bytes: Vec<u8> = prompt
             .iter()
@@ -294,7 +302,7 @@ pub(super) fn log_prompts(
             .collect();
         let text = shortened(&String::from_utf8_lossy(&bytes), most);
         let (sampling, max_tokens) = (&params.sampling, params.max_tokens);
-        info!(request_id = id, index, prompt = text, params = ?sampling, max_tokens, "received");
+        info!(request_id = id, trace_id, index, prompt = text, params = ?sampling, max_tokens, "received");
     }
 }
 

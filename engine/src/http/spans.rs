@@ -1,7 +1,7 @@
 //! The spans of one exchange, made when it is over: the request, and for each sequence queue, prefill and decode.
 //!
-//! Names of attributes: OpenTelemetry's conventions for HTTP and generative AI, and those that vLLM adds for the
-//! times in the engine, which the conventions lack.
+//! Names of attributes: OpenTelemetry's conventions for HTTP and generative AI, and those of vLLM where it has others:
+//! for the times in the engine, which the conventions lack, and for numbers of choices and tokens.
 use std::time::Instant;
 
 use opentelemetry::{
@@ -107,6 +107,7 @@ fn answered(asked: &Asked, record: &Record, state: &State) -> Vec<KeyValue> {
         .map(|(_, sequence)| sequence.cached_tokens)
         .sum();
     let reasons = state.reasons().into_iter().map(StringValue::from).collect();
+    let [prompt, generated] = [asked.prompt_tokens, state.generated()].map(count);
     let mut attributes = vec![
         KeyValue::new("gen_ai.response.id", asked.response.clone()),
         KeyValue::new("gen_ai.response.model", asked.model.clone()),
@@ -114,8 +115,10 @@ fn answered(asked: &Asked, record: &Record, state: &State) -> Vec<KeyValue> {
             "gen_ai.response.finish_reasons",
             Value::Array(Array::String(reasons)),
         ),
-        KeyValue::new("gen_ai.usage.input_tokens", count(asked.prompt_tokens)),
-        KeyValue::new("gen_ai.usage.output_tokens", count(state.generated())),
+        KeyValue::new("gen_ai.usage.input_tokens", prompt),
+        KeyValue::new("gen_ai.usage.prompt_tokens", prompt),
+        KeyValue::new("gen_ai.usage.output_tokens", generated),
+        KeyValue::new("gen_ai.usage.completion_tokens", generated),
         KeyValue::new("gen_ai.usage.cache_read.input_tokens", count(cached)),
         KeyValue::new("gen_ai.usage.num_sequences", count(state.sequences.len())),
         KeyValue::new("gen_ai.latency.e2e", state.took(record.started).as_secs_f64()),

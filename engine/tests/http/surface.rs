@@ -14,59 +14,8 @@ use qwen_engine::{
 };
 use serde_json::{Value, json};
 
+use crate::schema::breach;
 use crate::support::{answering, get, loading, marked, post, send};
-
-/// Why a value does not follow a schema of the document, if so. Stricter than JSON Schema: a field that the schema
-/// does not tell is one that the document leaves out.
-fn breach(document: &Value, schema: &Value, value: &Value) -> Option<String> {
-    if let Some(reference) = schema["$ref"].as_str() {
-        return breach(document, document.pointer(&reference[1..])?, value);
-    }
-    if let Some(forms) = schema["anyOf"].as_array() {
-        let found = forms.iter().any(|form| breach(document, form, value).is_none());
-        return (!found).then(|| format!("{value} has none of the forms {schema}"));
-    }
-    let fixed = schema.get("const").is_some_and(|fixed| fixed != value);
-    let listed = schema["enum"]
-        .as_array()
-        .is_some_and(|values| !values.contains(value));
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let kinds = schema["type"].to_string();
-    let fits =
-        schema["type"].is_null() || kinds.contains(kind) || (kind == "integer" && kinds.contains("number"));
-    if fixed || listed || !fits {
-        return Some(format!("{value} is not of {schema}"));
-    }
-    let items = value.as_array().into_iter().flatten();
-    let mut inner = items.filter_map(|item| breach(document, &schema["items"], item));
-    if let Some(found) = inner.next() {
-        return Some(found);
-    }
-    let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) else {
-        return None;
-    };
-    let missing = schema["required"].as_array().into_iter().flatten();
-    if let Some(name) = missing
-        .filter_map(Value::as_str)
-        .find(|name| !fields.contains_key(*name))
-    {
-        return Some(format!("{name} is missing in {value}"));
-    }
-    fields
-        .iter()
-        .find_map(|(name, value)| match properties.get(name) {
-            Some(schema) => breach(document, schema, value),
-            None => Some(format!("{name} is not told by {schema}")),
-        })
-}
 
 #[tokio::test]
 async fn every_route_is_in_the_document_and_answers_as_it_says() {

@@ -230,6 +230,7 @@ async fn the_spans_of_a_request_continue_its_callers_trace() {
             Value::IntValue("u:hi\n".len() as i64),
         ),
         ("gen_ai.usage.output_tokens", Value::IntValue(8)),
+        ("gen_ai.usage.completion_tokens", Value::IntValue(8)),
         ("gen_ai.usage.num_sequences", Value::IntValue(2)),
     ] {
         assert_eq!(named_value(&server.attributes, name), Some(expected), "{name}");

@@ -99,7 +99,7 @@ pub struct EngineSpec {
         "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef, certificates by spec.network.tls; host, port, metrics-port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,
-    /// Environment of the engine's container.
+    /// Environment of the engine's container; it wins over what the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
 }

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes, which alerts it evaluates and what Grafana shows.
+//! What Prometheus scrapes, which alerts it evaluates, what Grafana shows, and what engines tell besides.
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -8,6 +8,7 @@ use super::alerts::AlertsSpec;
 use super::limits;
 use super::notifications::NotificationsSpec;
 use super::secret::SecretKey;
+use super::telemetry::{LogsSpec, TracingSpec};
 
 /// Monitoring of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,11 @@ pub struct MonitoringSpec {
     /// The operator may read only the Secrets that the chart's value `tokenSecrets` names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKey>,
+    /// Spans of requests go to a collector; nowhere when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingSpec>,
+    /// Log lines of engines.
+    pub logs: LogsSpec,
 }
 
 /// Scraping by a ServiceMonitor of the Prometheus operator.

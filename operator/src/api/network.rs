@@ -12,8 +12,8 @@ use super::limits;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetworkSpec {
-    /// Whether the NetworkPolicy exists. Its pods then reach DNS and the addresses of the spec only: the hub, and
-    /// every `http://` or `https://` address in `engine.env` and `engine.extraArgs`, such as a proxy or a collector of traces.
+    /// Whether the NetworkPolicy exists. Its pods then reach DNS and the addresses of the spec only: the hub, the
+    /// collector of `monitoring.tracing`, and every `http://` or `https://` address in `engine.env` and `engine.extraArgs`, such as a proxy.
     pub policy: bool,
     /// Who may call the service, beside those that scrape it and the operator; everyone when unset.
     /// A gateway that routes to it is such a caller.

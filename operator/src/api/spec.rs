@@ -63,6 +63,9 @@ use super::status::QwenServiceStatus;
 #[x_kube(validation = Rule::new(
     "!has(self.resources) || !has(self.resources.claims) || self.resources.claims.all(wanted, has(self.resourceClaims) && self.resourceClaims.exists(claim, claim.name == wanted.name))"
 ).message("resources.claims names a claim that the pod does not have: add it to resourceClaims, or remove it"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.engine.extraArgs) || self.engine.extraArgs.all(arg, (!has(self.monitoring.tracing) || !arg.matches('^--otlp[-_]traces[-_]endpoint(=.*)?$')) && (!has(self.monitoring.logs.format) || !arg.matches('^--log[-_]format(=.*)?$')) && (!has(self.monitoring.logs.level) || !arg.matches('^--(uvicorn[-_])?log[-_]level(=.*)?$')))"
+).message("engine.extraArgs repeats a flag that monitoring.tracing or monitoring.logs sets: remove it from extraArgs"))]
 pub struct QwenServiceSpec {
     /// The model to serve.
     pub model: ModelSpec,
@@ -134,7 +137,7 @@ pub struct QwenServiceSpec {
     /// Who may reach the service, and from where.
     #[serde(default)]
     pub network: NetworkSpec,
-    /// Scraping and alerts.
+    /// Scraping, alerts, traces and logs.
     #[serde(default)]
     pub monitoring: MonitoringSpec,
 }

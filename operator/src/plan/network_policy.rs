@@ -107,7 +107,9 @@ fn addresses(valid: &Valid) -> Vec<Address> {
     // A bucket's name takes the place of what is in braces, which no address has.
     let s3 = valid.spec.model.s3.as_ref().and_then(|s3| s3.endpoint.as_ref());
     let s3 = s3.map(|address| address.replace("{bucket}", "bucket"));
-    let texts = model.chain(env).chain(args).chain(s3.as_deref());
+    let tracing = valid.spec.monitoring.tracing.iter();
+    let collector = tracing.map(|tracing| tracing.otlp_endpoint.as_str());
+    let texts = model.chain(collector).chain(env).chain(args).chain(s3.as_deref());
     texts
         .filter_map(|text| Address::parse(text, &valid.namespace))
         .collect()

@@ -249,3 +249,50 @@ fn a_pod_template_changes_the_pod_and_nothing_that_the_operator_relies_on() {
         );
     }
 }
+
+#[test]
+fn traces_and_logs_are_flags_and_variables_that_the_users_own_win_over() {
+    let claim = json!({ "source": "hf://a/b", "cache": { "claimName": "weights" } });
+    let part = |env: Value| {
+        pod(json!({
+            "model": claim, "engine": { "device": "Cpu", "env": env },
+            "monitoring": {
+                "tracing": { "otlpEndpoint": "http://collector:4318", "ratio": 0.25 },
+                "logs": { "format": "Json", "level": "Warn" },
+            },
+        }))
+    };
+    let pod = part(json!([]));
+    let [engine, download] = ["containers", "initContainers"].map(|list| &pod[list][0]);
+    let flags = |container: &Value, prefix: &str| {
+        let args = container["args"].as_array().unwrap().iter();
+        args.filter(|arg| arg.as_str().unwrap().starts_with(prefix))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        flags(engine, "--otlp"),
+        ["--otlp-traces-endpoint=http://collector:4318"]
+    );
+    for container in [engine, download] {
+        assert_eq!(
+            flags(container, "--log"),
+            ["--log-format=json", "--log-level=warn"]
+        );
+    }
+    // A download answers no requests, so it makes no spans.
+    assert_eq!(
+        (flags(download, "--otlp"), &download["env"]),
+        (vec![], &Value::Null)
+    );
+    let value = |pod: &Value, name: &str| {
+        let mut env = pod["containers"][0]["env"].as_array().unwrap().iter();
+        let found = env.find(|variable| variable["name"] == name).unwrap();
+        assert!(env.all(|variable| variable["name"] != name), "{name} comes twice");
+        found["value"].clone()
+    };
+    assert_eq!(value(&pod, "OTEL_SERVICE_NAME"), "chat");
+    assert_eq!(value(&pod, "OTEL_TRACES_SAMPLER_ARG"), "0.25");
+    let own = part(json!([{ "name": "OTEL_SERVICE_NAME", "value": "mine" }]));
+    assert_eq!(value(&own, "OTEL_SERVICE_NAME"), "mine");
+}

@@ -6,9 +6,17 @@ use serde_json::{Value, json};
 use super::volumes;
 use crate::api::ENGINE_PORT;
 use crate::api::engine::{Device, Dtype};
+use crate::api::telemetry::{LogFormat, LogLevel};
 use crate::valid::{Site, Source, Valid};
 
-/// The command line, for `serve` or `download`.
+/// The variable that brings the pod's name into another one; OpenTelemetry's operator calls it so.
+const POD: &str = "OTEL_RESOURCE_ATTRIBUTES_POD_NAME";
+/// Serves requests.
+pub const SERVE: &str = "serve";
+/// Brings the model into the cache, and ends.
+pub const DOWNLOAD: &str = "download";
+
+/// The command line, for [`SERVE`] or [`DOWNLOAD`].
 pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     let engine = &valid.spec.engine;
     let model = match &valid.source {
@@ -56,12 +64,19 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     }
     let caching = if engine.prefix_caching { "" } else { "no-" };
     args.push(format!("--{caching}enable-prefix-caching"));
+    let monitoring = &valid.spec.monitoring;
+    if let Some(tracing) = monitoring.tracing.as_ref().filter(|_| command == SERVE) {
+        args.push(flag("otlp-traces-endpoint", &tracing.otlp_endpoint));
+    }
+    let logs = &monitoring.logs;
+    args.extend(logs.format.map(|format| flag("log-format", log_format(format))));
+    args.extend(logs.level.map(|level| flag("log-level", log_level(level))));
     args.extend(engine.extra_args.iter().cloned());
     args
 }
 
-/// What a container is told of the hub besides, and then the user's own variables.
-pub fn env(valid: &Valid) -> Option<Vec<Value>> {
+/// What a container is told of the hub and of traces besides, and then the user's own variables, which win.
+pub fn env(valid: &Valid, command: &str) -> Option<Vec<Value>> {
     let model = &valid.spec.model;
     let mut env = Vec::new();
     if let Some(secret) = &model.token_secret_ref {
@@ -91,8 +106,35 @@ pub fn env(valid: &Valid) -> Option<Vec<Value>> {
     if model.ca_config_map_ref.is_some() {
         env.push(json!({ "name": "SSL_CERT_FILE", "value": volumes::trusted() }));
     }
-    env.extend(valid.spec.engine.env.iter().map(|variable| json!(variable)));
+    if command == SERVE {
+        env.extend(tracing(valid));
+    }
+    let named = &valid.spec.engine.env;
+    env.retain(|own| named.iter().all(|variable| own["name"] != variable.name));
+    env.extend(named.iter().map(|variable| json!(variable)));
     (!env.is_empty()).then_some(env)
+}
+
+/// Who makes the spans, by OpenTelemetry's names, and how many of them.
+fn tracing(valid: &Valid) -> Vec<Value> {
+    let Some(tracing) = &valid.spec.monitoring.tracing else {
+        return Vec::new();
+    };
+    let namespace = &valid.namespace;
+    let resource = format!(
+        "service.namespace={namespace},service.instance.id=$({POD}),k8s.namespace.name={namespace},k8s.pod.name=$({POD})"
+    );
+    let pod = json!({ "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } });
+    let mut env = vec![
+        json!({ "name": "OTEL_SERVICE_NAME", "value": valid.name }),
+        json!({ "name": POD, "valueFrom": pod }),
+        json!({ "name": "OTEL_RESOURCE_ATTRIBUTES", "value": resource }),
+    ];
+    if let Some(ratio) = tracing.ratio {
+        env.push(json!({ "name": "OTEL_TRACES_SAMPLER", "value": "parentbased_traceidratio" }));
+        env.push(json!({ "name": "OTEL_TRACES_SAMPLER_ARG", "value": ratio.to_string() }));
+    }
+    env
 }
 
 fn flag(name: &str, value: impl Display) -> String {
@@ -112,5 +154,22 @@ const fn dtype(dtype: Dtype) -> &'static str {
         Dtype::Bfloat16 => "bfloat16",
         Dtype::Float16 => "float16",
         Dtype::Float32 => "float32",
+    }
+}
+
+const fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+const fn log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
     }
 }

@@ -9,7 +9,7 @@ use crate::valid::{ENDPOINT_GRACE_SECONDS, Valid};
 /// Serves the model.
 pub fn engine(valid: &Valid) -> Value {
     let downloaded = valid.cache_claim().is_some();
-    let mut args = command::args(valid, "serve");
+    let mut args = command::args(valid, command::SERVE);
     if downloaded {
         args.push("--offline".to_owned());
     }
@@ -18,7 +18,7 @@ pub fn engine(valid: &Valid) -> Value {
         "image": valid.image,
         "imagePullPolicy": valid.spec.engine.image_pull_policy,
         "args": args,
-        "env": command::env(valid),
+        "env": command::env(valid, command::SERVE),
         "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
         "resources": resources(valid),
         "startupProbe": probe(valid, "/ready", 1, valid.startup_seconds),
@@ -39,8 +39,8 @@ pub fn downloader(valid: &Valid) -> Value {
         "name": DOWNLOADER,
         "image": valid.image,
         "imagePullPolicy": valid.spec.engine.image_pull_policy,
-        "args": command::args(valid, "download"),
-        "env": command::env(valid),
+        "args": command::args(valid, command::DOWNLOAD),
+        "env": command::env(valid, command::DOWNLOAD),
         "resources": resources(valid).map(without_devices),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": contained(),
