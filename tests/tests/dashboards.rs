@@ -67,7 +67,10 @@ fn shown(cluster: &Cluster) -> Result<()> {
     let total = monitoring.sum(&format!(
         "vllm:admission_rejections_total{{job=\"{NAME}\",reason=\"max_num_queued_reqs\"}}"
     ))?;
-    ensure!(total > 0.0, "no queue was full, so the panel of rejected requests showed nothing");
+    ensure!(
+        total > 0.0,
+        "no queue was full, so the panel of rejected requests showed nothing"
+    );
     Ok(())
 }
 
@@ -107,6 +110,14 @@ fn start(cluster: &Cluster, hub: &Hub) -> Result<String> {
     Ok(pod)
 }
 
+/// The service's URL for completions.
+fn completions(cluster: &Cluster) -> String {
+    format!(
+        "{}/v1/completions",
+        cluster.proxy.service(NAMESPACE, NAME, "8000")
+    )
+}
+
 /// The stand-in with a GPU for this pod.
 fn dcgm(pod: &str) -> String {
     DCGM.replace("${NAMESPACE}", NAMESPACE).replace("${POD}", pod)
@@ -119,9 +130,7 @@ fn boards(cluster: &Cluster) -> Result<Vec<(String, Value)>> {
         .into_iter()
         .chain(chart)
         .map(|(namespace, name)| {
-            let map = cluster
-                .kube
-                .json(&["-n", namespace, "get", "configmap", &name])?;
+            let map = cluster.kube.json(&["-n", namespace, "get", "configmap", &name])?;
             ensure!(
                 map["metadata"]["labels"]["grafana_dashboard"] == "1",
                 "{name} has not the sidecar's label"
@@ -178,7 +187,8 @@ impl Known {
     /// Waits until Prometheus has all of it.
     fn scraped(&self, monitoring: &Monitoring) -> Result<()> {
         let scope = format!("namespace=\"{NAMESPACE}\",job=\"{NAME}\"");
-        let of_requests = format!("http_requests_total{{{scope},handler=\"/v1/completions\",status!=\"5xx\"}}");
+        let of_requests =
+            format!("http_requests_total{{{scope},handler=\"/v1/completions\",status!=\"5xx\"}}");
         waiting("Prometheus to have the traffic", LIMIT, || {
             let generated = monitoring.sum(&format!("vllm:generation_tokens_total{{{scope}}}"))?;
             let requests = match self.requests {
@@ -198,7 +208,7 @@ impl Known {
 
 /// Requests that end by length and by a stop string, and one that is refused; then a client that leaves.
 fn known_traffic(cluster: &Cluster, monitoring: &Monitoring) -> Result<Known> {
-    let url = format!("{}/v1/completions", cluster.proxy.service(NAMESPACE, NAME, "8000"));
+    let url = completions(cluster);
     let mut known = Known::default();
     known.scraped(monitoring)?;
     let refused = json!({"max_tokens": -1});
@@ -228,7 +238,13 @@ fn right(cluster: &Cluster, monitoring: &Monitoring, board: &Value, known: &Know
     for (title, legend, scale, wanted, above) in [
         ("Tokens in the time shown", "prompt", 1.0, known.prompt, 0.0),
         ("Tokens in the time shown", "generated", 1.0, known.generated, 0.0),
-        ("Requests per minute", "{{handler}}", MINUTES_OF_RANGE, requests, known.first),
+        (
+            "Requests per minute",
+            "{{handler}}",
+            MINUTES_OF_RANGE,
+            requests,
+            known.first,
+        ),
         ("Replicas", "ready", 1.0, 1.0, 0.0),
         ("Replicas", "scraped", 1.0, 1.0, 0.0),
     ] {
@@ -239,9 +255,16 @@ fn right(cluster: &Cluster, monitoring: &Monitoring, board: &Value, known: &Know
             "{title}, {legend}: {shown} is shown for {wanted}"
         );
     }
-    let url = format!("{}/v1/completions", cluster.proxy.service(NAMESPACE, NAME, "8000"));
-    let left = http::post_json(&url, &body(json!({"max_tokens": 3000})), Duration::from_millis(700));
-    ensure!(left.is_err(), "the client had its answer before it could leave: {left:?}");
+    let url = completions(cluster);
+    let left = http::post_json(
+        &url,
+        &body(json!({"max_tokens": 3000})),
+        Duration::from_millis(700),
+    );
+    ensure!(
+        left.is_err(),
+        "the client had its answer before it could leave: {left:?}"
+    );
     waiting("a request that ended by abort", LIMIT, || {
         let aborted = format!("vllm:request_success_total{{job=\"{NAME}\",finished_reason=\"abort\"}}");
         let aborted = monitoring.sum(&aborted)?;
@@ -269,25 +292,32 @@ fn answered(monitoring: &Monitoring, name: &str, board: &Value) -> Result<()> {
         .filter_map(|target| target["expr"].as_str())
         .map(|query| filled(query, "1m"))
         .chain(values.filter_map(|query| {
-            let (series, label) = query.strip_prefix("label_values(")?.strip_suffix(')')?.rsplit_once(", ")?;
+            let (series, label) = query
+                .strip_prefix("label_values(")?
+                .strip_suffix(')')?
+                .rsplit_once(", ")?;
             Some(filled(&format!("group by ({label}) ({series})"), "1m"))
         }))
         .collect();
     let count = open.len();
     ensure!(count > 15, "{name} has only {count} queries");
-    waiting(&format!("answers to the {count} queries of {name}"), LIMIT, || {
-        let mut missing = String::new();
-        open.retain(|query| {
-            let series = monitoring.query(query);
-            let whole = series.is_ok_and(|series| series.iter().all(|(_, value)| value.is_finite()));
-            if !whole {
-                missing = format!("{missing}\n{query}");
-            }
-            !whole
-        });
-        ensure!(open.is_empty(), "no numbers for {missing}");
-        Ok(())
-    })
+    waiting(
+        &format!("answers to the {count} queries of {name}"),
+        LIMIT,
+        || {
+            let mut missing = String::new();
+            open.retain(|query| {
+                let series = monitoring.query(query);
+                let whole = series.is_ok_and(|series| series.iter().all(|(_, value)| value.is_finite()));
+                if !whole {
+                    missing = format!("{missing}\n{query}");
+                }
+                !whole
+            });
+            ensure!(open.is_empty(), "no numbers for {missing}");
+            Ok(())
+        },
+    )
 }
 
 /// The query of a panel by the legend of its series.

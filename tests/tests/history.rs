@@ -59,7 +59,10 @@ fn samples_that_were_lost_come_back_from_the_backup() -> Result<()> {
     site.busybox()?;
     let tested = site.lose_and_restore();
     if tested.is_err() {
-        for args in [&["describe", "pods"][..], &["logs", "-l", "batch.kubernetes.io/job-name"]] {
+        for args in [
+            &["describe", "pods"][..],
+            &["logs", "-l", "batch.kubernetes.io/job-name"],
+        ] {
             let told = site.kube.run(&[&["-n", NAMESPACE], args].concat());
             println!("{}", told.unwrap_or_else(|error| error.to_string()));
         }
@@ -96,6 +99,9 @@ impl Site {
             "--for=delete",
             "--timeout=90s",
         ])?;
+        // The backup's pod holds the claim, ended as it is.
+        self.kube
+            .run(&["-n", NAMESPACE, "delete", "job", "backup-now", "--wait"])?;
         self.remove(&DATA)?;
         self.volume(&DATA)?;
         self.prometheus(json!({"enableAdminAPI": true}))?;
@@ -228,7 +234,10 @@ impl Site {
     }
 
     fn clear(&self) -> Result<()> {
-        for object in [["namespace", NAMESPACE], ["clusterrolebinding", "prometheus-history"]] {
+        for object in [
+            ["namespace", NAMESPACE],
+            ["clusterrolebinding", "prometheus-history"],
+        ] {
             self.kube
                 .run(&[&["delete", "--ignore-not-found", "--wait"][..], &object].concat())?;
         }
@@ -239,9 +248,7 @@ impl Site {
     fn busybox(&self) -> Result<()> {
         let tar = self.paths.cluster().join("busybox.tar");
         let mut files = vec![Entry::Folder("bin".into(), 0o755)];
-        files.extend(
-            APPLETS.map(|applet| Entry::Copy(format!("bin/{applet}"), "/bin/busybox".into())),
-        );
+        files.extend(APPLETS.map(|applet| Entry::Copy(format!("bin/{applet}"), "/bin/busybox".into())));
         let image = Image {
             name: BUSYBOX.into(),
             env: vec!["PATH=/bin".into()],
