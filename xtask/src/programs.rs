@@ -137,6 +137,12 @@ pub const FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        name: "node-exporter",
+        packages: &["github.com/prometheus/node_exporter"],
+        renamed: &[("node_exporter", "node-exporter")],
+        ..PLAIN
+    },
+    Family {
         name: CRANE,
         packages: &["github.com/google/go-containerregistry/cmd/crane"],
         ..PLAIN

@@ -169,7 +169,7 @@ pub const PANELS: &[Panel] = &[
     panel("node_memory", Resources, "Memory of nodes in use", "percentunit", &[
         ("1 - max by (instance) (node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)", "{{instance}}"),
     ]).of(Exporter::Node),
-    panel("gpu_memory", Resources, "GPU memory in use", "decmbytes", &[
+    panel("gpu_memory", Resources, "GPU memory in use", "mbytes", &[
         ("sum by (pod, gpu) (DCGM_FI_DEV_FB_USED $of_pods)", "{{pod}} GPU {{gpu}}"),
         ("sum by (exported_pod, gpu) (DCGM_FI_DEV_FB_USED $of_exported_pods)", "{{exported_pod}} GPU {{gpu}}"),
     ]).of(Exporter::Dcgm),

@@ -32,7 +32,7 @@ pub fn dns(paths: &Paths) -> Result<String> {
     Ok(String::new())
 }
 
-/// Applies prometheus-operator with its CRDs, then Prometheus, Alertmanager and the webhook receiver.
+/// Applies prometheus-operator with its CRDs, then Prometheus, Alertmanager, the webhook receiver and the exporters.
 pub fn monitoring(paths: &Paths, step: &mut Step) -> Result<String> {
     let kube = Kube::local(paths);
     let crds = programs::asset(paths, "prometheus-operator", "example/prometheus-operator-crd")?;
@@ -51,7 +51,7 @@ pub fn monitoring(paths: &Paths, step: &mut Step) -> Result<String> {
     ])?;
     kube.apply(&manifest(paths, "prometheus-operator.yaml")?)?;
     // A CRD is served a moment after it was accepted.
-    let resources = manifest(paths, "monitoring.yaml")?;
+    let resources = manifest(paths, "monitoring.yaml")? + "---\n" + &manifest(paths, "exporters.yaml")?;
     wait::until(step, "the CRDs of prometheus-operator", LIMIT, || {
         kube.apply(&resources)
     })?;

@@ -18,6 +18,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "/usr/sbin/ip"),
     ("util-linux", "/usr/bin/setsid"),
     ("mount", "/usr/bin/umount"),
+    // The image of the job that backs Prometheus up is made of it.
+    ("busybox-static", "/bin/busybox"),
 ];
 
 /// Kernel settings that the cluster changes (ip_forward) or the kubelet does (the rest).

@@ -69,6 +69,8 @@ pub fn start(paths: &Paths, step: &mut Step) -> Result<String> {
             format!("--root-dir={}", cluster.join("kubelet").display()),
             format!("--hostname-override={NODE_NAME}"),
             format!("--node-ip={NODE_IP}"),
+            // cAdvisor asks containerd which container a cgroup is; without it no series names one.
+            format!("--containerd={}", socket()),
         ],
     )?;
     let proxy = cluster.join("kube-proxy.json");

@@ -25,6 +25,7 @@ pub const ADDONS: &[PodImage] = &[
     PodImage("prometheus"),
     PodImage("alertmanager"),
     PodImage("webhook"),
+    PodImage("node-exporter"),
 ];
 
 impl PodImage {

@@ -28,7 +28,16 @@ impl Monitoring {
 
     /// The values that a query returns; an error if there is no series.
     pub fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
-        let answer = http::get_json(&format!("{}/api/v1/query", self.prometheus), &[("query", query)])?;
+        self.values(query, &[("query", query)])
+    }
+
+    /// The same for a moment, in seconds since 1970.
+    pub fn query_at(&self, query: &str, time: f64) -> Result<Vec<(Value, f64)>> {
+        self.values(query, &[("query", query), ("time", &time.to_string())])
+    }
+
+    fn values(&self, query: &str, parameters: &[(&str, &str)]) -> Result<Vec<(Value, f64)>> {
+        let answer = http::get_json(&format!("{}/api/v1/query", self.prometheus), parameters)?;
         let series = answer["data"]["result"]
             .as_array()
             .context("Prometheus answered without a result")?;
