@@ -1,0 +1,55 @@
+"""A chat in the browser over a QwenService: OpenAI's own client, answers as they come, and errors in the service's words.
+
+Run with: OPENAI_BASE_URL=http://127.0.0.1:8000/v1 MODEL=qwen3-nano chainlit run app.py --port 8080
+"""
+
+import os
+
+import chainlit as cl
+import openai
+
+MODEL = os.environ["MODEL"]
+SYSTEM_PROMPT = os.environ.get("SYSTEM_PROMPT", "You are a helpful assistant.")
+
+# A service without keys takes any. No retries: a person who waits is told at once what for.
+client = openai.AsyncOpenAI(
+    base_url=os.environ["OPENAI_BASE_URL"], api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=0
+)
+
+
+def told(error: openai.APIError) -> str:
+    """What a person should know of an error; the service's answers are whole sentences."""
+    if isinstance(error, openai.APITimeoutError):
+        return "The model's service took too long. Please ask again."
+    if isinstance(error, openai.APIConnectionError):
+        return "The model's service cannot be reached: it may be starting or being replaced. Please ask again soon."
+    sentence = error.body["message"] if isinstance(error.body, dict) and "message" in error.body else error.message
+    if isinstance(error, openai.RateLimitError):
+        sentence += f" Please ask again in {error.response.headers.get('retry-after', 'some')} s."
+    return sentence
+
+
+@cl.on_chat_start
+def start() -> None:
+    cl.user_session.set("messages", [{"role": "system", "content": SYSTEM_PROMPT}])
+
+
+@cl.on_message
+async def reply(question: cl.Message) -> None:
+    messages = cl.user_session.get("messages")
+    asked = [*messages, {"role": "user", "content": question.content}]
+    answer = cl.Message("")
+    try:
+        stream = await client.chat.completions.create(model=MODEL, messages=asked, stream=True)
+        # The stop button cancels this function. Leaving the stream closes its connection, which ends the request.
+        async with stream:
+            async for chunk in stream:
+                for choice in chunk.choices:
+                    await answer.stream_token(choice.delta.content or "")
+    except openai.APIError as error:
+        await cl.ErrorMessage(told(error)).send()
+    finally:
+        # A question without any answer is forgotten, so that it can be asked again.
+        if answer.content:
+            await answer.send()
+            cl.user_session.set("messages", [*asked, {"role": "assistant", "content": answer.content}])

@@ -1,0 +1,75 @@
+//! `qwen-engine serve` as a process of a test.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use xtask::paths::Paths;
+
+/// A running engine, ended when dropped.
+pub struct Engine {
+    process: Child,
+    /// Base URL of its API, …/v1.
+    pub url: String,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Engine {
+    /// Starts `qwen-engine serve ARGS` on a free port and waits until its log has `said`, such as "ready".
+    pub fn start(paths: &Paths, args: &[&str], said: &str) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let program = paths.root.join("target/release/qwen-engine");
+        let process = Command::new(&program)
+            .arg("serve")
+            .args(args)
+            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "cannot start {}; build it by `cargo build --release --package qwen-engine`",
+                    program.display()
+                )
+            })?;
+        let url = format!("http://127.0.0.1:{port}/v1");
+        let mut engine = Self { process, url };
+        let mut log = BufReader::new(engine.process.stderr.take().context("no log")?).lines();
+        let mut told = Vec::new();
+        loop {
+            match log.next().transpose()? {
+                Some(line) if line.contains(said) => break,
+                Some(line) => told.push(line),
+                None => bail!("the engine ended:\n{}", told.join("\n")),
+            }
+        }
+        // The pipe must not fill up.
+        std::thread::spawn(move || log.for_each(drop));
+        Ok(engine)
+    }
+}
+
+/// The demo model's folder.
+pub fn nano(paths: &Paths) -> PathBuf {
+    paths.root.join("examples/nano/model")
+}
+
+/// A copy of the demo model in `folder` with another generation_config.json.
+pub fn nano_with(paths: &Paths, folder: &Path, generation_config: &str) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for file in fs::read_dir(nano(paths))? {
+        let file = file?;
+        fs::copy(file.path(), folder.join(file.file_name()))?;
+    }
+    fs::write(folder.join("generation_config.json"), generation_config)?;
+    Ok(())
+}
