@@ -19,7 +19,7 @@ BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
 # By name out of the whole workspace: another selection of packages has other features, which builds everything again.
-CLUSTER_TESTS := --test cache --test chart --test clients --test drains --test faults --test input --test life --test path --test rollouts --test scaling
+CLUSTER_TESTS := --test cache --test chainlit --test chart --test clients --test drains --test faults --test input --test life --test path --test rollouts --test scaling
 section = @printf '\n==== %s ====\n' "$(1)"
 
 .PHONY: help

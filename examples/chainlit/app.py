@@ -18,15 +18,15 @@ client = openai.AsyncOpenAI(
 
 
 def told(error: openai.APIError) -> str:
-    """What a person should know of an error; the service's answers are whole sentences."""
+    """What a person should know of an error; most that the service says of itself is a sentence to be shown."""
     if isinstance(error, openai.APITimeoutError):
         return "The model's service took too long. Please ask again."
     if isinstance(error, openai.APIConnectionError):
         return "The model's service cannot be reached: it may be starting or being replaced. Please ask again soon."
-    sentence = error.body["message"] if isinstance(error.body, dict) and "message" in error.body else error.message
     if isinstance(error, openai.RateLimitError):
-        sentence += f" Please ask again in {error.response.headers.get('retry-after', 'some')} s."
-    return sentence
+        seconds = error.response.headers.get("retry-after", "some")
+        return f"The model's service is busy: its queue is full. Please ask again in {seconds} s."
+    return error.body["message"] if isinstance(error.body, dict) and "message" in error.body else error.message
 
 
 @cl.on_chat_start

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use xtask::paths::Paths;
+
+use crate::merge;
 
 /// A running engine, ended when dropped.
 pub struct Engine {
@@ -25,6 +28,12 @@ impl Drop for Engine {
 }
 
 impl Engine {
+    /// Starts `qwen-engine serve ARGS` with room for one running and one waiting sequence, and waits until it is ready.
+    pub fn of_two(paths: &Paths, args: &[&str]) -> Result<Self> {
+        let places = ["--max-num-seqs", "1", "--max-queued-requests", "1"];
+        Self::start(paths, &[args, &places].concat(), "ready")
+    }
+
     /// Starts `qwen-engine serve ARGS` on a free port and waits until its log has `said`, such as "ready".
     pub fn start(paths: &Paths, args: &[&str], said: &str) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -63,13 +72,18 @@ pub fn nano(paths: &Paths) -> PathBuf {
     paths.root.join("examples/nano/model")
 }
 
-/// A copy of the demo model in `folder` with another generation_config.json.
-pub fn nano_with(paths: &Paths, folder: &Path, generation_config: &str) -> Result<()> {
+/// A copy of the demo model in `folder`, with these keys of its JSON files set.
+pub fn nano_with(paths: &Paths, folder: &Path, changes: &[(&str, Value)]) -> Result<()> {
     fs::create_dir_all(folder)?;
     for file in fs::read_dir(nano(paths))? {
         let file = file?;
         fs::copy(file.path(), folder.join(file.file_name()))?;
     }
-    fs::write(folder.join("generation_config.json"), generation_config)?;
+    for (file, keys) in changes {
+        let file = folder.join(file);
+        let mut value = serde_json::from_slice(&fs::read(&file)?)?;
+        merge(&mut value, keys.clone());
+        fs::write(&file, value.to_string())?;
+    }
     Ok(())
 }

@@ -15,16 +15,14 @@ fn the_python_client_reads_every_answer_and_every_error() -> Result<()> {
     let paths = Paths::find()?;
     let python = python::environment(&paths, "clients", python::CLIENTS)?;
     let model = nano(&paths).display().to_string();
-    let args = [&model, "--served-model-name", MODEL];
-    // Two sequences.
-    let places = ["--max-num-seqs", "1", "--max-queued-requests", "1"];
-    let engine = Engine::start(&paths, &[args, places].concat(), "ready")?;
+    let engine = Engine::of_two(&paths, &[&model, "--served-model-name", MODEL])?;
     let script = paths.root.join("tests/clients/api.py");
-    let told = shell::output(
-        Command::new(python)
-            .arg(script)
-            .args(["--base-url", &engine.url, "--model", MODEL]),
-    )?;
+    let told =
+        shell::output(
+            Command::new(python)
+                .arg(script)
+                .args(["--base-url", &engine.url, "--model", MODEL]),
+        )?;
     print!("{told}");
     ensure!(
         told.lines().count() == 6,
