@@ -38,17 +38,21 @@ def start() -> None:
 async def reply(question: cl.Message) -> None:
     messages = cl.user_session.get("messages")
     asked = [*messages, {"role": "user", "content": question.content}]
-    answer = cl.Message("")
+    thought, answer = cl.Step("thought"), cl.Message("")
     try:
         stream = await client.chat.completions.create(model=MODEL, messages=asked, stream=True)
         # The stop button cancels this function. Leaving the stream closes its connection, which ends the request.
         async with stream:
             async for chunk in stream:
                 for choice in chunk.choices:
+                    # A field of vLLM, which OpenAI's types do not have.
+                    await thought.stream_token(getattr(choice.delta, "reasoning", None) or "")
                     await answer.stream_token(choice.delta.content or "")
     except openai.APIError as error:
         await cl.ErrorMessage(told(error)).send()
     finally:
+        if thought.output:
+            await thought.update()
         # A question without any answer is forgotten, so that it can be asked again.
         if answer.content:
             await answer.send()

@@ -1,7 +1,8 @@
-"""Runs the Chainlit example in front of a server, uses it in a headless Chromium as a person would, and fails where that does not go well.
+"""Runs the Chainlit example in front of a server and uses it in a headless Chromium as a person would.
 
 `answer` wants a server that always takes the likeliest token. `stop` wants one whose answers never end and which holds
-two sequences. `told` wants one that cannot answer, and the words by which the app says so.
+two sequences, `think` one whose answers are all thought. `told` wants one that cannot answer, and the words by which the
+app says so.
 
 Run with: python browser.py answer --base-url http://127.0.0.1:8000/v1 --model qwen3-nano
 """
@@ -27,7 +28,7 @@ APP = Path(__file__).parents[2] / "examples/chainlit"
 SYSTEM_PROMPT = "Answer in short, clear sentences."
 ANSWERS = '[data-step-type="assistant_message"] .message-content'
 # Seconds in which anything that is waited for must come.
-LIMIT = 60
+LIMIT = 180
 BROWSER_ARGS = [
     # It runs as root in containers, where it cannot make its sandbox; it sees this machine's pages only.
     "--no-sandbox",
@@ -130,6 +131,7 @@ def answer(page: Page, client: openai.OpenAI, args: argparse.Namespace) -> None:
         assert steps[-1] == len(text), f"the answer has {len(text)} characters and grew to {steps[-1]}"
         print(f"{question!r}: {len(text)} characters, which came in {len(steps)} steps")
     if args.screenshot:
+        page.locator("[data-step-type]").first.scroll_into_view_if_needed()
         page.screenshot(path=args.screenshot)
     wait("both requests are counted", lambda: ended(Metrics(args.base_url), "stop") - ended(before, "stop") == 2)
     after = Metrics(args.base_url)
@@ -174,6 +176,15 @@ def stop(page: Page, client: openai.OpenAI, args: argparse.Namespace) -> None:
     print("the stop button ended the request at the engine: finished_reason abort")
 
 
+def think(page: Page, client: openai.OpenAI, args: argparse.Namespace) -> None:
+    ask = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "Tell me a story."}]
+    whole = client.chat.completions.create(model=args.model, messages=ask).choices[0].message
+    send(page, "Tell me a story.")
+    page.locator("#step-thought").click()
+    page.get_by_text(whole.reasoning.strip(), exact=True).wait_for()
+    print(f"the thought is shown: {whole.reasoning}")
+
+
 def told(page: Page, client: openai.OpenAI, args: argparse.Namespace) -> None:
     said = ask(page, "Hello!")
     assert args.words in said, f"the page does not say {args.words!r}: {said!r}"
@@ -182,7 +193,7 @@ def told(page: Page, client: openai.OpenAI, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["answer", "stop", "told"])
+    parser.add_argument("part", choices=["answer", "stop", "think", "told"])
     parser.add_argument("--base-url", required=True, help="address of the API, ending in /v1")
     parser.add_argument("--model", required=True, help="served model name")
     parser.add_argument("--api-key", default="none", help="key, where the service asks for one")
@@ -197,7 +208,7 @@ def main() -> None:
         page.set_default_timeout(LIMIT * 1000)
         page.add_init_script(WATCH)
         page.goto(url)
-        {"answer": answer, "stop": stop, "told": told}[args.part](page, client, args)
+        {"answer": answer, "stop": stop, "think": think, "told": told}[args.part](page, client, args)
         browser.close()
 
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use qwen_tests::engine::{Engine, nano, nano_with};
-use serde_json::json;
+use serde_json::{Value, json};
 use xtask::kube::Kube;
 use xtask::progress::step;
 use xtask::{debian, paths::Paths, python, shell};
@@ -32,19 +32,11 @@ fn browse(paths: &Paths, part: &str, url: &str, more: &[&str]) -> Result<()> {
     })
 }
 
-/// An engine that asks for the key, with the demo model changed in these two of its files.
-fn engine(
-    paths: &Paths,
-    name: &str,
-    generation: serde_json::Value,
-    config: serde_json::Value,
-) -> Result<Engine> {
+/// An engine that asks for the key and takes the likeliest token, of the demo model with these keys of its files set.
+fn engine(paths: &Paths, name: &str, changes: &[(&str, Value)]) -> Result<Engine> {
     let folder = paths.root.join("target/models").join(name);
-    nano_with(
-        paths,
-        &folder,
-        &[("generation_config.json", generation), ("config.json", config)],
-    )?;
+    let likeliest = ("generation_config.json", json!({"temperature": 0.0}));
+    nano_with(paths, &folder, &[&[likeliest], changes].concat())?;
     let folder = folder.display().to_string();
     Engine::of_two(paths, &[&folder, "--served-model-name", MODEL, "--api-key", KEY])
 }
@@ -53,7 +45,7 @@ fn engine(
 #[ignore = "needs the built engine, a browser and pinned Python packages"]
 fn a_person_asks_sees_the_answer_grow_and_the_metrics_move() -> Result<()> {
     let paths = Paths::find()?;
-    let engine = engine(&paths, "greedy", json!({"temperature": 0.0}), json!({}))?;
+    let engine = engine(&paths, "likeliest", &[])?;
     let picture = paths.root.join("target/chainlit.png").display().to_string();
     browse(&paths, "answer", &engine.url, &["--screenshot", &picture])
 }
@@ -64,13 +56,30 @@ fn a_full_queue_is_told_and_the_stop_button_ends_the_request() -> Result<()> {
     let paths = Paths::find()?;
     // The token that ends a text never comes, and there is room for many minutes.
     let never = 2023;
-    let engine = engine(
-        &paths,
-        "endless",
-        json!({"temperature": 0.0, "eos_token_id": never}),
-        json!({"eos_token_id": never, "max_position_embeddings": 32768}),
-    )?;
+    let changes = [
+        ("generation_config.json", json!({"eos_token_id": never})),
+        (
+            "config.json",
+            json!({"eos_token_id": never, "max_position_embeddings": 32768}),
+        ),
+    ];
+    let engine = engine(&paths, "endless", &changes)?;
     browse(&paths, "stop", &engine.url, &[])
+}
+
+#[test]
+#[ignore = "needs the built engine, a browser and pinned Python packages"]
+fn what_the_model_thinks_is_shown() -> Result<()> {
+    let paths = Paths::find()?;
+    // As in the templates of models that always think, the answer begins inside of the thought.
+    let template = std::fs::read_to_string(paths.root.join("examples/nano/chat_template.jinja"))?;
+    let (begin, end) = template
+        .rsplit_once(r"assistant\n")
+        .context("the template begins no answer")?;
+    let template = format!(r"{begin}assistant\n<think>\n{end}");
+    let changes = [("tokenizer_config.json", json!({"chat_template": template}))];
+    let engine = engine(&paths, "thinking", &changes)?;
+    browse(&paths, "think", &engine.url, &[])
 }
 
 #[test]
@@ -88,12 +97,7 @@ fn a_model_that_is_not_there_yet_and_a_service_that_is_gone_are_told() -> Result
         MODEL,
     ];
     let engine = Engine::start(&paths, &args, "listening")?;
-    browse(
-        &paths,
-        "told",
-        &engine.url,
-        &["--words", "The model is being downloaded"],
-    )?;
+    browse(&paths, "told", &engine.url, &["--words", "The model is loading"])?;
     let url = engine.url.clone();
     drop(engine);
     browse(&paths, "told", &url, &["--words", "cannot be reached"])
