@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use qwen_tests::engine::{Engine, nano, nano_with};
+use qwen_tests::Cluster;
+use qwen_tests::engine::{Engine, nano_with};
 use serde_json::{Value, json};
-use xtask::kube::Kube;
 use xtask::progress::step;
 use xtask::{debian, paths::Paths, python, shell};
 
@@ -106,8 +106,8 @@ fn a_model_that_is_not_there_yet_and_a_service_that_is_gone_are_told() -> Result
 #[test]
 #[ignore = "needs the local cluster"]
 fn a_restricted_namespace_takes_the_manifest() -> Result<()> {
-    let paths = Paths::find()?;
-    let kube = Kube::local(&paths);
+    // Which brings the definition of a QwenService.
+    let Cluster { paths, kube, .. } = &Cluster::with_operator()?;
     let manifest = std::fs::read_to_string(paths.root.join("examples/chainlit/manifest.yaml"))?;
     let manifest = manifest.replace("namespace: default", &format!("namespace: {NAMESPACE}"));
     kube.run(&["create", "namespace", NAMESPACE])?;
