@@ -317,7 +317,10 @@ fn scaling_that_cannot_work_is_refused_with_what_to_write_instead() {
             schedule(json!({ "minReplicas": 5 })),
             "a schedule's minReplicas must not be above",
         ),
-        (schedule(json!({ "minReplicas": null })), "write one of them"),
+        (
+            json!({ "schedules": [{ "schedule": "0 8 * * MON-FRI", "duration": "10h" }] }),
+            "write one of them",
+        ),
         (
             schedule(json!({ "schedule": "0 8 * *" })),
             "the five fields of cron",

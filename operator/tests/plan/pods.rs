@@ -139,7 +139,7 @@ fn a_share_of_a_gpu_takes_the_place_of_a_whole_one() {
     let slice = json!({ "limits": { "nvidia.com/mig-1g.10gb": 1 } });
     assert_eq!(
         resources(json!({ "resources": slice })),
-        json!({ "limits": { "nvidia.com/mig-1g.10gb": 1 } })
+        json!({ "limits": { "nvidia.com/mig-1g.10gb": "1" } })
     );
     // Who says so gets both.
     let both = resources(json!({ "resources": slice, "gpus": 1 }));
