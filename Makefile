@@ -19,7 +19,7 @@ BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
 # By name out of the whole workspace: another selection of packages has other features, which builds everything again.
-CLUSTER_TESTS := $(addprefix --test ,alerts cache chart clients dashboards drains faults history input installations life notifications path rollouts scaling traces traps)
+CLUSTER_TESTS := $(addprefix --test ,alerts cache chainlit chart clients dashboards drains faults history input installations life notifications path rollouts scaling traces traps)
 section = @printf '\n==== %s ====\n' "$(1)"
 
 .PHONY: help

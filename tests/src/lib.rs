@@ -1,4 +1,5 @@
 //! What the end-to-end tests share: the local cluster with the operator installed, and waiting on conditions.
+pub mod engine;
 pub mod hub;
 pub mod operator;
 pub mod program;

@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use qwen_tests::program::{MODEL, engine};
-use xtask::{demo, paths::Paths, shell};
+use xtask::{paths::Paths, python, shell};
 
 #[test]
 #[ignore = "needs the built engine and the pinned Python client"]
 fn the_python_client_reads_every_answer_and_every_error() -> Result<()> {
     let paths = Paths::find()?;
-    let python = demo::python(&paths)?;
+    let python = python::environment(&paths, "clients", python::CLIENTS)?;
     // It holds two sequences, so that the script can make it refuse one.
     let (_engine, url) = engine(
         &paths,

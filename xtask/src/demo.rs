@@ -7,13 +7,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::kube::Kube;
 use crate::paths::Paths;
 use crate::progress::step;
 use crate::proxy::Proxy;
-use crate::{cluster, images, shell, wait};
+use crate::{cluster, images, python, shell, wait};
 use monitoring::Monitoring;
 use steps::{Demo, SERVICE, SYSTEM};
 
@@ -140,7 +140,7 @@ pub fn deploy(demo: &Demo, registry: &str) -> Result<()> {
 /// Step 5: the official OpenAI client, then curl.
 pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
     step("a chat streamed by the OpenAI Python client", |_| {
-        let python = python(paths)?;
+        let python = python::environment(paths, "clients", python::CLIENTS)?;
         let script = paths.root.join("tests/clients/chat_stream.py");
         shell::output(
             Command::new(python)
@@ -161,30 +161,6 @@ pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
             &url,
         ]))
     })
-}
-
-/// The Python of a virtual environment that holds the pinned clients.
-///
-/// # Errors
-/// When Python has no venv, or the packages cannot be installed.
-pub fn python(paths: &Paths) -> Result<std::path::PathBuf> {
-    let venv = paths.root.join("target/clients");
-    let (python, pinned) = (
-        venv.join("bin/python"),
-        paths.root.join("tests/clients/requirements.txt"),
-    );
-    let installed = venv.join("requirements.txt");
-    let wanted = std::fs::read(&pinned).with_context(|| format!("cannot read {}", pinned.display()))?;
-    if std::fs::read(&installed).ok().as_ref() != Some(&wanted) {
-        shell::output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        shell::output(
-            Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet", "-r"])
-                .arg(&pinned),
-        )?;
-        std::fs::write(&installed, wanted)?;
-    }
-    Ok(python)
 }
 
 /// Step 6: the target is UP and the article's queries answer.

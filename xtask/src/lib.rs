@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod certs;
 pub mod cluster;
+pub mod debian;
 pub mod demo;
 pub mod http;
 pub mod image;
@@ -12,5 +13,6 @@ pub mod paths;
 pub mod programs;
 pub mod progress;
 pub mod proxy;
+pub mod python;
 pub mod shell;
 pub mod wait;

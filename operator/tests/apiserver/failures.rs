@@ -234,7 +234,7 @@ async fn a_spec_that_cannot_work_is_told_and_its_children_stay() {
     assert!(
         world
             .condition("chat", "Ready")
-            .starts_with("False InvalidSpec: spec.model.source is \"s3://bucket\"")
+            .starts_with("False InvalidSpec: spec.model.source is \"ftp://bucket\"")
     );
     assert_eq!(world.replicas("chat"), 1);
 }

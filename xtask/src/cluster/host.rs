@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::net;
 use crate::progress::Step;
-use crate::shell;
+use crate::{debian, shell};
 
 /// Debian packages and a file by which one sees that each is there.
 const PACKAGES: &[(&str, &str)] = &[
@@ -47,26 +47,7 @@ pub fn need_root() -> Result<()> {
 
 /// Installs the Debian packages that are missing, and says which.
 pub fn packages(step: &mut Step) -> Result<String> {
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .filter(|(_, file)| !Path::new(file).exists())
-        .map(|(package, _)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok("all there".into());
-    }
-    println!("   installing with apt-get: {}", missing.join(" "));
-    step.note("apt-get update");
-    shell::output(Command::new("apt-get").args(["update", "-q"])).context(
-        "on a system without apt-get, install runc, the CNI plugins, nftables and iproute2 yourself",
-    )?;
-    step.note("apt-get install");
-    let mut install = Command::new("apt-get");
-    install
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "-qy", "--no-install-recommends"]);
-    shell::output(install.args(&missing))?;
-    Ok(format!("installed {}", missing.join(" ")))
+    debian::install(step, PACKAGES)
 }
 
 /// Remembers kernel settings in `saved`, then turns forwarding on and sets up address and masquerading.
