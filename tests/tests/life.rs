@@ -86,13 +86,18 @@ fn restricted(cluster: &Cluster) -> Result<()> {
     let mut service = cluster.nano("restricted", json!({}));
     service["metadata"]["namespace"] = json!(RESTRICTED);
     cluster.apply(&service)?;
-    let wait = [
-        "wait",
-        "qwen/restricted",
-        "--for=condition=Ready",
-        "--timeout=120s",
-    ];
-    cluster.kube.run(&[&["-n", RESTRICTED], &wait[..]].concat())?;
+    waiting(
+        "a pod that was admitted to serve",
+        Duration::from_secs(120),
+        || {
+            let service = cluster
+                .kube
+                .json(&["-n", RESTRICTED, "get", "qwen", "restricted"])?;
+            let status = &service["status"];
+            ensure!(status["readyReplicas"] == 1, "its status is {status}");
+            Ok(())
+        },
+    )?;
     let mut pods = 0;
     for object in rendered(cluster)?
         .iter()
