@@ -69,7 +69,7 @@ async fn a_settled_service_costs_no_write() {
 }
 
 #[tokio::test]
-async fn a_changed_threshold_writes_the_rule_and_nothing_else_of_the_service() {
+async fn a_changed_threshold_writes_the_rule_and_its_line_on_the_dashboard_and_nothing_else() {
     let world = World::new(&MONITORING);
     reconciled(&world, fixed(1)).await;
     world.writes();
@@ -78,7 +78,11 @@ async fn a_changed_threshold_writes_the_rule_and_nothing_else_of_the_service() {
     reconciled(&world, spec).await;
     assert_eq!(
         world.object_writes(),
-        ["APPLY PrometheusRule by qwen-operator", "STATUS QwenService"]
+        [
+            "APPLY PrometheusRule by qwen-operator",
+            "APPLY ConfigMap by qwen-operator",
+            "STATUS QwenService"
+        ]
     );
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Selector, SelectorExt};
 use qwen_operator::plan::Kind;
 use qwen_operator::render;
+use qwen_operator::valid::Settings;
 use serde_json::{Value, json};
 
 /// One end of a connection; an address outside of the cluster has no namespace.
@@ -98,9 +99,12 @@ fn policy(part: Value) -> NetworkPolicy {
         "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
         "metadata": { "name": "chat", "namespace": "team" }, "spec": spec,
     });
-    let plan = render::plans(&service.to_string(), "qwen-engine:test", "qwen-system")
-        .unwrap()
-        .remove(0);
+    let settings = Settings {
+        engine_image: Some("qwen-engine:test".to_owned()),
+        namespace: "qwen-system".to_owned(),
+        ..Settings::default()
+    };
+    let plan = render::plans(&service.to_string(), &settings).unwrap().remove(0);
     let body = plan
         .objects
         .into_iter()

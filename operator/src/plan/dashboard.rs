@@ -12,7 +12,9 @@ pub fn build(valid: &Valid) -> Option<Value> {
     let spec = &monitoring.dashboard;
     spec.enabled.then(|| {
         let mut metadata = meta::metadata_with(valid, &spec.labels);
-        metadata["annotations"] = json!(spec.annotations);
+        if !spec.annotations.is_empty() {
+            metadata["annotations"] = json!(spec.annotations);
+        }
         let board = dashboard::of_service(&valid.namespace, &valid.name, &monitoring.alerts.thresholds);
         json!({
             "apiVersion": "v1",

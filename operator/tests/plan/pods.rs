@@ -209,7 +209,7 @@ fn a_pod_template_changes_the_pod_and_nothing_that_the_operator_relies_on() {
     ] {
         let over = json!({ "spec": { "containers": [{ "name": name, field: value }] } });
         let text = service(json!({ "podTemplate": over }));
-        let refused = qwen_operator::render::plans(&text, "i", "n")
+        let refused = qwen_operator::render::plans(&text, &settings())
             .unwrap_err()
             .to_string();
         assert!(

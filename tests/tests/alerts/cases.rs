@@ -1,6 +1,9 @@
 //! What each alert is shown, in promtool's notation of series: a value each 10 s, `0+1x30` counts up 30 times,
 //! `6x12` repeats 12 times more, `_` is none.
 
+/// Names and what belongs to them.
+pub type Pairs = &'static [(&'static str, &'static str)];
+
 /// Series that an alert is shown, and what it must do.
 pub struct Case {
     /// Name of the alert.
@@ -8,17 +11,13 @@ pub struct Case {
     /// What happens.
     pub name: &'static str,
     /// Series and their values.
-    pub series: &'static [(&'static str, &'static str)],
+    pub series: Pairs,
     /// When it must fire, once.
     pub fires: &'static [&'static str],
     /// When it must not.
     pub quiet: &'static [&'static str],
     /// When it tells what: labels beside the rule's own, and its value in words.
-    pub told: Option<(
-        &'static str,
-        &'static [(&'static str, &'static str)],
-        &'static str,
-    )>,
+    pub told: Option<(&'static str, Pairs, &'static str)>,
 }
 
 /// Labels of the one replica.
