@@ -61,7 +61,10 @@ impl Told<'_> {
         let expected = [restart, many, silenced].concat();
         for channel in CHANNELS {
             let heads: Vec<_> = self.inbox(channel)?.into_iter().map(|one| one.head).collect();
-            ensure!(heads == expected, "{channel} was told {heads:#?} instead of {expected:#?}");
+            ensure!(
+                heads == expected,
+                "{channel} was told {heads:#?} instead of {expected:#?}"
+            );
         }
         Ok(())
     }
@@ -182,7 +185,8 @@ impl Told<'_> {
 
     /// What belongs to another namespace or another service comes to the cluster's own receiver alone.
     fn foreign(&self) -> Result<()> {
-        let (mut namespace, mut service) = (self.alert("TargetDown", "far"), self.alert("TargetDown", "near"));
+        let (mut namespace, mut service) =
+            (self.alert("TargetDown", "far"), self.alert("TargetDown", "near"));
         namespace["labels"]["namespace"] = json!("elsewhere");
         let other = format!("{}-other", self.name);
         service["labels"]["service"] = json!(other);
@@ -220,7 +224,11 @@ impl Told<'_> {
                 let newest = self.inbox(channel)?.pop();
                 let newest = newest.with_context(|| format!("{channel} was told nothing"))?;
                 ensure!(newest.head == head, "{channel} was last told {}", newest.head);
-                ensure!(text(&newest.text), "{channel} was told in these words: {}", newest.text);
+                ensure!(
+                    text(&newest.text),
+                    "{channel} was told in these words: {}",
+                    newest.text
+                );
             }
             Ok(())
         })?;
@@ -258,7 +266,10 @@ fn hook(document: &Value) -> Message {
     let head = format!(
         "[{} {}] {}/{} {}",
         state.to_uppercase(),
-        alerts.iter().filter(|alert| alert["status"] == state.as_str()).count(),
+        alerts
+            .iter()
+            .filter(|alert| alert["status"] == state.as_str())
+            .count(),
         word(&labels["namespace"]),
         word(&labels["service"]),
         word(&labels["alertname"])

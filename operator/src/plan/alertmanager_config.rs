@@ -161,7 +161,9 @@ fn text(language: Language) -> String {
         "{{ range $i, $alert := .Alerts }}",
         &format!("{{{{ if lt $i {TOLD} }}}}"),
         &words("summary"),
-        &format!(" ({{{{ if eq $alert.Status \"firing\" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}})\n"),
+        &format!(
+            " ({{{{ if eq $alert.Status \"firing\" }}}}{firing}{{{{ else }}}}{resolved}{{{{ end }}}})\n"
+        ),
         &format!("{}\n", words("description")),
         "{{ with $alert.Annotations.runbook_url }}{{ . }}\n{{ end }}",
         "{{ with $alert.Annotations.dashboard_url }}{{ . }}\n{{ end }}",
