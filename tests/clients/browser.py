@@ -204,7 +204,7 @@ def main() -> None:
     client = openai.OpenAI(base_url=args.base_url, api_key=args.api_key, timeout=LIMIT, max_retries=0)
     with app(args) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=args.browser, args=BROWSER_ARGS)
-        page = browser.new_page(viewport={"width": 1000, "height": 760})
+        page = browser.new_page(viewport={"width": 1000, "height": 960})
         page.set_default_timeout(LIMIT * 1000)
         page.add_init_script(WATCH)
         page.goto(url)
