@@ -152,7 +152,7 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
         panel: "replicas",
         // A model that is being loaded is no fault, however long that takes.
         expr: format!(
-            "absent({} == 1) unless on (namespace, job) sum by (namespace, job) ({} > 0)",
+            "absent({} == 1) unless on () sum({}) > 0",
             scope.of("qwen:ready"),
             scope.of("qwen:model_load_eta_seconds")
         ),
