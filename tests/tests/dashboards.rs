@@ -52,9 +52,9 @@ fn shown(cluster: &Cluster) -> Result<()> {
     fit_grafana(cluster, &boards)?;
     let known = known_traffic(cluster, &monitoring)?;
     right(cluster, &monitoring, &boards[0].1, &known)?;
-    // Rates of the last minute need traffic in it.
+    // Rates of the last minute need traffic in it: more clients than run and wait.
     let api = format!("{}/v1", cluster.proxy.service(NAMESPACE, NAME, "8000"));
-    let load = Load::start(&api, MODEL, 5, LIMIT * 3);
+    let load = Load::start(&api, MODEL, 12, LIMIT * 3);
     let answered = boards
         .iter()
         .try_for_each(|(name, board)| answered(&monitoring, name, board));
@@ -80,11 +80,11 @@ fn start(cluster: &Cluster, hub: &Hub) -> Result<String> {
     let labels = json!({"release": "monitoring"});
     let spec = json!({
         "model": hub.model(),
-        "engine": {"maxNumSeqs": 2, "maxQueuedRequests": 1},
+        "engine": {"maxNumSeqs": 2, "maxQueuedRequests": 6},
         // Throttled, so that there is such a series.
         "resources": {"limits": {"cpu": "300m"}},
-        // It never grows: with one request in its queue a replica has less than its share.
-        "autoscaling": {"maxReplicas": 2, "targets": {"runningShare": 1}},
+        // For the panel of autoscalers; the panel of replicas has a known value.
+        "autoscaling": {"maxReplicas": 2, "behavior": {"scaleUp": {"selectPolicy": "Disabled"}}},
         "monitoring": {
             "serviceMonitor": {"interval": "2s", "scrapeTimeout": "2s", "labels": labels},
             "alerts": {"labels": labels},
