@@ -23,6 +23,7 @@ pub struct Metrics {
     scrapes: IntCounterVec,
     metrics_api: IntCounterVec,
     services: IntGauge,
+    unreadable_services: IntGauge,
     scaling_active: IntGaugeVec,
 }
 
@@ -101,6 +102,13 @@ impl Metrics {
                 IntGauge::new(
                     "qwen_operator_services",
                     "QwenServices that exist, as the leader sees them.",
+                ),
+            )?,
+            unreadable_services: registered(
+                &registry,
+                IntGauge::new(
+                    "qwen_operator_unreadable_services",
+                    "QwenServices that this operator cannot read, as the leader sees them.",
                 ),
             )?,
             scaling_active: registered(
@@ -209,9 +217,11 @@ impl Metrics {
         }
     }
 
-    /// Tells how many services exist.
-    pub fn set_services(&self, number: usize) {
-        self.services.set(i64::try_from(number).unwrap_or(i64::MAX));
+    /// Tells how many services exist, and how many of them cannot be read.
+    pub fn set_services(&self, number: usize, unreadable: usize) {
+        for (gauge, number) in [(&self.services, number), (&self.unreadable_services, unreadable)] {
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 
     /// All metrics in Prometheus' text format.

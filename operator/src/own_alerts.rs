@@ -67,8 +67,8 @@ const ALERTS: [Alert; 8] = [
     },
     Alert {
         name: "QwenOperatorUnreadableService",
-        expr: "sum(increase(qwen_operator_unreadable_objects_total[30m])) > 0",
-        for_: "0s",
+        expr: "max(qwen_operator_unreadable_services) > 0",
+        for_: "1m",
         severity: "warning",
         summary: "A QwenService cannot be read",
         summary_zh: "存在无法读取的 QwenService",

@@ -57,7 +57,8 @@ pub async fn load(
     loop {
         clock.tick().await;
         let all = services.state();
-        ctx.metrics.set_services(all.len());
+        let unreadable = all.iter().filter(|service| service.0.is_err()).count();
+        ctx.metrics.set_services(all.len(), unreadable);
         let mut now = HashMap::new();
         for service in &all {
             let key = (service.namespace().unwrap_or_default(), service.name_any());

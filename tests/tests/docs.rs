@@ -76,6 +76,40 @@ fn every_alert_is_told_in_both_languages() -> Result<()> {
 }
 
 #[test]
+fn every_alert_has_a_runbook_in_both_languages() -> Result<()> {
+    let sources = [
+        read("operator/src/plan/alerts.rs")?,
+        read("operator/src/own_alerts.rs")?,
+    ];
+    let names: BTreeSet<_> = sources
+        .iter()
+        .flat_map(|source| between(source, "name: \"", '"'))
+        .collect();
+    ensure!(names.len() > 20, "only {} alerts were found", names.len());
+    let index = read("docs/runbooks/README.md")?;
+    for name in names {
+        let path = format!("docs/runbooks/{name}.md");
+        let page = read(&path)?;
+        ensure!(
+            page.starts_with(&format!("# {name}\n")),
+            "{path} does not begin with # {name}"
+        );
+        ensure!(page.contains("\n## 中文\n"), "{path} has no part ## 中文");
+        ensure!(
+            index.contains(&format!("]({name}.md)")),
+            "docs/runbooks/README.md does not lead to {name}.md"
+        );
+        for link in between(&page, "](", ')') {
+            ensure!(
+                root().join("docs/runbooks").join(link).exists(),
+                "{path} names {link}, which does not exist"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn files_that_the_documents_name_exist() -> Result<()> {
     let folders = [
         "operator/",

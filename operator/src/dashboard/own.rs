@@ -49,12 +49,12 @@ pub(super) const FLEET: &[Panel] = &[
 pub(super) const OPERATOR: &[Panel] = &[
     panel("services", "QwenServices", "short", &[
         ("max(qwen_operator_services)", "services"),
+        ("max(qwen_operator_unreadable_services)", "unreadable"),
         ("sum(qwen_operator_leader)", "leaders"),
         ("count(qwen_operator_leader)", "replicas"),
     ], Exporter::Operator),
     panel("errors", "Reconciles that fail", "ops", &[
         ("sum by (step) (rate(qwen_operator_reconcile_errors_total[$window]))", "{{step}}"),
-        ("sum(rate(qwen_operator_unreadable_objects_total[$window]))", "unreadable"),
     ], Exporter::Operator),
     panel("queue", "Services that wait for a reconcile", "short", &[
         ("sum by (pod) (qwen_operator_queue_length)", "{{pod}}"),

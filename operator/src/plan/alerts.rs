@@ -150,7 +150,12 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
     let none = Alert {
         name: "NoReadyReplica",
         panel: "replicas",
-        expr: format!("absent({} == 1)", scope.of("qwen:ready")),
+        // A model that is being loaded is no fault, however long that takes.
+        expr: format!(
+            "absent({} == 1) unless on (namespace, job) sum by (namespace, job) ({} > 0)",
+            scope.of("qwen:ready"),
+            scope.of("qwen:model_load_eta_seconds")
+        ),
         for_: "2m",
         severity: "critical",
         summary: "No replica serves",

@@ -115,6 +115,10 @@ pub const CASES: &[Case] = &[
     case("NoReadyReplica", "there is no series at all", &[
         ("up{namespace=\"team\",job=\"other\"}", "1x30"),
     ]).fires(&["2m30s"]),
+    case("NoReadyReplica", "the first replica loads for long, and then hangs", &[
+        (of!("qwen:ready"), "0x120"),
+        (of!("qwen:model_load_eta_seconds"), "600-10x60 0x60"),
+    ]).quiet(&["5m", "9m", "11m"]).fires(&["13m"]),
     case("NoReadyReplica", "one of two is ready", &[
         (of!("qwen:ready"), "0x30"),
         ("qwen:ready{namespace=\"team\",job=\"chat\",pod=\"chat-1\",instance=\"j\"}", "1x30"),
@@ -214,9 +218,9 @@ pub const CASES: &[Case] = &[
     case("QwenOperatorQueueLong", "thirty wait for eleven minutes", &[
         ("qwen_operator_queue_length{pod=\"o\"}", "30x66 0x30"),
     ]).quiet(&["9m", "12m"]).fires(&["10m30s"]),
-    case("QwenOperatorUnreadableService", "one cannot be read", &[
-        ("qwen_operator_unreadable_objects_total{pod=\"o\"}", "0x6 1x240"),
-    ]).quiet(&["50s", "33m"]).fires(&["5m"]),
+    case("QwenOperatorUnreadableService", "one cannot be read until it is written anew", &[
+        ("qwen_operator_unreadable_services{pod=\"o\"}", "0x6 1x60 0x30"),
+    ]).quiet(&["50s", "1m30s", "13m"]).fires(&["3m", "10m"]),
     case("QwenOperatorMetricsApiFailing", "a tenth fails for ten minutes", &[
         ("qwen_operator_metrics_api_requests_total{pod=\"o\",code=\"500\"}", "0+1x60 60x90"),
         ("qwen_operator_metrics_api_requests_total{pod=\"o\",code=\"200\"}", "0+9x150"),
