@@ -52,9 +52,9 @@ fn shown(cluster: &Cluster) -> Result<()> {
     fit_grafana(cluster, &boards)?;
     let known = known_traffic(cluster, &monitoring)?;
     right(cluster, &monitoring, &boards[0].1, &known)?;
-    // Rates of the last minute need traffic in it.
+    // Rates of the last minute need traffic in it: more clients than run and wait.
     let api = format!("{}/v1", cluster.proxy.service(NAMESPACE, NAME, "8000"));
-    let load = Load::start(&api, MODEL, 5, LIMIT * 3);
+    let load = Load::start(&api, MODEL, 12, LIMIT * 3);
     let answered = boards
         .iter()
         .try_for_each(|(name, board)| answered(&monitoring, name, board));
@@ -80,11 +80,11 @@ fn start(cluster: &Cluster, hub: &Hub) -> Result<String> {
     let labels = json!({"release": "monitoring"});
     let spec = json!({
         "model": hub.model(),
-        "engine": {"maxNumSeqs": 2, "maxQueuedRequests": 1},
+        "engine": {"maxNumSeqs": 2, "maxQueuedRequests": 6},
         // Throttled, so that there is such a series.
         "resources": {"limits": {"cpu": "300m"}},
-        // It never grows: with one request in its queue a replica has less than its share.
-        "autoscaling": {"maxReplicas": 2, "targets": {"runningShare": 1}},
+        // For the panel of autoscalers; the panel of replicas has a known value.
+        "autoscaling": {"maxReplicas": 2, "behavior": {"scaleUp": {"selectPolicy": "Disabled"}}},
         "monitoring": {
             "serviceMonitor": {"interval": "2s", "scrapeTimeout": "2s", "labels": labels},
             "alerts": {"labels": labels},
@@ -206,7 +206,7 @@ impl Known {
     }
 }
 
-/// Requests that end by length and by a stop string, and one that is refused; then a client that leaves.
+/// Requests that end by length, and one that is refused.
 fn known_traffic(cluster: &Cluster, monitoring: &Monitoring) -> Result<Known> {
     let url = completions(cluster);
     let mut known = Known::default();
@@ -219,7 +219,6 @@ fn known_traffic(cluster: &Cluster, monitoring: &Monitoring) -> Result<Known> {
     for tokens in 4..10 {
         known.ask(&url, json!({"max_tokens": tokens}), 200)?;
     }
-    known.ask(&url, json!({"max_tokens": 200, "stop": ["e", "a", " "]}), 200)?;
     known.ask(&url, refused, 400)?;
     known.scraped(monitoring)?;
     Ok(known)
@@ -255,7 +254,9 @@ fn right(cluster: &Cluster, monitoring: &Monitoring, board: &Value, known: &Know
             "{title}, {legend}: {shown} is shown for {wanted}"
         );
     }
+    // Of requests that end otherwise nobody knows how many tokens were generated before it was noticed.
     let url = completions(cluster);
+    Known::default().ask(&url, json!({"max_tokens": 200, "stop": ["e", "a", " "]}), 200)?;
     let left = http::post_json(
         &url,
         &body(json!({"max_tokens": 3000})),
