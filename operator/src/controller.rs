@@ -195,7 +195,8 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         load: load.as_ref(),
         obstacle: obstacle.as_deref(),
     };
-    let new = status::compute(&facts, &old, now, numbers_due);
+    let mut new = status::compute(&facts, &old, now);
+    let held = !numbers_due && status::hold_numbers(&mut new, &old);
     ctx.metrics
         .scaling_active(&valid.namespace, &valid.name, new.scaling_active());
     // report (client)
@@ -206,6 +207,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     }
     let again = match reported {
         Reported::Held(left) => left,
+        _ if held => report::NUMBERS_EVERY,
         _ if !applied.written.is_empty() => ECHO,
         _ => RESYNC,
     };

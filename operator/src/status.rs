@@ -42,14 +42,9 @@ struct Replicas {
     ready: i32,
 }
 
-/// Computes the status of a service. Numbers that change with load are taken over only if `numbers_due`.
+/// Computes the status of a service.
 #[must_use]
-pub fn compute(
-    facts: &Facts<'_>,
-    old: &QwenServiceStatus,
-    now: Timestamp,
-    numbers_due: bool,
-) -> QwenServiceStatus {
+pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> QwenServiceStatus {
     let deployment: Option<Deployment> = typed(facts, Kind::Deployment);
     let autoscaler: Option<HorizontalPodAutoscaler> = typed(facts, Kind::HorizontalPodAutoscaler)
         .or_else(|| facts.observed.autoscaler_of_keda.as_ref()?.typed());
@@ -77,7 +72,7 @@ pub fn compute(
         (types::ROLLOUT_COMPLETE, rollout),
         (types::ROUTE_READY, route),
     ];
-    let mut status = QwenServiceStatus {
+    QwenServiceStatus {
         observed_generation: facts.valid.generation,
         phase: Some(phase),
         url: Some(url),
@@ -103,11 +98,7 @@ pub fn compute(
             }
         }),
         conditions: merge(&old.conditions, &verdicts, facts.valid.generation, now),
-    };
-    if !numbers_due {
-        keep_numbers(&mut status, old);
     }
-    status
 }
 
 /// The status of a service that cannot work: what was known stays, the conditions say what to change.
@@ -270,11 +261,15 @@ pub fn numbers_differ(a: &QwenServiceStatus, b: &QwenServiceStatus) -> bool {
     a.model.loading != b.model.loading || depth(a) != depth(b)
 }
 
-fn keep_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) {
+/// Puts the numbers that change with load back to what was told. True if that keeps something from being told: it
+/// must be looked at again, since it may never change any more.
+pub fn hold_numbers(status: &mut QwenServiceStatus, old: &QwenServiceStatus) -> bool {
+    let held = numbers_differ(status, old);
     status.model.loading.clone_from(&old.model.loading);
     if let (Some(new), Some(old)) = (&mut status.autoscaling, &old.autoscaling) {
         new.current_queue_depth = old.current_queue_depth;
     }
+    held
 }
 
 /// Sets the verdicts; the time of transition changes only with the status.
@@ -325,6 +320,9 @@ mod tests {
         keep_numbers(&mut new, &with(4));
         assert_eq!(new, with(4));
         assert!(numbers_differ(&with(4), &with(9)) && !numbers_differ(&with(4), &with(4)));
+        let mut moved = with(9);
+        assert!(hold_numbers(&mut moved, &with(4)));
+        assert!(moved == with(4) && !hold_numbers(&mut moved, &with(4)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The Chainlit example, the real package, used in a headless Chromium in front of the engine.
 //!
-//! Run with: `make test-cluster`, which has built the engine.
+//! Run with: `make test-browser`.
 use std::net::TcpListener;
 use std::process::Command;
 

@@ -301,7 +301,7 @@ fn answered(monitoring: &Monitoring, name: &str, board: &Value) -> Result<()> {
         }))
         .collect();
     let count = open.len();
-    ensure!(count > 15, "{name} has only {count} queries");
+    ensure!(count > 10, "{name} has only {count} queries");
     waiting(
         &format!("answers to the {count} queries of {name}"),
         LIMIT,

@@ -69,8 +69,12 @@ fn eviction(cluster: &Cluster) -> Result<()> {
         let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
         http::post_json(&cluster.proxy.api(&path), &eviction, LIMIT)
     };
-    let (code, said) = evict(&goes.pod)?;
-    ensure!(code == 201, "the eviction was answered {code}: {said}");
+    // The budget counts new replicas only after a while.
+    waiting("the eviction to be taken", LIMIT, || {
+        let (code, said) = evict(&goes.pod)?;
+        ensure!(code == 201, "it was answered {code}: {said}");
+        Ok(())
+    })?;
     let (code, said) = evict(&stays.pod)?;
     ensure!(
         code == 429 && said.contains("disruption budget"),
