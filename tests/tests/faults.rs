@@ -18,7 +18,7 @@ use xtask::demo::steps::{NAMESPACE, SYSTEM};
 use xtask::{http, shell};
 
 /// Every kind that a service of these tests can have as a child.
-const CHILDREN: &str = "deployments,services,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers,servicemonitors,prometheusrules";
+const CHILDREN: &str = "deployments,services,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers,servicemonitors,prometheusrules,configmaps";
 /// Times that the operator is killed.
 const KILLS: usize = 40;
 /// Services that serve while it is.
