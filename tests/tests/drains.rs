@@ -193,7 +193,8 @@ impl Streams {
     fn last_ends_whole(self) -> Result<()> {
         let pod = self.pod.clone();
         let (count, refusal) = self.join()?;
-        let gone = ["connection refused", "shutting down"]
+        // EOF: the API server's proxy asked by a kept connection that the engine was closing.
+        let gone = ["connection refused", "shutting down", "EOF"]
             .iter()
             .any(|words| refusal.contains(words));
         ensure!(count > 0 && gone, "after {count} streams {pod} said: {refusal}");
