@@ -1,9 +1,17 @@
 //! Why pods do not serve, in words for a person: pure.
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodStatus, Volume,
+};
 
 use crate::api::conditions::reasons;
 use crate::api::{CONTAINER, DOWNLOADER};
+
+/// A pod may take this long to start its first container: volumes are attached, images fetched.
+const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+/// A pod that was ended lies there until somebody deletes it; it is told for this long.
+const ENDED_WITHIN: SignedDuration = SignedDuration::from_secs(3600);
 
 /// Why replicas do not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,24 +22,35 @@ pub struct Cause {
     pub message: String,
     /// Whether a person must act; otherwise it passes by itself.
     pub fatal: bool,
+    /// When it begins to be worth telling, if not at once.
+    pub from: Option<Timestamp>,
+    /// When it is no longer.
+    pub until: Option<Timestamp>,
 }
 
 impl Cause {
     /// What a person must put right.
-    const fn fatal(reason: &'static str, message: String) -> Self {
+    fn fatal(reason: &'static str, message: String) -> Self {
         Self {
-            reason,
-            message,
             fatal: true,
+            ..Self::passing(reason, message)
         }
     }
 
-    fn loading(message: &str) -> Self {
+    const fn passing(reason: &'static str, message: String) -> Self {
         Self {
-            reason: reasons::LOADING,
-            message: message.to_owned(),
+            reason,
+            message,
             fatal: false,
+            from: None,
+            until: None,
         }
+    }
+
+    /// Whether it is worth telling at a time.
+    #[must_use]
+    pub fn told_at(&self, now: Timestamp) -> bool {
+        self.from.is_none_or(|from| from <= now) && self.until.is_none_or(|until| now < until)
     }
 }
 
@@ -41,7 +60,8 @@ pub fn find(deployment: Option<&Deployment>, pods: &[Cause]) -> Option<Cause> {
     let mut causes = pods.to_vec();
     causes.extend(deployment.and_then(refused));
     // A stable order: the message must not change when the list of pods comes in another order.
-    causes.sort_by(|a, b| (!a.fatal, a.reason, &a.message).cmp(&(!b.fatal, b.reason, &b.message)));
+    let weight = |cause: &Cause| (!cause.fatal, cause.reason == reasons::LOADING);
+    causes.sort_by(|a, b| (weight(a), a.reason, &a.message).cmp(&(weight(b), b.reason, &b.message)));
     causes.into_iter().next()
 }
 
@@ -53,20 +73,13 @@ pub fn of_pod(pod: &Pod) -> Option<Cause> {
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
-    let engine = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .find(|container| container.name == CONTAINER);
-    if engine.is_some_and(|container| container.ready) {
+    if status.phase.as_deref() == Some("Failed") {
+        return Some(ended(pod, name, status));
+    }
+    if said(status, "Ready").is_some_and(|ready| ready.status == "True") {
         return None;
     }
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    if let Some(condition) = unscheduled {
+    if let Some(condition) = said(status, "PodScheduled").filter(|condition| condition.status == "False") {
         let said = match condition.message.as_deref() {
             Some(said) => format!("{}{said}", what_to_do(said)),
             None => "the scheduler gave no reason".to_owned(),
@@ -74,30 +87,117 @@ pub fn of_pod(pod: &Pod) -> Option<Cause> {
         let message = format!("no node takes pod {name}: {said}");
         return Some(Cause::fatal(reasons::UNSCHEDULABLE, message));
     }
-    if let Some(cause) = downloader(pod).and_then(|container| of_container(name, container)) {
-        return Some(cause);
-    }
-    if downloads(pod) {
-        return Some(Cause::loading(
-            "the model is downloaded into its claim, or waited for while another pod downloads it",
-        ));
-    }
-    let runs = status.phase.as_deref() == Some("Running");
-    engine
-        .and_then(|container| of_container(name, container))
-        .or_else(|| runs.then(|| Cause::loading("the engine loads the model")))
+    let unready = unready(status);
+    let failed = unready.iter().find_map(|container| of_container(name, container));
+    let runs = || unready.iter().find(|container| runs(container));
+    failed
+        .or_else(|| runs().map(|container| loading(name, container)))
+        .or_else(|| starts(pod, name, status).filter(|_| !unready.is_empty()))
+}
+
+/// What a container does that runs and is not ready.
+fn loading(pod: &str, container: &ContainerStatus) -> Cause {
+    let message = match container.name.as_str() {
+        CONTAINER => "the engine loads the model".to_owned(),
+        DOWNLOADER => {
+            "the model is downloaded into its claim, or waited for while another pod downloads it".to_owned()
+        }
+        other => format!("pod {pod} waits for its container {other}"),
+    };
+    Cause::passing(reasons::LOADING, message)
 }
 
 /// Whether a pod downloads weights into its claim, or waits for another that does.
 #[must_use]
 pub fn downloads(pod: &Pod) -> bool {
-    let state = downloader(pod).and_then(|container| container.state.as_ref());
+    let status = pod.status.iter();
+    let mut containers = status.flat_map(|status| status.init_container_statuses.iter().flatten());
+    containers.any(|container| container.name == DOWNLOADER && runs(container))
+}
+
+fn runs(container: &ContainerStatus) -> bool {
+    let state = container.state.as_ref();
     state.is_some_and(|state| state.running.is_some())
 }
 
-fn downloader(pod: &Pod) -> Option<&ContainerStatus> {
-    let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
-    containers.iter().find(|container| container.name == DOWNLOADER)
+/// Containers that are not ready, in the order in which they start; the engine comes before those beside it.
+fn unready(status: &PodStatus) -> Vec<&ContainerStatus> {
+    let beside = status.container_statuses.iter().flatten();
+    let (engine, others): (Vec<_>, Vec<_>) = beside.partition(|container| container.name == CONTAINER);
+    let before = status.init_container_statuses.iter().flatten();
+    let all = before.chain(engine).chain(others);
+    all.filter(|container| !container.ready).collect()
+}
+
+fn said<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == type_)
+}
+
+/// What a pod waits for that has a node and starts no container, if that lasts.
+fn starts(pod: &Pod, name: &str, status: &PodStatus) -> Option<Cause> {
+    let from = status.start_time.as_ref()?.0.checked_add(STARTS_WITHIN).ok()?;
+    let volumes = said(status, "PodReadyToStartContainers").is_none_or(|ready| ready.status != "True");
+    let cause = if volumes {
+        let mounted = mounted(pod);
+        let look = match mounted.as_str() {
+            "" => "its volumes and its network are not there yet".to_owned(),
+            _ => format!("see whether all that it mounts exists ({mounted})"),
+        };
+        let message = format!(
+            "pod {name} has a node and has started nothing for a minute: {look}; kubectl describe pod {name} says what is missing"
+        );
+        Cause::passing(reasons::CONTAINER_CREATING, message)
+    } else {
+        let message = format!("pod {name} waits for its node to fetch its images");
+        Cause::passing(reasons::LOADING, message)
+    };
+    Some(Cause {
+        from: Some(from),
+        ..cause
+    })
+}
+
+/// The Secrets, ConfigMaps and claims without which a pod does not start.
+fn mounted(pod: &Pod) -> String {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut named: Vec<String> = volumes.filter_map(needed).collect();
+    named.sort();
+    named.dedup();
+    named.join(", ")
+}
+
+fn needed(volume: &Volume) -> Option<String> {
+    if let Some(secret) = &volume.secret {
+        let name = secret.secret_name.as_ref()?;
+        return (secret.optional != Some(true)).then(|| format!("Secret {name}"));
+    }
+    if let Some(map) = &volume.config_map {
+        return (map.optional != Some(true)).then(|| format!("ConfigMap {}", map.name));
+    }
+    let claim = volume.persistent_volume_claim.as_ref()?;
+    Some(format!("PersistentVolumeClaim {}", claim.claim_name))
+}
+
+/// Somebody else ended the pod, such as a kubelet whose node ran full; its ReplicaSet has made another one.
+fn ended(pod: &Pod, name: &str, status: &PodStatus) -> Cause {
+    let words = [status.reason.as_deref(), status.message.as_deref()];
+    let words: Vec<&str> = words.into_iter().flatten().map(str::trim).collect();
+    let why = match words.as_slice() {
+        [] => "no reason was given".to_owned(),
+        words => words.join(": "),
+    };
+    let message = format!("pod {name} was ended, and another one takes its place: {why}");
+    let changes = status.conditions.iter().flatten();
+    let at = changes
+        .filter_map(|condition| condition.last_transition_time.as_ref())
+        .chain(&pod.metadata.creation_timestamp)
+        .map(|time| time.0)
+        .max();
+    Cause {
+        until: at.and_then(|at| at.checked_add(ENDED_WITHIN).ok()),
+        ..Cause::passing(reasons::POD_ENDED, message)
+    }
 }
 
 /// What the scheduler's words mean for the one who reads them.
@@ -134,6 +234,14 @@ fn what_to_do(said: &str) -> String {
             "unbound immediate PersistentVolumeClaims",
             "the claim has no storage yet",
         ),
+        (
+            "cannot allocate all claims",
+            "no node has the devices free that spec.resourceClaims asks for: free some, add a node, or ask for others",
+        ),
+        (
+            "to create the resourceclaim",
+            "a claim of spec.resourceClaims has not been made: see whether its ResourceClaimTemplate is in the namespace",
+        ),
     ] {
         if said.contains(words) {
             advice.push(meaning.to_owned());
@@ -147,48 +255,64 @@ fn what_to_do(said: &str) -> String {
     }
 }
 
+/// What keeps a container from running, if it is more than time.
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<Cause> {
-    let state = container.state.as_ref();
+    let name = container.name.as_str();
+    let ours = [CONTAINER, DOWNLOADER].contains(&name);
     let ended = terminated(&container.state).or_else(|| terminated(&container.last_state));
-    if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
-        let detail = waiting.message.as_deref().unwrap_or("no details were given");
-        match waiting.reason.as_deref() {
-            Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
-                let message = format!(
-                    "pod {pod} cannot get the image {}: {detail}; correct spec.engine.image or imagePullSecrets",
-                    container.image
-                );
-                return Some(Cause::fatal(reasons::IMAGE_PULL_FAILED, message));
-            }
-            Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
-                let message = format!("pod {pod} cannot start: {detail}");
-                return Some(Cause::fatal(reasons::CONTAINER_CONFIG_ERROR, message));
-            }
-            _ => {}
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    let detail = waiting
+        .and_then(|waiting| waiting.message.as_deref())
+        .unwrap_or("no details were given");
+    match reason {
+        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
+            let field = if ours {
+                "spec.engine.image".to_owned()
+            } else {
+                format!("the image of container {name} in spec.podTemplate")
+            };
+            let message = format!(
+                "pod {pod} cannot get the image {}: {detail}; correct {field} or imagePullSecrets",
+                container.image
+            );
+            return Some(Cause::fatal(reasons::IMAGE_PULL_FAILED, message));
         }
+        Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            let which = if ours {
+                String::new()
+            } else {
+                format!(" its container {name}")
+            };
+            let message = format!("pod {pod} cannot start{which}: {detail}");
+            return Some(Cause::fatal(reasons::CONTAINER_CONFIG_ERROR, message));
+        }
+        _ => {}
     }
-    ended
-        .filter(|ended| ended.exit_code != 0)
-        .map(|ended| of_end(pod, ended))
+    // One that ends well again and again never gets ready either.
+    let again = reason == Some("CrashLoopBackOff");
+    ended.filter(|ended| ended.exit_code != 0 || again).map(|ended| {
+        if ours {
+            of_end(pod, ended)
+        } else {
+            of_other(pod, name, ended)
+        }
+    })
 }
 
 fn terminated(state: &Option<ContainerState>) -> Option<&ContainerStateTerminated> {
     state.as_ref()?.terminated.as_ref()
 }
 
+/// How the engine ended, or the download that is the engine too.
 fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
-    if ended.reason.as_deref() == Some("OOMKilled") {
+    if out_of_memory(ended) {
         let message = format!(
             "the engine in pod {pod} was killed for its memory: raise resources.limits.memory, or lower engine.maxModelLen or maxNumSeqs"
         );
         return Cause::fatal(reasons::OUT_OF_MEMORY, message);
     }
-    // The termination message may be a whole tail of the log; its last line is the engine's own sentence.
-    let said = ended
-        .message
-        .as_deref()
-        .and_then(|text| text.lines().rev().map(str::trim).find(|line| !line.is_empty()));
-    let message = match said {
+    let message = match last_line(ended) {
         Some(line) => line.to_owned(),
         None => format!(
             "the engine in pod {pod} ended with exit code {} and no message: see kubectl logs {pod} --previous",
@@ -196,6 +320,33 @@ fn of_end(pod: &str, ended: &ContainerStateTerminated) -> Cause {
         ),
     };
     Cause::fatal(reasons::ENGINE_FAILED, message)
+}
+
+/// How a container ended that spec.podTemplate, or somebody who changes pods, has put beside the engine.
+fn of_other(pod: &str, container: &str, ended: &ContainerStateTerminated) -> Cause {
+    let how = if out_of_memory(ended) {
+        "was killed for its memory, raise its limit".to_owned()
+    } else {
+        let line = last_line(ended).map(|line| format!(" ({line})"));
+        format!(
+            "ended with exit code {}{}",
+            ended.exit_code,
+            line.unwrap_or_default()
+        )
+    };
+    let message =
+        format!("container {container} of pod {pod} {how}: see kubectl logs {pod} -c {container} --previous");
+    Cause::fatal(reasons::CONTAINER_FAILED, message)
+}
+
+fn out_of_memory(ended: &ContainerStateTerminated) -> bool {
+    ended.reason.as_deref() == Some("OOMKilled")
+}
+
+/// The termination message may be a whole tail of the log; its last line is the program's own sentence.
+fn last_line(ended: &ContainerStateTerminated) -> Option<&str> {
+    let mut lines = ended.message.as_deref()?.lines().rev().map(str::trim);
+    lines.find(|line| !line.is_empty())
 }
 
 fn refused(deployment: &Deployment) -> Option<Cause> {
@@ -216,137 +367,5 @@ fn refused(deployment: &Deployment) -> Option<Cause> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn pod(status: Value) -> Pod {
-        serde_json::from_value(json!({ "metadata": { "name": "chat-1" }, "status": status })).unwrap()
-    }
-
-    fn engine(state: Value, last: Value) -> Value {
-        json!({ "phase": "Running", "containerStatuses": [{
-            "name": "engine", "image": "qwen-engine:1", "imageID": "", "ready": false, "restartCount": 1,
-            "state": state, "lastState": last,
-        }] })
-    }
-
-    #[test]
-    fn the_engines_own_sentence_is_the_message() {
-        let ended = json!({ "terminated": { "exitCode": 2, "message": "INFO start\nqwen-engine: weights are truncated\n" } });
-        let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 20s" } });
-        let cause = of_pod(&pod(engine(waiting, ended))).unwrap();
-        assert_eq!(
-            (cause.reason, cause.message.as_str()),
-            (reasons::ENGINE_FAILED, "qwen-engine: weights are truncated")
-        );
-    }
-
-    #[test]
-    fn causes_are_told_apart() {
-        let unscheduled = json!({ "phase": "Pending", "conditions": [
-            { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient nvidia.com/gpu" },
-        ] });
-        for (status, reason) in [
-            (unscheduled, reasons::UNSCHEDULABLE),
-            (
-                engine(json!({ "waiting": { "reason": "ImagePullBackOff" } }), json!({})),
-                reasons::IMAGE_PULL_FAILED,
-            ),
-            (
-                engine(
-                    json!({ "waiting": { "reason": "CreateContainerConfigError" } }),
-                    json!({}),
-                ),
-                reasons::CONTAINER_CONFIG_ERROR,
-            ),
-            (
-                engine(
-                    json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } }),
-                    json!({}),
-                ),
-                reasons::OUT_OF_MEMORY,
-            ),
-            (engine(json!({ "running": {} }), json!({})), reasons::LOADING),
-        ] {
-            assert_eq!(of_pod(&pod(status)).unwrap().reason, reason);
-        }
-    }
-
-    #[test]
-    fn why_no_node_takes_a_pod_is_said_in_a_persons_words() {
-        let told = |said: &str| {
-            let condition = json!({ "type": "PodScheduled", "status": "False", "message": said });
-            of_pod(&pod(json!({ "conditions": [condition] })))
-                .unwrap()
-                .message
-        };
-        let full = told(
-            "0/9 nodes are available: 2 node(s) had untolerated taint {gpu: yes}, 3 Insufficient nvidia.com/mig-1g.5gb, 4 Insufficient memory. preemption: 3 Insufficient memory.",
-        );
-        assert!(
-            full.starts_with(
-                "no node takes pod chat-1: there is not enough free memory and nvidia.com/mig-1g.5gb, free some or add a node; \
-                 nodes have a taint that spec.tolerations does not name; the scheduler says: 0/9"
-            ),
-            "{full}"
-        );
-        assert_eq!(
-            told("no words we know"),
-            "no node takes pod chat-1: no words we know"
-        );
-    }
-
-    #[test]
-    fn a_quota_that_is_used_up_is_named() {
-        let deployment: Deployment = serde_json::from_value(json!({ "status": { "conditions": [{
-            "type": "ReplicaFailure", "status": "True",
-            "message": "pods \"chat-1\" is forbidden: exceeded quota: team, requested: requests.nvidia.com/gpu=1, used: 4, limited: 4",
-        }] } }))
-        .unwrap();
-        let cause = find(Some(&deployment), &[]).unwrap();
-        assert!(
-            cause
-                .message
-                .contains("the quota team of the namespace is used up"),
-            "{}",
-            cause.message
-        );
-    }
-
-    #[test]
-    fn a_download_is_told_and_so_is_its_failure() {
-        let with = |state: Value| {
-            let container = json!({ "name": "download", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
-            let waiting = engine(json!({ "waiting": { "reason": "PodInitializing" } }), json!({}));
-            let mut status = waiting;
-            status["phase"] = json!("Pending");
-            status["initContainerStatuses"] = json!([container]);
-            of_pod(&pod(status)).unwrap()
-        };
-        assert_eq!(with(json!({ "running": {} })).reason, reasons::LOADING);
-        let ended = json!({ "terminated": { "exitCode": 2, "message": "qwen-engine: no space is left" } });
-        let failed = with(ended);
-        assert_eq!(
-            (failed.reason, failed.message.as_str()),
-            (reasons::ENGINE_FAILED, "qwen-engine: no space is left")
-        );
-    }
-
-    #[test]
-    fn a_serving_pod_has_no_cause_and_a_failing_one_wins_over_a_loading_one() {
-        let mut serving = engine(json!({ "running": {} }), json!({}));
-        serving["containerStatuses"][0]["ready"] = json!(true);
-        assert_eq!(of_pod(&pod(serving)), None);
-        let loading = of_pod(&pod(engine(json!({ "running": {} }), json!({})))).unwrap();
-        let failing = of_pod(&pod(engine(
-            json!({ "waiting": { "reason": "ErrImagePull" } }),
-            json!({}),
-        )))
-        .unwrap();
-        assert_eq!(
-            find(None, &[loading, failing]).unwrap().reason,
-            reasons::IMAGE_PULL_FAILED
-        );
-    }
-}
+#[path = "cause/tests.rs"]
+mod tests;

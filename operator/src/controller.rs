@@ -214,7 +214,8 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     // A moment that has passed meanwhile leaves no time.
     let left =
         |until: Timestamp| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
-    let until = valid.hours.until.map_or(RESYNC, left);
+    let moments = [valid.hours.until, observed.next_cause];
+    let until = moments.into_iter().flatten().min().map_or(RESYNC, left);
     Ok(Some(Action::requeue(again.min(until))))
 }
 

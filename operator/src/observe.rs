@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -26,6 +27,8 @@ pub struct Observed {
     pub autoscaler_of_keda: Option<Arc<Child>>,
     /// Why its pods do not serve, for each that does not.
     pub causes: Vec<Cause>,
+    /// When one more of them is worth telling.
+    pub next_cause: Option<Timestamp>,
     /// Kinds that the cluster serves.
     pub capabilities: Capabilities,
     /// The claim that the service shares with others, where it names one that exists.
@@ -116,7 +119,11 @@ pub async fn observe(
     }
     let of_keda = (namespace.clone(), format!("{KEDA_PREFIX}{name}"));
     let autoscalers = caches.children(Kind::HorizontalPodAutoscaler);
-    let causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
+    let mut causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
+    let now = Timestamp::now();
+    let later = causes.iter().filter_map(|cause| cause.from);
+    let next_cause = later.filter(|from| now < *from).min();
+    causes.retain(|cause| cause.told_at(now));
     // A claim of others is not watched; a pod that waits for it asks for a reconcile when it starts.
     let shared_claim = match valid.shared_claim() {
         Some(claim) => Api::namespaced(client.clone(), namespace)
@@ -134,6 +141,7 @@ pub async fn observe(
         children,
         autoscaler_of_keda: autoscalers.and_then(|cache| cache.get(&of_keda)),
         causes,
+        next_cause,
         capabilities,
         shared_claim,
         prometheus,

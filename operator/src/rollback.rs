@@ -85,11 +85,16 @@ pub fn because(live: &Child) -> Option<&str> {
 /// Whether a change only waits for room beside replicas that go on serving: that is no fault of the change.
 #[must_use]
 pub fn waits_for_room(valid: &Valid, cause: Option<&Cause>) -> bool {
-    let stays = match &valid.spec.rollout.max_unavailable {
+    is_none(&valid.spec.rollout.max_unavailable)
+        && cause.is_some_and(|cause| cause.reason == reasons::UNSCHEDULABLE)
+}
+
+/// Whether a number or share of replicas is none of them.
+pub(crate) fn is_none(replicas: &IntOrString) -> bool {
+    match replicas {
         IntOrString::Int(number) => *number == 0,
         IntOrString::String(share) => ["0", "0%"].contains(&share.as_str()),
-    };
-    stays && cause.is_some_and(|cause| cause.reason == reasons::UNSCHEDULABLE)
+    }
 }
 
 /// Why the wanted template is to be given up now.

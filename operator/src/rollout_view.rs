@@ -11,6 +11,29 @@ use crate::verdict::Verdict;
 /// Judges the condition RolloutComplete.
 #[must_use]
 pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
+    let mut verdict = rollout(facts, deployment, cause);
+    if let Some(words) = outage(facts, deployment) {
+        verdict.message = format!("{}; {words}", verdict.message);
+    }
+    // The budget is part of the spec that the replicas run under, and no condition is nearer to it.
+    if let Some(failed) = Verdict::not_applied(facts.applied, [Kind::PodDisruptionBudget]) {
+        if verdict.status == "True" {
+            return failed;
+        }
+        verdict.message = format!("{}; {}", verdict.message, failed.message);
+    }
+    verdict
+}
+
+/// What a change costs that takes the only replica away first.
+fn outage(facts: &Facts<'_>, deployment: Option<&Deployment>) -> Option<&'static str> {
+    let wanted = deployment.and_then(|deployment| deployment.spec.as_ref()?.replicas);
+    (wanted == Some(1) && rollback::is_none(&facts.valid.spec.rollout.max_surge)).then_some(
+        "spec.rollout.maxSurge is 0, so a change takes the only replica away before the next one serves: set it to 1 where there is room for two",
+    )
+}
+
+fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     let live = facts.applied.live.get(&Kind::Deployment);
     if let Some(because) = live.and_then(|live| rollback::because(live)) {
         return Verdict::no(
@@ -49,9 +72,8 @@ pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&
             ),
         );
     }
-    // Ready carries the whole sentence; here its reason is enough.
     let why = cause
-        .map(|cause| format!(" ({}, see the condition Ready)", cause.reason))
+        .map(|cause| format!(": {}", cause.message))
         .unwrap_or_default();
     if reason == Some("ProgressDeadlineExceeded") {
         Verdict::no(

@@ -35,6 +35,14 @@ pub struct Facts<'a> {
     pub obstacle: Option<&'a str>,
 }
 
+/// What replicas cannot serve without as the spec says. What is refused of another kind is told by its own condition.
+const NEEDED: [Kind; 4] = [
+    Kind::PersistentVolumeClaim,
+    Kind::NetworkPolicy,
+    Kind::Deployment,
+    Kind::Service,
+];
+
 /// Replicas as the Deployment tells them.
 struct Replicas {
     wanted: i32,
@@ -146,8 +154,7 @@ fn count(deployment: Option<&Deployment>) -> Replicas {
 }
 
 fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
-    let needed = Kind::ALL.into_iter().filter(|kind| !kind.optional());
-    if let Some(failed) = Verdict::not_applied(facts.applied, needed) {
+    if let Some(failed) = Verdict::not_applied(facts.applied, NEEDED) {
         return failed;
     }
     if replicas.wanted == 0 && replicas.ready == 0 {
@@ -157,9 +164,12 @@ fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdi
         return waiting(cause);
     }
     let Replicas { ready, wanted, .. } = replicas;
+    let others = cause.filter(|_| ready < wanted);
+    let why = others.map(|cause| format!("; {}", cause.message));
+    let (url, why) = (facts.valid.url(), why.unwrap_or_default());
     Verdict::yes(
         reasons::AVAILABLE,
-        format!("{ready} of {wanted} replicas serve at {}", facts.valid.url()),
+        format!("{ready} of {wanted} replicas serve at {url}{why}"),
     )
 }
 
@@ -194,7 +204,11 @@ fn phase(replicas: &Replicas, ready: &Verdict, rollout: &Verdict, cause: Option<
     match cause {
         _ if ready.reason == reasons::SUSPENDED => Phase::Suspended,
         Some(cause) if replicas.ready > 0 && cause.fatal => Phase::Degraded,
-        _ if replicas.ready > 0 && rollout.reason == reasons::ROLLED_BACK => Phase::Degraded,
+        _ if replicas.ready > 0
+            && [reasons::ROLLED_BACK, reasons::APPLY_FAILED].contains(&rollout.reason.as_str()) =>
+        {
+            Phase::Degraded
+        }
         _ if replicas.ready > 0 && rollout.status == "True" => Phase::Ready,
         _ if replicas.ready > 0 => Phase::Updating,
         Some(cause) if cause.reason == reasons::UNSCHEDULABLE => Phase::Pending,

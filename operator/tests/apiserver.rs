@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 #[path = "apiserver/answers.rs"]
 mod answers;
+#[path = "apiserver/causes.rs"]
+mod causes;
 #[path = "apiserver/failures.rs"]
 mod failures;
 #[path = "apiserver/installations.rs"]

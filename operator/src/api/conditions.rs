@@ -35,6 +35,12 @@ pub mod reasons {
     pub const CONTAINER_CONFIG_ERROR: &str = "ContainerConfigError";
     /// The engine ended and said why.
     pub const ENGINE_FAILED: &str = "EngineFailed";
+    /// A pod has a node and starts nothing: a volume or its network is not there.
+    pub const CONTAINER_CREATING: &str = "ContainerCreating";
+    /// A container beside the engine, or before it, ended.
+    pub const CONTAINER_FAILED: &str = "ContainerFailed";
+    /// A pod was ended, for example evicted; another one takes its place.
+    pub const POD_ENDED: &str = "PodEnded";
     /// The engine was killed for its memory.
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
     /// Pods are refused, for example by a quota.
@@ -85,7 +91,7 @@ pub mod reasons {
     pub const WAITING_FOR_GATEWAY: &str = "WaitingForGateway";
     /// Metrics reach the autoscaler.
     pub const METRICS_AVAILABLE: &str = "MetricsAvailable";
-    /// No replica gives a metric.
+    /// A metric that replicas should follow has no value.
     pub const METRICS_MISSING: &str = "MetricsMissing";
     /// Some replicas do not answer.
     pub const PODS_SILENT: &str = "PodsSilent";

@@ -16,7 +16,7 @@ pub enum Phase {
     Ready,
     /// A change is on its way to the replicas.
     Updating,
-    /// Some replicas serve, some do not.
+    /// Replicas serve, and not as they should: some are missing, or the spec could not be brought to all of them.
     Degraded,
     /// No replica is wanted.
     Suspended,

@@ -32,6 +32,53 @@ async fn a_refused_object_stops_no_other_and_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_refused_beside_the_replicas_is_told_where_it_belongs_and_the_service_is_ready() {
+    for (kind, condition) in [
+        ("PodDisruptionBudget", "RolloutComplete"),
+        ("HorizontalPodAutoscaler", "ScalingActive"),
+        ("ConfigMap", "MonitoringReady"),
+        ("ServiceMonitor", "MonitoringReady"),
+        ("NetworkPolicy", "Ready"),
+        ("Service", "Ready"),
+    ] {
+        let world = World::new(&MONITORING);
+        world.fail(kind, Some((403, "no right")));
+        world.user_applies("chat", autoscaled(2, 3));
+        world.reconcile("chat").await.unwrap_err();
+        world.another_writes("Deployment", "chat", &["status"], json!({
+            "observedGeneration": 1, "replicas": 2, "readyReplicas": 2, "updatedReplicas": 2,
+            "conditions": [{ "type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" }],
+        }));
+        world.reconcile("chat").await.unwrap_err();
+        let told = world.condition("chat", condition);
+        assert!(
+            told.starts_with("False ApplyFailed: failed to apply the ") && told.contains(kind),
+            "{told}"
+        );
+        let ready = world.condition("chat", "Ready");
+        assert_eq!(
+            ready.starts_with("True Available"),
+            condition != "Ready",
+            "{kind}: {ready}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_autoscaler_that_cannot_be_removed_is_told_of_a_fixed_number() {
+    let world = World::new(&MONITORING);
+    reconciled(&world, autoscaled(1, 3)).await;
+    world.fail("HorizontalPodAutoscaler", Some((403, "no right")));
+    world.user_applies("chat", fixed(2));
+    world.reconcile("chat").await.unwrap_err();
+    let told = world.condition("chat", "ScalingActive");
+    assert!(
+        told.starts_with("False ApplyFailed: failed to delete the HorizontalPodAutoscaler"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn services_that_fail_for_ever_hold_up_no_other() {
     let world = World::new(&MONITORING);
     // More than are worked on at the same time.

@@ -186,6 +186,25 @@ async fn a_change_without_room_waits_and_says_what_allows_it_in_place() {
 }
 
 #[tokio::test]
+async fn a_change_that_takes_the_only_replica_away_first_is_told_beforehand() {
+    let warns = async |replicas: i32, rollout: Value| {
+        let world = World::new(&MONITORING);
+        let mut spec = fixed(replicas);
+        spec["rollout"] = rollout;
+        reconciled(&world, spec).await;
+        serves(&world, 1);
+        world.reconcile("chat").await.unwrap();
+        let told = world.condition("chat", "RolloutComplete");
+        told.contains("takes the only replica away before the next one serves: set it to 1")
+    };
+    let in_place = json!({ "maxSurge": 0, "maxUnavailable": 1 });
+    assert!(warns(1, in_place.clone()).await);
+    assert!(warns(1, json!({ "maxSurge": "0%", "maxUnavailable": 1 })).await);
+    assert!(!warns(2, in_place).await);
+    assert!(!warns(1, json!({})).await);
+}
+
+#[tokio::test]
 async fn a_failed_change_stays_where_rollback_is_off_and_where_nothing_was_before() {
     let world = changed(json!({ "rollback": false }), crashing()).await;
     assert_eq!(image(&world), "bad");
