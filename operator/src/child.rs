@@ -10,7 +10,7 @@ use kube::core::DynamicResourceScope;
 use kube::{Resource, api::ObjectMeta};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::SERVICE_LABEL;
 use crate::plan::Kind;
@@ -44,7 +44,7 @@ impl Child {
     /// The child as a typed object of which only replicas and status are filled in.
     #[must_use]
     pub fn typed<K: de::DeserializeOwned>(&self) -> Option<K> {
-        serde_json::from_value(serde_json::json!({
+        serde_json::from_value(json!({
             "metadata": { "generation": self.metadata.generation },
             "spec": { "replicas": self.replicas },
             "status": self.status(),
@@ -126,9 +126,8 @@ impl<'de> Deserialize<'de> for Child {
             spec,
             mut status,
         } = Read::deserialize(deserializer)?;
-        if let Some(status) = status.as_object_mut() {
-            // Moves with every look of the autoscaler.
-            status.remove("currentMetrics");
+        if let Some(metrics) = status.get_mut("currentMetrics").and_then(Value::as_array_mut) {
+            metrics.iter_mut().for_each(|metric| *metric = named(metric));
         }
         let mut annotations = metadata.annotations;
         annotations.retain(|name, _| name.starts_with(OURS));
@@ -159,6 +158,15 @@ impl<'de> Deserialize<'de> for Child {
                 ..ObjectMeta::default()
             },
         })
+    }
+}
+
+/// Which metric has a value. The value itself moves with every look of the autoscaler.
+fn named(metric: &Value) -> Value {
+    match metric["pods"]["metric"]["name"].as_str() {
+        Some(name) => json!({ "type": "Pods", "pods": { "metric": { "name": name } } }),
+        // One that could not be read has no type.
+        None => json!({ "type": metric["type"].as_str().unwrap_or_default() }),
     }
 }
 
@@ -241,7 +249,6 @@ impl<'de> Visitor<'de> for Walk<'_> {
 #[cfg(test)]
 mod tests {
     use kube::ResourceExt;
-    use serde_json::json;
 
     use super::*;
 
@@ -252,9 +259,17 @@ mod tests {
                 { "manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields },
             ] },
             "spec": { "replicas": 3, "template": {} },
-            "status": { "currentMetrics": [1], "desiredReplicas": 2 },
+            "status": { "currentMetrics": metrics("17"), "desiredReplicas": 2 },
         }))
         .unwrap()
+    }
+
+    /// As an autoscaler tells them: one with this value, and one that it could not read.
+    fn metrics(value: &str) -> Value {
+        json!([
+            { "type": "Pods", "pods": { "metric": { "name": "waiting" }, "current": { "averageValue": value } } },
+            { "type": "" },
+        ])
     }
 
     #[test]
@@ -263,7 +278,10 @@ mod tests {
         assert!(child.owns_replicas);
         assert_eq!(
             (child.replicas, child.status()),
-            (Some(3), json!({ "desiredReplicas": 2 }))
+            (
+                Some(3),
+                json!({ "currentMetrics": [{ "type": "Pods", "pods": { "metric": { "name": "waiting" } } }, { "type": "" }], "desiredReplicas": 2 })
+            )
         );
         assert_eq!(
             child.annotations().keys().collect::<Vec<_>>(),

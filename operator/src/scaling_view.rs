@@ -3,6 +3,7 @@ use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAu
 
 use crate::api::autoscaling::{AutoscalingSpec, MetricsSource};
 use crate::api::conditions::reasons;
+use crate::load::Metric;
 use crate::plan::Kind;
 use crate::status::{self, Facts};
 use crate::verdict::Verdict;
@@ -89,6 +90,11 @@ fn unused(replicas: i32) -> Option<String> {
 }
 
 fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
+    // One that cannot be removed goes on moving a number that should be fixed.
+    let kinds = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject];
+    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
+        return failed;
+    }
     let Some(autoscaling) = facts.valid.autoscaling() else {
         return if facts.valid.spec.autoscaling.is_some() {
             Verdict::no(
@@ -102,21 +108,24 @@ fn scaling(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> V
             )
         };
     };
-    let kinds = [Kind::HorizontalPodAutoscaler, Kind::ScaledObject];
-    if let Some(failed) = Verdict::not_applied(facts.applied, kinds) {
-        return failed;
-    }
     if let Some(unable) = said(autoscaler, "AbleToScale").filter(|able| able.status == "False") {
         return cannot(words(unable));
     }
     match autoscaling.metrics_source {
         MetricsSource::Operator => own(facts, autoscaler),
-        MetricsSource::PrometheusAdapter => told(autoscaler, "").unwrap_or_else(|| {
-            Verdict::yes(
-                reasons::METRICS_AVAILABLE,
-                "replicas follow queue depth, running requests and KV cache, as the adapter tells them",
-            )
-        }),
+        MetricsSource::PrometheusAdapter => told(autoscaler, "")
+            .or_else(|| {
+                lacking(
+                    autoscaler,
+                    "give the adapter the rule that qwen-operator render prints, and see whether its Prometheus scrapes this service (MonitoringReady)",
+                )
+            })
+            .unwrap_or_else(|| {
+                Verdict::yes(
+                    reasons::METRICS_AVAILABLE,
+                    "replicas follow queue depth, running requests and KV cache, as the adapter tells them",
+                )
+            }),
         MetricsSource::Keda => keda(facts, autoscaler),
     }
 }
@@ -131,7 +140,10 @@ fn own(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdi
     } else {
         format!("; no answer from {}", silent.join(", "))
     };
-    let refused = told(autoscaler, &named);
+    let refused = told(autoscaler, &named).or_else(|| {
+        let name = &facts.valid.name;
+        lacking(autoscaler, &format!("kubectl describe hpa {name} says why"))
+    });
     // Another server of the same API may give the values; only when none come is ours the reason.
     if let Some(obstacle) = facts.obstacle.filter(|_| refused.is_some()) {
         return Verdict::no(reasons::METRICS_MISSING, obstacle);
@@ -165,6 +177,29 @@ fn told(autoscaler: Option<&HorizontalPodAutoscaler>, named: &str) -> Option<Ver
         ));
     };
     (active.status != "True").then(|| cannot(&format!("{}{named}", words(active))))
+}
+
+/// Which of our metrics the autoscaler has no value of. One metric, be it the CPU, is enough for it to call itself active.
+fn lacking(autoscaler: Option<&HorizontalPodAutoscaler>, advice: &str) -> Option<Verdict> {
+    let read = autoscaler?.status.as_ref()?.current_metrics.as_ref()?;
+    let read: Vec<Option<&str>> = read
+        .iter()
+        .map(|metric| metric.pods.as_ref().map(|pods| pods.metric.name.as_str()))
+        .collect();
+    // It reads none while the number is outside of its limits.
+    let unread = Metric::ALL.map(Metric::name).into_iter();
+    let unread: Vec<&str> = unread
+        .filter(|name| !read.is_empty() && !read.contains(&Some(*name)))
+        .collect();
+    (!unread.is_empty()).then(|| {
+        Verdict::no(
+            reasons::METRICS_MISSING,
+            format!(
+                "the autoscaler gets no value of {} and follows its other metrics alone: {advice}",
+                unread.join(" and ")
+            ),
+        )
+    })
 }
 
 /// What the autoscaler says of itself under this type.

@@ -66,6 +66,53 @@ async fn an_autoscaler_that_cannot_scale_is_told() {
 }
 
 #[tokio::test]
+async fn a_metric_without_a_value_is_told_whatever_else_has_one() {
+    let world = World::new(&MONITORING);
+    let pods = |name: &str| json!({ "type": "Pods", "pods": { "metric": { "name": name }, "current": { "averageValue": "1" } } });
+    let [waiting, running, kv] = [
+        "vllm:num_requests_waiting",
+        "vllm:num_requests_running",
+        "vllm:kv_cache_usage_perc",
+    ]
+    .map(pods);
+    let cpu =
+        json!({ "type": "Resource", "resource": { "name": "cpu", "current": { "averageUtilization": 3 } } });
+    // The autoscaler leaves a place without a type for what it could not read.
+    let none = json!({ "type": "" });
+    let with = |metrics: &[&Value]| {
+        let mut status = says(1, &[COUNTS]);
+        status["currentMetrics"] = json!(metrics);
+        status
+    };
+    let mut spec = by_adapter(1, 4);
+    spec["autoscaling"]["extraMetrics"] = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } }]);
+    reconciled(&world, spec).await;
+    for (metrics, told_) in [
+        (
+            vec![&none, &none, &none, &cpu],
+            "False MetricsMissing: the autoscaler gets no value of vllm:num_requests_waiting and vllm:num_requests_running and vllm:kv_cache_usage_perc and follows its other metrics alone: give the adapter the rule",
+        ),
+        (
+            vec![&waiting, &running, &none, &cpu],
+            "False MetricsMissing: the autoscaler gets no value of vllm:kv_cache_usage_perc and",
+        ),
+        (vec![&waiting, &running, &kv, &none], "True MetricsAvailable"),
+        // Out of its limits it moves without a look at metrics.
+        (vec![], "True MetricsAvailable"),
+    ] {
+        let condition = told(&world, "chat", with(&metrics)).await;
+        assert!(condition.starts_with(told_), "{condition}");
+    }
+    // Values move with every look, and cost nothing.
+    told(&world, "chat", with(&[&waiting, &running, &kv, &cpu])).await;
+    world.writes();
+    let mut more = with(&[&waiting, &running, &kv, &cpu]);
+    more["currentMetrics"][0]["pods"]["current"]["averageValue"] = json!("9");
+    told(&world, "chat", more).await;
+    assert_eq!(world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_autoscaler_of_keda_is_heard_too() {
     let world = World::new(&["ScaledObject"]);
     reconciled(&world, by_keda()).await;
@@ -150,7 +197,7 @@ async fn a_number_that_counts_for_nothing_is_told() {
 }
 
 /// What a reconcile asks for after one that wrote nothing.
-async fn settled(world: &World) -> Action {
+pub async fn settled(world: &World) -> Action {
     world.reconcile("chat").await.unwrap();
     world.watches_catch_up();
     let service = serde_json::from_value(world.get("QwenService", "chat")).unwrap();
