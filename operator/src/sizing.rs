@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::api::QwenServiceSpec;
-use crate::api::engine::Device;
+use crate::api::engine::{Device, KvCacheDtype, Quantization};
 
 /// Numbers of a published shape: all weights, layers, KV heads. Heads have 128 numbers.
 struct Shape {
@@ -65,19 +65,23 @@ pub fn derive(spec: &QwenServiceSpec) -> Option<Sizing> {
     let shape = SHAPES
         .iter()
         .find(|shape| names(&spec.model.source, shape.name))?;
-    let quantization = quantization(&spec.engine.extra_args);
     let cuda = spec.engine.device == Device::Cuda;
-    let bits = match (quantization, cuda) {
+    let bits = match (spec.engine.quantization, cuda) {
         // What candle keeps beside the file's own blocks is counted: see docs/quantization.md.
-        (Some("q8_0"), _) => 17.0,
-        (Some("q6_k"), _) => 16.6,
-        (Some("q5_k"), _) => 5.5,
-        (Some("q4_k"), _) => 10.5,
-        (_, true) => 16.0,
-        (_, false) => 32.0,
+        (Some(Quantization::Q8), _) => 17.0,
+        (Some(Quantization::Q6), _) => 16.6,
+        (Some(Quantization::Q5), _) => 5.5,
+        (Some(Quantization::Q4), _) => 10.5,
+        (Some(Quantization::None) | None, true) => 16.0,
+        (Some(Quantization::None) | None, false) => 32.0,
     };
     let weights = shape.weights * bits / 8.0 / GIB;
-    let kv_bytes = if bits < 32.0 { 2 } else { 4 };
+    let kv_bytes = match spec.engine.kv_cache_dtype {
+        Some(KvCacheDtype::Float32) => 4,
+        Some(KvCacheDtype::Bfloat16 | KvCacheDtype::Float16) => 2,
+        Some(KvCacheDtype::Auto) | None if bits < 32.0 => 2,
+        Some(KvCacheDtype::Auto) | None => 4,
+    };
     let per_token = f64::from(2 * shape.layers * shape.kv_heads * HEAD * kv_bytes);
     let tokens = spec.engine.max_model_len.map_or(USUAL_LENGTH, i32::unsigned_abs);
     let kv = per_token * f64::from(tokens) / GIB;
@@ -117,14 +121,6 @@ fn names(source: &str, size: &str) -> bool {
             let end = name.as_bytes().get(at + size.len());
             name[..at].ends_with('-') && matches!(end, None | Some(b'-' | b'.'))
         })
-}
-
-/// The value of `--quantization`, `-q` or `--quantization=…`.
-fn quantization(args: &[String]) -> Option<&str> {
-    args.iter().enumerate().find_map(|(at, arg)| match arg.as_str() {
-        "--quantization" | "-q" => args.get(at + 1).map(String::as_str),
-        _ => arg.strip_prefix("--quantization="),
-    })
 }
 
 #[cfg(test)]
@@ -168,14 +164,15 @@ mod tests {
     #[test]
     fn quantization_context_and_device_count() {
         let source = "hf://Qwen/Qwen3-4B";
-        let with = |args: Value| json!({ "device": "Cpu", "maxModelLen": 4096, "extraArgs": args });
-        assert_eq!(
-            memory(source, with(json!(["--quantization=q5_k"]))).unwrap(),
-            "5Gi"
-        );
-        assert_eq!(memory(source, with(json!(["-q", "q8_0"]))).unwrap(), "11Gi");
+        let with = |kind: &str| json!({ "device": "Cpu", "maxModelLen": 4096, "quantization": kind });
+        for (kind, gib) in [("q5_k", "5Gi"), ("q8_0", "11Gi"), ("none", "20Gi")] {
+            assert_eq!(memory(source, with(kind)).unwrap(), gib, "{kind}");
+        }
         let long = json!({ "device": "Cpu", "maxModelLen": 131_072 });
-        assert_eq!(memory(source, long).unwrap(), "58Gi");
+        assert_eq!(memory(source, long.clone()).unwrap(), "58Gi");
+        let mut half = long;
+        half["kvCacheDtype"] = json!("bfloat16");
+        assert_eq!(memory(source, half).unwrap(), "38Gi");
         let gpu = derived(source, json!({})).unwrap();
         assert_eq!(gpu.memory, "4Gi");
         assert!(

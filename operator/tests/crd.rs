@@ -159,6 +159,18 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "extraArgs must not repeat a flag",
         ),
         (
+            with(json!({ "engine": { "extraArgs": ["--quantization=q8_0"] } })),
+            "extraArgs must not repeat a flag",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["-q", "q8_0"] } })),
+            "extraArgs must not repeat a flag",
+        ),
+        (
+            with(json!({ "engine": { "extraArgs": ["--kv_cache_dtype=float16"] } })),
+            "extraArgs must not repeat a flag",
+        ),
+        (
             with(json!({ "engine": { "extraArgs": ["--max_model_len", "5"] } })),
             "extraArgs must not repeat a flag",
         ),
@@ -317,6 +329,68 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
         assert!(
             messages.iter().any(|message| message.contains(words)),
             "{spec}: {messages:?}"
+        );
+    }
+}
+
+#[test]
+fn a_budget_that_keeps_every_replica_is_refused_with_what_to_write_instead() {
+    let told = |least: Value, part: Value| {
+        let mut spec = with(part);
+        spec["disruption"] = json!({ "minAvailable": least });
+        refusals(spec)
+    };
+    let fixed = |replicas: i32| json!({ "replicas": replicas });
+    let scaled = |min: i32, max: i32| json!({ "autoscaling": { "minReplicas": min, "maxReplicas": max } });
+    for (least, part) in [
+        (json!(3), fixed(3)),
+        (json!(5), fixed(3)),
+        (json!("99%"), fixed(3)),
+        (json!("67%"), fixed(3)),
+        (json!(1), scaled(1, 4)),
+        (json!("1%"), scaled(1, 4)),
+        (json!(2), scaled(2, 4)),
+    ] {
+        let messages = told(least.clone(), part.clone());
+        assert!(
+            messages
+                .iter()
+                .any(|message| message.contains("write disruption.maxUnavailable: 1 instead")),
+            "{least} {part}: {messages:?}"
+        );
+    }
+    for (least, part) in [
+        (json!(2), fixed(3)),
+        (json!("66%"), fixed(3)),
+        (json!("99%"), fixed(100)),
+        // A single replica has no budget.
+        (json!(1), fixed(1)),
+        (json!(1), fixed(0)),
+        (json!(1), scaled(1, 1)),
+        (json!(1), scaled(2, 4)),
+        (json!("50%"), scaled(2, 4)),
+    ] {
+        assert_eq!(
+            told(least.clone(), part.clone()),
+            Vec::<String>::new(),
+            "{least} {part}"
+        );
+    }
+    for (disruption, words) in [
+        (
+            json!({ "minAvailable": "100%" }),
+            "must let at least one replica go",
+        ),
+        (json!({ "minAvailable": -1 }), "must let at least one replica go"),
+        (
+            json!({ "minAvailable": 1, "maxUnavailable": 1 }),
+            "write one of them",
+        ),
+    ] {
+        let messages = refusals(with(json!({ "replicas": 3, "disruption": disruption })));
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{messages:?}"
         );
     }
 }

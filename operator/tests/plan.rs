@@ -109,6 +109,7 @@ fn what_does_not_concern_the_engine_restarts_no_pod() {
         json!({ "replicas": 3 }),
         json!({ "suspend": true }),
         json!({ "disruption": { "maxUnavailable": "50%" } }),
+        json!({ "disruption": { "minAvailable": 2 } }),
         json!({ "network": { "policy": false, "allowFrom": [{ "podSelector": {} }], "route": { "parentRefs": [{ "name": "gateway" }] } } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "10m", "maxSurge": 2 } }),
     ] {
@@ -129,6 +130,10 @@ fn a_budget_exists_where_a_drain_could_take_more_than_one_replica() {
     assert_eq!(budget(json!({ "replicas": 3, "suspend": true })), None);
     assert_eq!(budget(json!({ "autoscaling": { "maxReplicas": 1 } })), None);
     assert_eq!(budget(json!({ "replicas": 2 })), Some(json!(1)));
+    let kept = json!({ "replicas": 4, "disruption": { "minAvailable": "50%" } });
+    let spec = planned(kept, Kind::PodDisruptionBudget).unwrap()["spec"].clone();
+    assert_eq!(spec["minAvailable"], json!("50%"));
+    assert!(spec["maxUnavailable"].is_null(), "{spec}");
     let halved = json!({ "autoscaling": { "maxReplicas": 4 }, "disruption": { "maxUnavailable": "50%" } });
     assert_eq!(budget(halved), Some(json!("50%")));
 }
@@ -321,6 +326,20 @@ fn kedas_own_settings_reach_the_scaled_object() {
         assert_eq!(own["authenticationRef"], autoscaling["keda"]["authenticationRef"]);
         assert_eq!(own["metadata"]["authModes"], "bearer");
     }
+}
+
+#[test]
+fn a_monitor_bears_the_users_labels_and_annotations() {
+    let monitor = |part: Value| {
+        let part = json!({ "monitoring": { "serviceMonitor": part } });
+        planned(part, Kind::ServiceMonitor).unwrap()["metadata"].clone()
+    };
+    let metadata = monitor(json!({ "labels": { "release": "main" }, "annotations": { "team": "chat" } }));
+    assert_eq!(
+        (&metadata["labels"]["release"], &metadata["annotations"]),
+        (&json!("main"), &json!({ "team": "chat" }))
+    );
+    assert!(monitor(json!({}))["annotations"].is_null());
 }
 
 /// The budget must not come and go with the hour.

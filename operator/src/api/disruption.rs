@@ -1,23 +1,43 @@
 //! How many replicas a drain of nodes may take at once.
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits;
 
 /// The PodDisruptionBudget. It exists where there can be more than one replica: a single one is never kept on its node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!has(self.maxUnavailable) || !has(self.minAvailable)", "message": "maxUnavailable and minAvailable say the same from two sides: write one of them"}]))]
 pub struct DisruptionSpec {
     /// Replicas, as a number or percentage, that may be missing while nodes are drained; a percentage is rounded up.
+    /// 1 where neither this nor `minAvailable` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(transform = limits::some_replicas)]
-    pub max_unavailable: IntOrString,
+    pub max_unavailable: Option<IntOrString>,
+    /// Replicas, as a number or percentage, that stay while nodes are drained; a percentage is rounded up. It must be
+    /// below the fewest replicas, `replicas` or `autoscaling.minReplicas`, or nodes could not be drained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = limits::count_or_share)]
+    pub min_available: Option<IntOrString>,
 }
 
-impl Default for DisruptionSpec {
-    fn default() -> Self {
-        Self {
-            max_unavailable: IntOrString::Int(1),
-        }
-    }
+/// Whether a drain may take one replica of the fewest that there are; a single one has no budget.
+pub fn drainable() -> Rule {
+    let one_goes = |replicas: &str| {
+        let least = "string(self.disruption.minAvailable)";
+        // A share is rounded up, so one of them may go when a whole one is left over.
+        format!(
+            "({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
+        )
+    };
+    let autoscaled = one_goes("self.autoscaling.minReplicas");
+    let fixed = one_goes("self.replicas");
+    let rule = format!(
+        "!has(self.disruption) || !has(self.disruption.minAvailable) || (has(self.autoscaling) ? self.autoscaling.maxReplicas == 1 || {autoscaled} : self.replicas <= 1 || {fixed})"
+    );
+    Rule::new(rule).message(
+        "disruption.minAvailable is as many as there may be replicas, so no node with one could be drained: lower it, raise replicas or autoscaling.minReplicas, or write disruption.maxUnavailable: 1 instead",
+    )
 }

@@ -30,6 +30,40 @@ pub enum Dtype {
     Float32,
 }
 
+/// What weights are quantized to as they are loaded, by the engine's names; FP8 and GGUF files need none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// As they are.
+    None,
+    /// About 8 bits.
+    #[serde(rename = "q8_0")]
+    Q8,
+    /// About 6 bits.
+    #[serde(rename = "q6_k")]
+    Q6,
+    /// About 5 bits.
+    #[serde(rename = "q5_k")]
+    Q5,
+    /// About 4 bits.
+    #[serde(rename = "q4_k")]
+    Q4,
+}
+
+/// Type of the KV cache, by vLLM's names: by default that of the activations, and bfloat16 beside quantized weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCacheDtype {
+    /// As the activations, and Bfloat16 beside quantized weights.
+    Auto,
+    /// 16 bits, range of float32.
+    Bfloat16,
+    /// 16 bits, IEEE.
+    Float16,
+    /// 32 bits.
+    Float32,
+}
+
 /// When the kubelet pulls the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ImagePullPolicy {
@@ -60,6 +94,12 @@ pub struct EngineSpec {
     /// Type of weights and activations; the engine's default (`auto`) when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
+    /// What weights are quantized to as they are loaded; not at all when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
+    /// Type of the KV cache; the engine's default (`auto`) when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache_dtype: Option<KvCacheDtype>,
     /// Longest prompt plus output, in tokens; 32768, or the model's own limit if that is less, when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -95,7 +135,7 @@ pub struct EngineSpec {
     /// More flags of the engine, after those that the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
-        "rule": "self.all(arg, !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|s3[-_]endpoint|s3[-_]region|s3[-_]access[-_]key[-_]id|s3[-_]secret[-_]access[-_]key|s3[-_]session[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port|benchmark[-_]seconds|ssl[-_]keyfile|ssl[-_]certfile)(=.*)?$'))",
+        "rule": "self.all(arg, !arg.startsWith('-q') && !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|quantization|kv[-_]cache[-_]dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|s3[-_]endpoint|s3[-_]region|s3[-_]access[-_]key[-_]id|s3[-_]secret[-_]access[-_]key|s3[-_]session[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port|benchmark[-_]seconds|ssl[-_]keyfile|ssl[-_]certfile)(=.*)?$'))",
         "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef, certificates by spec.network.tls; host, port, metrics-port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,
@@ -112,6 +152,8 @@ impl Default for EngineSpec {
             image_pull_secrets: Vec::new(),
             device: Device::default(),
             dtype: None,
+            quantization: None,
+            kv_cache_dtype: None,
             max_model_len: None,
             // vLLM's default for a GPU server.
             max_num_seqs: 256,

@@ -64,6 +64,15 @@ pub fn some_replicas(schema: &mut Schema) {
     );
 }
 
+/// A number of replicas or a share of them that leaves some over.
+pub fn count_or_share(schema: &mut Schema) {
+    rule(
+        schema,
+        "string(self).matches('^([0-9]+|[1-9]?[0-9]%)$')",
+        "minAvailable must let at least one replica go, or no node with a replica could ever be drained: write a number of replicas, such as 1, or a percentage up to \"99%\"",
+    );
+}
+
 /// A key in the data of a Secret.
 pub fn data_key(schema: &mut Schema) {
     schema.insert("maxLength".to_owned(), json!(253));

@@ -53,6 +53,9 @@ pub struct ServiceMonitorSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(transform = limits::labels)]
     pub labels: BTreeMap<String, String>,
+    /// Annotations of the ServiceMonitor.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Default for ServiceMonitorSpec {
@@ -62,6 +65,7 @@ impl Default for ServiceMonitorSpec {
             interval: "10s".into(),
             scrape_timeout: "5s".into(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
         }
     }
 }

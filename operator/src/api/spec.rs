@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::autoscaling::AutoscalingSpec;
-use super::disruption::DisruptionSpec;
+use super::disruption::{self, DisruptionSpec};
 use super::engine::EngineSpec;
 use super::limits;
 use super::model::ModelSpec;
@@ -57,6 +57,7 @@ use super::status::QwenServiceStatus;
 #[x_kube(validation = Rule::new(
     "!has(self.autoscaling) || self.autoscaling.queueDepth.perReplica < self.engine.maxQueuedRequests"
 ).message("autoscaling.queueDepth.perReplica must be below engine.maxQueuedRequests, or the queue is full before replicas are added: lower perReplica or raise maxQueuedRequests"))]
+#[x_kube(validation = disruption::drainable())]
 #[x_kube(validation = Rule::new(
     "!self.monitoring.alerts.enabled || (self.monitoring.alerts.thresholds.queueDepth < self.engine.maxQueuedRequests && self.monitoring.alerts.thresholds.queueDepthWarning < self.engine.maxQueuedRequests)"
 ).message("the alert thresholds queueDepth and queueDepthWarning must be below engine.maxQueuedRequests, or these alerts can never fire: lower them or raise maxQueuedRequests"))]

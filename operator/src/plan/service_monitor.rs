@@ -23,7 +23,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "ServiceMonitor",
-            "metadata": meta::metadata_with(valid, &monitor.labels),
+            "metadata": meta::annotated(meta::metadata_with(valid, &monitor.labels), &monitor.annotations),
             "spec": {
                 "selector": { "matchLabels": meta::match_labels(valid) },
                 "endpoints": [{

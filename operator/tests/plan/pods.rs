@@ -296,3 +296,43 @@ fn traces_and_logs_are_flags_and_variables_that_the_users_own_win_over() {
     let own = part(json!([{ "name": "OTEL_SERVICE_NAME", "value": "mine" }]));
     assert_eq!(value(&own, "OTEL_SERVICE_NAME"), "mine");
 }
+
+/// The values of an enum in the definition of the resource.
+fn values(field: &str) -> Vec<String> {
+    use kube::CustomResourceExt;
+    let schema = json!(QwenService::crd().spec.versions[0].schema);
+    let engine = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["engine"]["properties"];
+    let values = engine[field]["enum"].as_array().unwrap().iter();
+    values
+        .filter_map(|value| value.as_str().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn quantization_and_type_of_the_kv_cache_are_flags_with_the_engines_own_values() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/src");
+    let engine = ["config.rs", "model/quantize.rs"]
+        .map(|file| std::fs::read_to_string(format!("{root}/{file}")).unwrap())
+        .concat();
+    let claim = json!({ "source": "hf://a/b", "cache": { "claimName": "weights" } });
+    for (field, flag, least) in [
+        ("quantization", "quantization", 5),
+        ("kvCacheDtype", "kv-cache-dtype", 4),
+    ] {
+        let values = values(field);
+        assert_eq!(values.len(), least, "{values:?}");
+        for value in values {
+            assert!(
+                engine.contains(&format!("\"{value}\"")),
+                "the engine has no {value}"
+            );
+            let pod = pod(json!({ "model": claim, "engine": { "device": "Cpu", field: value } }));
+            for container in containers(&pod) {
+                let args = container["args"].as_array().unwrap();
+                assert!(args.contains(&json!(format!("--{flag}={value}"))), "{args:?}");
+            }
+        }
+        let plain = pod(json!({})).to_string();
+        assert!(!plain.contains(&format!("--{flag}")), "{plain}");
+    }
+}

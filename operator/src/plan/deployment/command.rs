@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::volumes;
 use crate::api::ENGINE_PORT;
-use crate::api::engine::{Device, Dtype};
+use crate::api::engine::{Device, Dtype, KvCacheDtype, Quantization};
 use crate::api::telemetry::{LogFormat, LogLevel};
 use crate::valid::{Site, Source, Valid};
 
@@ -34,6 +34,16 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
         flag("device", device(engine.device)),
     ];
     args.extend(engine.dtype.map(|numbers| flag("dtype", dtype(numbers))));
+    args.extend(
+        engine
+            .quantization
+            .map(|kind| flag("quantization", quantization(kind))),
+    );
+    args.extend(
+        engine
+            .kv_cache_dtype
+            .map(|kind| flag("kv-cache-dtype", kv_cache_dtype(kind))),
+    );
     args.extend(engine.max_model_len.map(|tokens| flag("max-model-len", tokens)));
     args.push(flag("max-num-seqs", engine.max_num_seqs));
     let batched = engine.max_num_batched_tokens;
@@ -154,6 +164,25 @@ const fn dtype(dtype: Dtype) -> &'static str {
         Dtype::Bfloat16 => "bfloat16",
         Dtype::Float16 => "float16",
         Dtype::Float32 => "float32",
+    }
+}
+
+const fn quantization(quantization: Quantization) -> &'static str {
+    match quantization {
+        Quantization::None => "none",
+        Quantization::Q8 => "q8_0",
+        Quantization::Q6 => "q6_k",
+        Quantization::Q5 => "q5_k",
+        Quantization::Q4 => "q4_k",
+    }
+}
+
+const fn kv_cache_dtype(dtype: KvCacheDtype) -> &'static str {
+    match dtype {
+        KvCacheDtype::Auto => "auto",
+        KvCacheDtype::Bfloat16 => "bfloat16",
+        KvCacheDtype::Float16 => "float16",
+        KvCacheDtype::Float32 => "float32",
     }
 }
 
