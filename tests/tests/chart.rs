@@ -35,7 +35,15 @@ fn helm(args: &[&str]) -> Result<Output> {
 
 /// Objects that the chart renders with these `--set` values.
 fn render(values: &[&str]) -> Result<Vec<Value>> {
+    render_on(&[], values)
+}
+
+/// The same on a cluster with these kinds, each as VERSION/KIND.
+fn render_on(kinds: &[&str], values: &[&str]) -> Result<Vec<Value>> {
     let mut args = vec!["template", RELEASE, ".", "--namespace", NAMESPACE];
+    for kind in kinds {
+        args.extend(["--api-versions", kind]);
+    }
     for value in values {
         args.extend(["--set", value]);
     }
@@ -292,6 +300,7 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
         "replicas=-1",
         "replicas=two",
         "serviceMonitor.interval=soon",
+        "serviceMonitor.enabled=perhaps",
         "crds.install=perhaps",
         "resources.limit.memory=1Gi",
         "imagePullSecrets[0]=regcred",
@@ -309,6 +318,36 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
             ),
         }
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
+fn the_operators_own_monitoring_follows_the_cluster_unless_a_value_says_otherwise() -> Result<()> {
+    let made = |kinds: &[&str], values: &[&str]| -> Result<(bool, bool)> {
+        let objects = render_on(kinds, values)?;
+        let has = |kind| find(&objects, kind, RELEASE).is_ok();
+        Ok((has("ServiceMonitor"), has("PrometheusRule")))
+    };
+    let (monitor, rule) = ("serviceMonitor.enabled", "prometheusRule.enabled");
+    let both = [
+        "monitoring.coreos.com/v1/ServiceMonitor",
+        "monitoring.coreos.com/v1/PrometheusRule",
+    ];
+    assert_eq!(made(&[], &[])?, (false, false));
+    assert_eq!(made(&both, &[])?, (true, true));
+    assert_eq!(made(&both, &[&format!("{rule}=false")])?, (true, false));
+    // Alerts about series that nobody scrapes would fire for ever.
+    assert_eq!(made(&both, &[&format!("{monitor}=false")])?, (false, false));
+    assert_eq!(
+        made(&both, &[&format!("{monitor}=false"), &format!("{rule}=true")])?,
+        (false, true)
+    );
+    assert_eq!(
+        made(&[], &[&format!("{monitor}=true"), &format!("{rule}=true")])?,
+        (true, true)
+    );
+    assert_eq!(made(&[], &[&format!("{monitor}=null")])?, (false, false));
     Ok(())
 }
 

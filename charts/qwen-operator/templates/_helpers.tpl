@@ -31,3 +31,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $registry := .registry | trimSuffix "/" -}}
 {{ if $registry }}{{ $registry }}/{{ end }}{{ .repository }}:{{ .tag }}
 {{- end }}
+
+{{/* Whether the release has a ServiceMonitor: as the value says, or else as the cluster has its definition. */}}
+{{- define "qwen-operator.monitored" -}}
+{{- $wanted := .Values.serviceMonitor.enabled }}
+{{- if ternary (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor") $wanted (kindIs "invalid" $wanted) }}yes{{ end }}
+{{- end }}
+
+{{/* The same of alerts. Without a ServiceMonitor they would fire for want of series, so that must be asked for. */}}
+{{- define "qwen-operator.alerting" -}}
+{{- $wanted := .Values.prometheusRule.enabled }}
+{{- $served := and (include "qwen-operator.monitored" .) (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule") }}
+{{- if ternary $served $wanted (kindIs "invalid" $wanted) }}yes{{ end }}
+{{- end }}
