@@ -216,12 +216,13 @@ impl Client {
     }
 }
 
-/// The wait after so many failures before: doubled each time, spread so that many clients do not come back at once, and
-/// never shorter than what the hub asked for.
+/// The wait after so many failures before: doubled each time, and never shorter than what the hub asked for. Both are
+/// spread, so that many clients do not come back at once.
 fn wait(first: Duration, failures: u32, asked: Option<Duration>) -> Duration {
     let grown = (first * 2_u32.pow(failures.min(16))).min(LONGEST_WAIT);
     let spread = grown.mul_f64(rand::random_range(0.75..1.25));
-    asked.map_or(spread, |asked| asked.min(LONGEST_ASKED).max(spread))
+    let asked = asked.map(|asked| asked.min(LONGEST_ASKED).mul_f64(rand::random_range(1.0..1.25)));
+    asked.map_or(spread, |asked| asked.max(spread))
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
@@ -312,8 +313,11 @@ mod tests {
         bounds(wait(first, 0, None), 0, 2);
         bounds(wait(first, 3, None), 6, 10);
         bounds(wait(first, 30, None), 45, 75);
-        bounds(wait(first, 0, Some(Duration::from_secs(20))), 20, 20);
+        bounds(wait(first, 0, Some(Duration::from_secs(20))), 20, 25);
         bounds(wait(first, 3, Some(Duration::ZERO)), 6, 10);
-        bounds(wait(first, 0, Some(Duration::from_secs(86_400))), 300, 300);
+        bounds(wait(first, 0, Some(Duration::from_secs(86_400))), 300, 375);
+        let asked = |_| wait(first, 0, Some(Duration::from_secs(20)));
+        let waits: std::collections::BTreeSet<_> = (0..8).map(asked).collect();
+        assert!(waits.len() > 1, "all come back at the same time: {waits:?}");
     }
 }
