@@ -313,9 +313,9 @@ async fn storage(client: &Client) -> Result<Found, kube::Error> {
     Ok(match default {
         Some(class) => Found::Fine(format!("{} is the default", class.name_any())),
         None if names.is_empty() => Found::Optional(
-            "there is none; claims of pvc:// models need a PersistentVolume of yours, or install a provisioner".to_owned(),
+            "there is none; spec.model.cache.claim needs a PersistentVolume of yours, or install a provisioner".to_owned(),
         ),
-        None => Found::Optional(format!("none is the default; name one in claims of pvc:// models: {}", names.join(", "))),
+        None => Found::Optional(format!("none is the default; name one in spec.model.cache.claim.storageClassName: {}", names.join(", "))),
     })
 }
 
