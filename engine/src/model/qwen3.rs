@@ -3,7 +3,7 @@
 //! All tokens of a step form one matrix; only attention tells sequences apart.
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Heads, KvCache};
+use super::attention::{Heads, KvCache, Step};
 use super::checkpoint::Checkpoint;
 use super::config::Qwen3Config;
 use super::cpu::Threads;
@@ -112,8 +112,12 @@ impl Qwen3 {
         let mut x = self
             .embedding
             .forward(&Tensor::from_vec(tokens, count, &self.device)?, self.dtype)?;
+        let Some(first) = self.layers.first() else {
+            candle_core::bail!("the model has no layers")
+        };
+        let step = first.cache.place(plan)?;
         for layer in &mut self.layers {
-            x = layer.forward(&x, &rope, plan)?;
+            x = layer.forward(&x, &rope, &step)?;
             self.heartbeat.beat();
         }
         let hidden = |rows: Vec<u32>| {
@@ -243,9 +247,9 @@ impl Layer {
         })
     }
 
-    fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
+    fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), step: &Step<'_>) -> Result<Tensor> {
         let threads = self.qkv.threads();
-        let attended = self.attend(&self.input_norm.forward(x, threads)?, rope, plan)?;
+        let attended = self.attend(&self.input_norm.forward(x, threads)?, rope, step)?;
         let x = (x + attended)?;
         let normed = self.post_norm.forward(&x, threads)?;
         x + match &self.mlp {
@@ -254,7 +258,7 @@ impl Layer {
         }?
     }
 
-    fn attend(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
+    fn attend(&mut self, x: &Tensor, rope: &(Tensor, Tensor), step: &Step<'_>) -> Result<Tensor> {
         let Heads { query, kv, dim } = self.heads;
         let tokens = x.dim(0)?;
         let qkv = self.qkv.forward(x)?.reshape((tokens, query + 2 * kv, dim))?;
@@ -263,7 +267,7 @@ impl Layer {
         let k = self.k_norm.rotated(&qkv, [query, kv], rope, threads)?;
         let v = qkv.narrow(1, query + kv, kv)?;
         self.output
-            .forward(&self.cache.attend([&q, &k, &v], plan, threads)?)
+            .forward(&self.cache.attend([&q, &k, &v], step, threads)?)
     }
 }
 
