@@ -25,6 +25,17 @@ pub fn keep_freed() {
     }
 }
 
+/// Has the allocator take even the largest buffers from what was freed before: a GPU's logits come to tens of megabytes
+/// a step, and the system would hand out and zero their pages each time.
+#[allow(unsafe_code)]
+pub fn keep_freed_of_any_size() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0)
+    };
+}
+
 /// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
 #[allow(unsafe_code)]
 pub fn trim() {

@@ -5,6 +5,8 @@ mod block;
 mod cpu;
 mod gather;
 #[cfg(feature = "cuda")]
+mod kernels;
+#[cfg(feature = "cuda")]
 mod paged;
 
 use candle_core::{Device, Result, Tensor};

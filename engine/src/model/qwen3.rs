@@ -2,6 +2,8 @@
 //!
 //! All tokens of a step form one matrix; only attention tells sequences apart.
 use candle_core::{DType, Device, Result, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::attention::{Heads, KvCache, Step};
 use super::checkpoint::Checkpoint;
@@ -86,6 +88,8 @@ impl Qwen3 {
         if build.device.is_cpu() {
             weights.pack(head.as_ref())?;
         }
+        // Another thread computes, and on a GPU it has a queue of its own.
+        build.device.synchronize()?;
         Ok(Self {
             norm: last,
             rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
@@ -150,7 +154,18 @@ fn predict(hidden: &Tensor, norm: &Norm, head: Option<&Linear>) -> Result<Vec<f3
         Some(head) => head.forward(&normed)?,
         None => normed,
     };
-    rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+    let rows = rows.flatten_all()?;
+    match rows.dtype() {
+        DType::BF16 => Ok(widen(rows.to_vec1()?, bf16::to_f32)),
+        DType::F16 => Ok(widen(rows.to_vec1()?, f16::to_f32)),
+        _ => rows.to_vec1(),
+    }
+}
+
+/// Half the bytes come from the GPU when they are widened here.
+fn widen<T: Send>(narrow: Vec<T>, wide: fn(T) -> f32) -> Vec<f32> {
+    const PIECE: usize = 1 << 15;
+    narrow.into_par_iter().with_min_len(PIECE).map(wide).collect()
 }
 
 impl Model for Qwen3 {

@@ -6,7 +6,10 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::Heads;
 #[cfg(feature = "cuda")]
-use super::paged::{self, Decoding};
+use super::{
+    kernels,
+    paged::{self, Rows},
+};
 use crate::kv::BlockCopy;
 use crate::model::{Chunk, StepPlan};
 
@@ -18,8 +21,8 @@ pub(in crate::model) const SCRATCH: u64 = 16 * SCORES as u64;
 /// Where a step's tokens are in the cache.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    /// Slots of the new tokens, for each of their numbers.
-    index: Tensor,
+    /// Slots of the new tokens.
+    slots: Tensor,
     runs: Vec<Run>,
 }
 
@@ -28,9 +31,9 @@ pub(crate) struct Placed {
 enum Run {
     /// Tokens of one sequence, at the positions of `range`; `slots` are those of all tokens up to the last of them.
     Piece { slots: Tensor, range: Range<usize> },
-    /// Sequences of one token each.
+    /// Few tokens of each sequence.
     #[cfg(feature = "cuda")]
-    Decoding(Decoding),
+    Rows(Rows),
 }
 
 impl Run {
@@ -38,7 +41,7 @@ impl Run {
         match self {
             Self::Piece { range, .. } => range.len(),
             #[cfg(feature = "cuda")]
-            Self::Decoding(decoding) => decoding.rows,
+            Self::Rows(rows) => rows.count,
         }
     }
 }
@@ -94,37 +97,37 @@ impl GatherCache {
             let end = chunk.start + chunk.tokens.len();
             slots(chunk, chunk.start..end, plan.block_size)
         });
-        let index = Tensor::from_vec(new.collect(), (tokens, 1, 1), device)?
-            .broadcast_as((tokens, self.heads.kv, self.heads.dim))?
-            .contiguous()?;
+        let slots = Tensor::from_vec(new.collect(), tokens, device)?;
         let mut runs = Vec::new();
-        for chunks in plan.chunks.chunk_by(|a, b| self.decodes(a) && self.decodes(b)) {
+        for chunks in plan.chunks.chunk_by(|a, b| self.in_rows(a) && self.in_rows(b)) {
             self.place_run(chunks, plan.block_size, &mut runs)?;
         }
-        Ok(Placed { index, runs })
+        Ok(Placed { slots, runs })
     }
 
-    /// Whether the chunk is left to the kernel for single tokens.
+    /// Whether our kernels can have these heads on this device.
     #[cfg(feature = "cuda")]
-    fn decodes(&self, chunk: &Chunk) -> bool {
-        chunk.tokens.len() == 1 && self.keys.device().is_cuda() && paged::supports(self.heads)
+    fn has_kernels(&self) -> bool {
+        self.keys.device().is_cuda() && paged::supports(self.heads)
+    }
+
+    /// Whether the chunk is one of few tokens, for the kernel.
+    #[cfg(feature = "cuda")]
+    fn in_rows(&self, chunk: &Chunk) -> bool {
+        self.has_kernels() && paged::suits(chunk)
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn decodes(&self, _: &Chunk) -> bool {
+    fn in_rows(&self, _: &Chunk) -> bool {
         false
     }
 
-    /// `chunks` are several that decode, or any single one.
+    /// `chunks` are several of few tokens, or any single one.
     fn place_run(&self, chunks: &[Chunk], block_size: usize, runs: &mut Vec<Run>) -> Result<()> {
         let device = self.keys.device();
         #[cfg(feature = "cuda")]
-        if self.decodes(&chunks[0]) {
-            let sequences: Vec<_> = chunks
-                .iter()
-                .map(|chunk| (chunk.start + 1, &*chunk.blocks))
-                .collect();
-            runs.push(Run::Decoding(Decoding::new(&sequences, block_size, device)?));
+        if chunks.iter().all(|chunk| self.in_rows(chunk)) {
+            runs.push(Run::Rows(Rows::new(chunks, block_size, device)?));
             return Ok(());
         }
         for chunk in chunks {
@@ -144,9 +147,8 @@ impl GatherCache {
 
     /// Stores keys and values of the placed tokens, then lets each token attend to all up to itself.
     pub(super) fn attend(&mut self, [q, k, v]: [&Tensor; 3], placed: &Placed) -> Result<Tensor> {
-        let kept = |new: &Tensor| new.to_dtype(self.keys.dtype())?.contiguous();
-        self.keys.scatter_set(&placed.index, &kept(k)?, 0)?;
-        self.values.scatter_set(&placed.index, &kept(v)?, 0)?;
+        self.store(&self.keys, k, &placed.slots)?;
+        self.store(&self.values, v, &placed.slots)?;
         let mut first = 0;
         let mut outputs = Vec::with_capacity(placed.runs.len());
         for run in &placed.runs {
@@ -155,13 +157,26 @@ impl GatherCache {
             outputs.push(match run {
                 Run::Piece { slots, range } => self.attend_piece(&q, slots, range)?,
                 #[cfg(feature = "cuda")]
-                Run::Decoding(decoding) => decoding.attend(&q, &self.keys, &self.values, self.heads)?,
+                Run::Rows(rows) => rows.attend(&q, &self.keys, &self.values, self.heads)?,
             });
         }
         match outputs.as_slice() {
             [one] => Ok(one.clone()),
             outputs => Tensor::cat(outputs, 0),
         }
+    }
+
+    fn store(&self, cache: &Tensor, new: &Tensor, slots: &Tensor) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.has_kernels() {
+            let build = kernels::Build::new(self.heads.dim, new.dtype(), cache.dtype())?;
+            return kernels::store(cache, new, slots, build);
+        }
+        let index = slots
+            .reshape(((), 1, 1))?
+            .broadcast_as(new.shape())?
+            .contiguous()?;
+        cache.scatter_set(&index, &new.to_dtype(cache.dtype())?.contiguous()?, 0)
     }
 
     fn attend_piece(&self, q: &Tensor, slots: &Tensor, range: &Range<usize>) -> Result<Tensor> {
@@ -177,12 +192,8 @@ impl GatherCache {
         let (keys, values) = (gathered(&self.keys)?, gathered(&self.values)?);
         // Query heads that share a KV head become further rows of one product.
         let q = q.transpose(0, 1)?.reshape((kv, self.heads.group() * new, dim))?;
-        let scores = (q.matmul(&keys.transpose(1, 2)?)? * self.heads.scale())?.to_dtype(DType::F32)?;
-        let mut scores = scores.reshape((query, new, seen))?;
-        if new > 1 {
-            scores = scores.broadcast_add(&mask(range, q.device())?)?;
-        }
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(values.dtype())?;
+        let scores = q.matmul(&keys.transpose(1, 2)?)?.reshape((query * new, seen))?;
+        let weights = self.weights(scores, range)?;
         let output = weights
             .reshape((kv, self.heads.group() * new, seen))?
             .matmul(&values)?;
@@ -191,6 +202,22 @@ impl GatherCache {
             .transpose(0, 1)?
             .contiguous()?
             .flatten_from(D::Minus2)
+    }
+
+    /// From scores of shape (query heads × tokens of the range, seen) to the weights of what each token may see.
+    fn weights(&self, scores: Tensor, range: &Range<usize>) -> Result<Tensor> {
+        let (tokens, seen) = (range.len(), range.end);
+        #[cfg(feature = "cuda")]
+        if self.has_kernels() {
+            let build = kernels::Build::new(self.heads.dim, scores.dtype(), self.keys.dtype())?;
+            kernels::weigh(&scores, build, tokens, self.heads.scale())?;
+            return Ok(scores);
+        }
+        let wide = (scores.to_dtype(DType::F32)? * self.heads.scale())?;
+        let masked = wide
+            .reshape((self.heads.query, tokens, seen))?
+            .broadcast_add(&mask(range, scores.device())?)?;
+        candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype())
     }
 }
 

@@ -1,15 +1,14 @@
-//! Attention of sequences that decode one token each, straight from the blocks: our own CUDA kernel.
+//! Attention of few tokens of many sequences straight from the blocks: our own CUDA kernel.
 //!
 //! Gathering takes some ten launches a sequence and layer; this takes two a layer, whatever the batch.
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use candle_core::cuda_backend::CudaStorageSlice::{BF16, F16, F32};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice, WrapErr};
-use candle_core::{CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaDevice, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor};
 
 use super::Heads;
+use super::kernels::{Build, grid};
+use crate::model::Chunk;
 
 const LANES: usize = 32;
 /// Blocks of threads that keep a large GPU busy.
@@ -18,65 +17,75 @@ const BUSY: usize = 512;
 const LEAST_SPLIT: usize = 128;
 const MOST_SPLITS: usize = 64;
 
+/// Pairs of a new token and one that it sees, up to which a chunk reads its keys again and again: gathered, they would
+/// cost a dozen launches.
+const FEW_PAIRS: usize = 1 << 16;
+
+/// Whether the kernel is the better way for a chunk.
+pub(super) fn suits(chunk: &Chunk) -> bool {
+    let end = chunk.start + chunk.tokens.len();
+    chunk.tokens.len() == 1 || chunk.tokens.len() * end <= FEW_PAIRS
+}
+
 /// Whether the kernel can have heads of this shape.
 pub(super) fn supports(heads: Heads) -> bool {
     heads.dim.is_multiple_of(LANES) && heads.dim <= 8 * LANES && heads.group() <= LANES
 }
 
-/// Sequences that decode one token each, and where their tokens are.
+/// New tokens, of a few sequences each, and where the tokens are that they see.
 #[derive(Debug)]
-pub(super) struct Decoding {
-    pub(super) rows: usize,
-    /// For each sequence the tokens it sees, then where its blocks begin in this table, then all blocks.
+pub(super) struct Rows {
+    pub(super) count: usize,
+    /// For each row the tokens it sees, then for each where its sequence's blocks begin in this table, then all blocks.
     table: Tensor,
     longest: usize,
     block_size: usize,
 }
 
-impl Decoding {
-    /// `sequences` are tokens seen and blocks.
-    pub(super) fn new(
-        sequences: &[(usize, &[u32])],
-        block_size: usize,
-        device: &candle_core::Device,
-    ) -> Result<Self> {
-        let rows = sequences.len();
-        let mut table: Vec<u32> = sequences.iter().map(|(seen, _)| *seen as u32).collect();
-        let mut begin = 2 * rows;
-        for (_, blocks) in sequences {
-            table.push(begin as u32);
-            begin += blocks.len();
+impl Rows {
+    pub(super) fn new(chunks: &[Chunk], block_size: usize, device: &Device) -> Result<Self> {
+        let seen = chunks.iter().flat_map(|chunk| {
+            let end = chunk.start + chunk.tokens.len();
+            (chunk.start + 1..=end).map(|seen| seen as u32)
+        });
+        let mut table: Vec<u32> = seen.collect();
+        let (count, longest) = (table.len(), table.iter().max().copied().unwrap_or(0));
+        let mut begin = 2 * count;
+        for chunk in chunks {
+            table.extend(std::iter::repeat_n(begin as u32, chunk.tokens.len()));
+            begin += chunk.blocks.len();
         }
-        table.extend(sequences.iter().flat_map(|(_, blocks)| *blocks));
+        table.extend(chunks.iter().flat_map(|chunk| &chunk.blocks));
         let len = table.len();
         Ok(Self {
-            rows,
+            count,
             table: Tensor::from_vec(table, len, device)?,
-            longest: sequences.iter().map(|(seen, _)| *seen).max().unwrap_or(0),
+            longest: longest as usize,
             block_size,
         })
     }
 
     /// `q` has shape (rows, query heads, dim), keys and values (slots, kv heads, dim); the result is
-    /// (rows, query heads × dim) in the type of `q`.
+    /// (rows, query heads × dim).
     pub(super) fn attend(&self, q: &Tensor, keys: &Tensor, values: &Tensor, heads: Heads) -> Result<Tensor> {
-        let wide = q.to_dtype(DType::F32)?.contiguous()?;
         let op = Attend {
-            decoding: self,
+            rows: self,
             heads,
+            build: Build::new(heads.dim, q.dtype(), keys.dtype())?,
         };
-        wide.apply_op3_no_bwd(keys, values, &op)?.to_dtype(q.dtype())
+        q.contiguous()?.apply_op3_no_bwd(keys, values, &op)
     }
 
     fn splits(&self, heads: Heads) -> usize {
-        let busy = BUSY.div_ceil(self.rows * heads.kv);
+        let busy = BUSY.div_ceil(self.count * heads.kv);
         busy.min(self.longest / LEAST_SPLIT).clamp(1, MOST_SPLITS)
     }
 }
 
 struct Attend<'a> {
-    decoding: &'a Decoding,
+    rows: &'a Rows,
     heads: Heads,
+    build: Build,
 }
 
 impl CustomOp3 for Attend<'_> {
@@ -99,113 +108,74 @@ impl CustomOp3 for Attend<'_> {
     fn cuda_fwd(
         &self,
         q: &CudaStorage,
-        q_layout: &Layout,
+        layout: &Layout,
         keys: &CudaStorage,
         _: &Layout,
         values: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        use CudaStorageSlice::{BF16, F16, F32};
-        let (device, heads, rows) = (&q.device, self.heads, self.decoding.rows);
-        let splits = self.decoding.splits(heads);
-        let (table, _) = self.decoding.table.storage_and_layout();
-        let (F32(q), Storage::Cuda(table)) = (&q.slice, &*table) else {
-            candle_core::bail!("paged attention takes F32 queries and a table on the GPU")
-        };
-        let table = table.as_cuda_slice::<u32>()?;
-        let Some((begin, end)) = q_layout.contiguous_offsets() else {
+        let Some((begin, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("paged attention takes queries that lie one after the other")
         };
-        let q = q.slice(begin..end);
-        let cache = cache_type(&keys.slice)?;
-        let program = program(heads.dim, cache)?;
-        let module = format!("paged-{}-{cache}", heads.dim);
+        let (device, kept) = (&q.device, [&keys.slice, &values.slice]);
+        let slice = match &q.slice {
+            F32(q) => F32(self.run(device, q.slice(begin..end), kept)?),
+            BF16(q) => BF16(self.run(device, q.slice(begin..end), kept)?),
+            F16(q) => F16(self.run(device, q.slice(begin..end), kept)?),
+            _ => candle_core::bail!("queries are not of a type that they can have"),
+        };
+        let output = CudaStorage {
+            slice,
+            device: device.clone(),
+        };
+        let heads = self.heads;
+        Ok((output, (self.rows.count, heads.query * heads.dim).into()))
+    }
+}
+
+impl Attend<'_> {
+    #[allow(unsafe_code)]
+    fn run<A: DeviceRepr>(
+        &self,
+        device: &CudaDevice,
+        q: CudaView<'_, A>,
+        kept: [&CudaStorageSlice; 2],
+    ) -> Result<CudaSlice<A>> {
+        let Heads { query, kv, dim } = self.heads;
+        let (rows, splits) = (self.rows.count, self.rows.splits(self.heads));
+        let (table, _) = self.rows.table.storage_and_layout();
+        let Storage::Cuda(table) = &*table else {
+            candle_core::bail!("the table of the blocks is not on the GPU")
+        };
+        let table = table.as_cuda_slice::<u32>()?;
         // SAFETY: the first kernel writes all of the parts, the second all of the output.
         let (mut parts, mut output) = unsafe {
             (
-                device.alloc::<f32>(rows * heads.query * splits * (heads.dim + 2))?,
-                device.alloc::<f32>(rows * heads.query * heads.dim)?,
+                device.alloc::<f32>(rows * query * splits * (dim + 2))?,
+                device.alloc::<A>(rows * query * dim)?,
             )
         };
-        let attend = device.get_or_load_custom_func("attend_split", &module, &program)?;
-        let mut launch = attend.builder();
+        let queue = device.cuda_stream();
+        let attend = self.build.kernel("attend_split", device)?;
+        let mut launch = queue.launch_builder(&attend);
         launch.arg(&q);
-        match (&keys.slice, &values.slice) {
-            (F32(keys), F32(values)) => launch.arg(keys).arg(values),
-            (BF16(keys), BF16(values)) => launch.arg(keys).arg(values),
-            (F16(keys), F16(values)) => launch.arg(keys).arg(values),
+        match kept {
+            [F32(keys), F32(values)] => launch.arg(keys).arg(values),
+            [BF16(keys), BF16(values)] => launch.arg(keys).arg(values),
+            [F16(keys), F16(values)] => launch.arg(keys).arg(values),
             _ => candle_core::bail!("keys and values are not of one type that the cache can have"),
         };
-        let (block_size, scale) = (self.decoding.block_size as u32, heads.scale() as f32);
+        let (block_size, scale) = (self.rows.block_size as u32, self.heads.scale() as f32);
         launch.arg(table).arg(&mut parts).arg(&block_size).arg(&scale);
-        let shape = LaunchConfig {
-            grid_dim: (rows as u32, heads.kv as u32, splits as u32),
-            block_dim: (LANES as u32, heads.group() as u32, 1),
-            shared_mem_bytes: 0,
-        };
+        let threads = [LANES as u32, self.heads.group() as u32];
         // SAFETY: the arguments are those of the kernel; it reads slots that the table names, all inside the cache.
-        unsafe { launch.launch(shape) }.w()?;
-        let add = device.get_or_load_custom_func("add_splits", &module, &program)?;
-        let mut launch = add.builder();
+        unsafe { launch.launch(grid([rows, kv, splits], threads)) }.w()?;
+        let add = self.build.kernel("add_splits", device)?;
+        let mut launch = queue.launch_builder(&add);
         let splits = splits as u32;
         launch.arg(&parts).arg(&mut output).arg(&splits);
-        let shape = LaunchConfig {
-            grid_dim: ((rows * heads.query) as u32, 1, 1),
-            block_dim: (heads.dim as u32, 1, 1),
-            shared_mem_bytes: 0,
-        };
         // SAFETY: as above.
-        unsafe { launch.launch(shape) }.w()?;
-        let output = CudaStorage {
-            slice: F32(output),
-            device: device.clone(),
-        };
-        Ok((output, (rows, heads.query * heads.dim).into()))
-    }
-}
-
-/// The kernel's number for the type of the cache.
-fn cache_type(keys: &CudaStorageSlice) -> Result<usize> {
-    match keys {
-        CudaStorageSlice::F32(_) => Ok(0),
-        CudaStorageSlice::BF16(_) => Ok(1),
-        CudaStorageSlice::F16(_) => Ok(2),
-        _ => candle_core::bail!("the KV cache has a type that paged attention does not know"),
-    }
-}
-
-/// The kernels for a type of cache and heads of `dim` numbers, compiled when they are first asked for.
-fn program(dim: usize, cache: usize) -> Result<Arc<str>> {
-    static PROGRAMS: Mutex<BTreeMap<[usize; 2], Arc<str>>> = Mutex::new(BTreeMap::new());
-    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(program) = programs.get(&[dim, cache]) {
-        return Ok(program.clone());
-    }
-    let options = CompileOptions {
-        options: vec![format!("-DDIM={dim}"), format!("-DCACHE={cache}")],
-        ..CompileOptions::default()
-    };
-    let compiled = compile_ptx_with_opts(include_str!("paged.cu"), options);
-    let program: Arc<str> = compiled
-        .map_err(|error| Error::Msg(format!("compiling the attention kernel failed: {error}")))?
-        .to_src()
-        .into();
-    programs.insert([dim, cache], program.clone());
-    Ok(program)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Needs the compiler only, no GPU.
-    #[test]
-    fn the_kernels_compile_for_every_head_and_cache() {
-        for dim in [32, 64, 128, 256] {
-            for cache in 0..3 {
-                let program = program(dim, cache).unwrap();
-                assert!(program.contains("attend_split") && program.contains("add_splits"));
-            }
-        }
+        unsafe { launch.launch(grid([rows * query, 1, 1], [dim as u32, 1])) }.w()?;
+        Ok(output)
     }
 }
