@@ -4,6 +4,7 @@ pub mod rights;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
@@ -87,7 +88,19 @@ pub async fn check(args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
 /// Looks at a cluster by one client, and at the rights of another's user.
 async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
     let version = version(cluster).await.map_err(CheckError::Silent)?;
-    let (definition, rights, autoscaler, prometheus, metrics, gpus, storage, gateway, keda) = tokio::join!(
+    let (
+        definition,
+        rights,
+        autoscaler,
+        prometheus,
+        metrics,
+        gpus,
+        storage,
+        ingress,
+        gateway,
+        inference,
+        keda,
+    ) = tokio::join!(
         definition(cluster),
         rights(user, args),
         autoscaler(cluster),
@@ -95,10 +108,16 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
         metrics(cluster, args),
         gpus(cluster),
         storage(cluster),
+        ingress(cluster),
         served(
             cluster,
             Kind::HTTPRoute,
             "spec.network.route needs it, with a gateway controller"
+        ),
+        served(
+            cluster,
+            Kind::InferencePool,
+            "spec.network.inferencePool needs it: install the Gateway API Inference Extension, an endpoint picker and a gateway that asks it"
         ),
         served(
             cluster,
@@ -117,7 +136,9 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
         ("Prometheus operator", optional, prometheus),
         ("GPUs", optional, gpus),
         ("StorageClass", optional, storage),
+        ("ingress controller", optional, ingress),
         ("Gateway API", optional, gateway),
+        ("Inference Extension", optional, inference),
         ("KEDA", optional, keda),
     ]
     .map(|(what, unknown, found)| Finding {
@@ -316,6 +337,27 @@ async fn storage(client: &Client) -> Result<Found, kube::Error> {
             "there is none; claims of pvc:// models need a PersistentVolume of yours, or install a provisioner".to_owned(),
         ),
         None => Found::Optional(format!("none is the default; name one in claims of pvc:// models: {}", names.join(", "))),
+    })
+}
+
+async fn ingress(client: &Client) -> Result<Found, kube::Error> {
+    let classes = Api::<IngressClass>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let default = classes.iter().find(|class| {
+        let key = "ingressclass.kubernetes.io/is-default-class";
+        class.annotations().get(key).is_some_and(|value| value == "true")
+    });
+    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
+    Ok(match default {
+        Some(class) => Found::Fine(format!("IngressClass {} is the default", class.name_any())),
+        None if names.is_empty() => Found::Optional(
+            "no IngressClass; only spec.network.ingress needs one, with its controller".to_owned(),
+        ),
+        None => Found::Optional(format!(
+            "no IngressClass is the default; name one in spec.network.ingress.ingressClassName: {}",
+            names.join(", ")
+        )),
     })
 }
 

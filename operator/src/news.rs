@@ -17,10 +17,11 @@ enum Mild {
 use Mild::{Beginning, Calm, Step};
 
 /// All other reasons are news at once, and a warning unless their condition is true.
-const MILD: [(&str, &[Mild]); 10] = [
+const MILD: [(&str, &[Mild]); 11] = [
     (reasons::DISABLED, &[Beginning, Calm]),
     (reasons::CLAIM_PENDING, &[Beginning, Calm]),
     (reasons::WAITING_FOR_GATEWAY, &[Beginning, Calm]),
+    (reasons::WAITING_FOR_ADDRESS, &[Beginning, Calm]),
     (reasons::WAITING_FOR_AUTOSCALER, &[Beginning, Calm]),
     (reasons::METRICS_MISSING, &[Beginning]),
     (reasons::WAITING_FOR_PODS, &[Beginning, Calm, Step]),

@@ -54,8 +54,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
     let rollout = rollout_view::judge(facts, deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
-    let route = route_view::judge(facts);
-    let url = route_view::url(facts, &route);
+    let (route, url) = route_view::judge(facts);
     let model = ModelStatus {
         loading: progress(facts.load),
         ..revision_view::served(facts, &old.model)
@@ -146,7 +145,10 @@ fn count(deployment: Option<&Deployment>) -> Replicas {
 }
 
 fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
-    let needed = Kind::ALL.into_iter().filter(|kind| !kind.optional());
+    // An ingress controller's own checks may refuse its Ingress; that is told of the way in alone.
+    let needed = Kind::ALL
+        .into_iter()
+        .filter(|kind| !kind.optional() && *kind != Kind::Ingress);
     if let Some(failed) = Verdict::not_applied(facts.applied, needed) {
         return failed;
     }

@@ -299,15 +299,17 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.spec.network.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!(
-            "{scheme}://{}:{ENGINE_PORT}/v1",
-            host(&self.name, &self.namespace)
-        )
+        let (scheme, host) = (self.scheme(), host(&self.name, &self.namespace));
+        format!("{scheme}://{host}:{ENGINE_PORT}/v1")
+    }
+
+    /// What replicas speak.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match self.spec.network.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// Label selector of the pods, as text.

@@ -305,6 +305,40 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "write a host name such as",
         ),
         (
+            with(json!({ "network": { "service": { "nodePort": 30080 } } })),
+            "set type: NodePort or type: LoadBalancer",
+        ),
+        (
+            with(json!({ "network": { "service": { "externalTrafficPolicy": "Local" } } })),
+            "set type: NodePort or type: LoadBalancer",
+        ),
+        (
+            with(
+                json!({ "network": { "service": { "type": "NodePort", "loadBalancerClass": "internal" } } }),
+            ),
+            "are for type: LoadBalancer",
+        ),
+        (
+            with(
+                json!({ "network": { "service": { "type": "LoadBalancer", "loadBalancerClass": "in ternal" } } }),
+            ),
+            "write the name of a class",
+        ),
+        (
+            with(json!({ "network": { "ingress": { "path": "v1" } } })),
+            "path begins with /",
+        ),
+        (
+            with(json!({ "network": { "ingress": { "hosts": ["chat.example.com:443"] } } })),
+            "write a host name such as",
+        ),
+        (
+            with(
+                json!({ "network": { "route": { "parentRefs": [{ "name": "g" }], "backend": "InferencePool" } } }),
+            ),
+            "set inferencePool, or remove backend",
+        ),
+        (
             with(json!({ "network": { "route": { "parentRefs": [{ "name": "G" }] } } })),
             "write the name of an object",
         ),
@@ -467,6 +501,9 @@ fn what_a_platform_team_sets_is_taken() {
         json!({ "model": { "source": "s3://bucket/qwen/4b", "revision": "abc", "cache": { "sizeLimit": "9Gi" }, "s3": { "endpoint": "https://{bucket}.oss.example", "secretRef": { "name": "minio" } } } }),
         json!({ "network": { "allowFrom": [{ "podSelector": {} }, { "ipBlock": { "cidr": "10.0.0.0/8" } }], "scrapeFrom": [] } }),
         json!({ "network": { "route": { "parentRefs": [{ "name": "g", "namespace": "n", "sectionName": "https" }], "hostnames": ["*.example.com", "chat.example.com"] } } }),
+        json!({ "network": { "service": { "type": "LoadBalancer", "nodePort": 30080, "externalTrafficPolicy": "Local", "loadBalancerClass": "service.k8s.aws/nlb", "loadBalancerSourceRanges": ["203.0.113.0/24"] } } }),
+        json!({ "network": { "ingress": { "ingressClassName": "nginx", "hosts": ["chat.example.com"], "path": "/chat(/|$)(.*)", "pathType": "ImplementationSpecific", "annotations": { "a": "b" }, "tlsSecretName": "t" } } }),
+        json!({ "network": { "inferencePool": { "endpointPickerRef": { "name": "picker", "failureMode": "FailOpen" } }, "route": { "parentRefs": [{ "name": "g" }], "backend": "InferencePool" } } }),
         json!({ "disruption": { "maxUnavailable": "25%" } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "30m" } }),
         json!({ "engine": { "startupTimeout": "24h" }, "rollout": { "progressDeadline": "24h" } }),

@@ -34,7 +34,8 @@ pub struct QwenServiceStatus {
     /// One word for the state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// Base address of the OpenAI API: inside the cluster, or at the gateway once it has taken the route.
+    /// Base address of the OpenAI API: at the gateway, ingress controller or load balancer once it leads to the
+    /// service, else inside the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Replicas that exist.

@@ -51,10 +51,14 @@ fn whole(call: &Call) -> (u16, Value) {
         "/apis/autoscaling/v2" => kinds(&["HorizontalPodAutoscaler"]),
         "/apis/monitoring.coreos.com/v1" => kinds(&["ServiceMonitor", "PrometheusRule", "Prometheus"]),
         "/apis/gateway.networking.k8s.io/v1" => kinds(&["HTTPRoute"]),
+        "/apis/inference.networking.k8s.io/v1" => kinds(&["InferencePool"]),
         "/apis/keda.sh/v1alpha1" => kinds(&["ScaledObject"]),
         path if path.starts_with("/api/v1/nodes") => list(json!([
             { "metadata": { "name": "cpu" }, "status": { "allocatable": { "cpu": "4", "nvidia.com/gpu": "0" } } },
             { "metadata": { "name": "gpu" }, "status": { "allocatable": { "nvidia.com/mig-3g.40gb": "2", "nvidia.com/gpu": "1" } } },
+        ])),
+        path if path.starts_with("/apis/networking.k8s.io/v1/ingressclasses") => list(json!([
+            { "metadata": { "name": "nginx", "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } } },
         ])),
         path if path.starts_with("/apis/storage.k8s.io/v1/storageclasses") => list(json!([
             { "metadata": { "name": "slow" }, "provisioner": "p" },
@@ -76,7 +80,8 @@ fn bare(call: &Call) -> (u16, Value) {
     if call.line.contains("/selfsubjectaccessreviews") {
         return (201, json!({ "spec": {}, "status": { "allowed": false } }));
     }
-    if call.line.contains("nodes") || call.line.contains("storageclasses") {
+    let lists = ["nodes", "storageclasses", "ingressclasses"];
+    if lists.iter().any(|list| call.line.contains(list)) {
         return (200, json!({ "metadata": {}, "items": [] }));
     }
     refusal(404)
@@ -121,7 +126,9 @@ async fn a_whole_cluster_lacks_nothing() {
             "ok       Prometheus operator: serves ServiceMonitor, PrometheusRule and Prometheus",
             "ok       GPUs: 1 nvidia.com/gpu on gpu, 2 nvidia.com/mig-3g.40gb on gpu",
             "ok       StorageClass: fast is the default",
+            "ok       ingress controller: IngressClass nginx is the default",
             "ok       Gateway API: gateway.networking.k8s.io/v1 serves HTTPRoute",
+            "ok       Inference Extension: inference.networking.k8s.io/v1 serves InferencePool",
             "ok       KEDA: keda.sh/v1alpha1 serves ScaledObject",
         ]
     );
@@ -139,12 +146,14 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
         "optional Prometheus operator: no ServiceMonitor, no PrometheusRule, no Prometheus; for scraping",
         "optional GPUs: no node offers nvidia.com/gpu; install",
         "optional StorageClass: there is none; claims",
+        "optional ingress controller: no IngressClass; only",
         "optional Gateway API: no HTTPRoute; only",
+        "optional Inference Extension: no InferencePool; only",
         "optional KEDA: no ScaledObject; only",
     ]) {
         assert!(line.starts_with(begins), "{line}");
     }
-    assert_eq!(lines.len(), 10);
+    assert_eq!(lines.len(), 12);
 }
 
 #[tokio::test]

@@ -61,6 +61,8 @@ pub fn path(kind: &str, name: &str) -> String {
         "QwenService" => return format!("{SERVICES}/{name}"),
         "Service" => ("/api/v1", "services"),
         "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
+        "Ingress" => ("/apis/networking.k8s.io/v1", "ingresses"),
+        "InferencePool" => ("/apis/inference.networking.k8s.io/v1", "inferencepools"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
         "ReplicaSet" => ("/apis/apps/v1", "replicasets"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
