@@ -18,9 +18,12 @@ pub mod service;
 pub mod spec;
 pub mod status;
 pub mod telemetry;
+pub mod template;
+pub mod written;
 
-pub use spec::{QwenService, QwenServiceSpec};
+pub use spec::QwenServiceSpec;
 pub use status::QwenServiceStatus;
+pub use written::QwenService;
 
 /// API group of the resource.
 pub const GROUP: &str = "qwen-operator.io";

@@ -8,7 +8,9 @@ use tokio::sync::{broadcast, watch};
 use crate::plan::Kind;
 
 /// The groups of optional kinds.
-const GROUPS: [&str; 5] = [
+const GROUPS: [&str; 6] = [
+    // Templates: a chart that installs no definitions may come before theirs.
+    "qwen-operator.io/v1alpha1",
     "monitoring.coreos.com/v1",
     "monitoring.coreos.com/v1alpha1",
     "gateway.networking.k8s.io/v1",
@@ -34,6 +36,13 @@ pub enum Capabilities {
 pub enum Trigger {
     /// One service.
     Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Every service that names a template.
+    Template {
         /// Its namespace.
         namespace: String,
         /// Its name.

@@ -9,13 +9,13 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::ListParams;
-use kube::core::crd::CustomResourceExt;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::QwenService;
 use crate::capabilities::{self, kinds};
 use crate::cli::CheckArgs;
+use crate::definition;
 use crate::plan::Kind;
 use crate::words::server_words;
 
@@ -89,7 +89,8 @@ pub async fn check(args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
 async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
     let version = version(cluster).await.map_err(CheckError::Silent)?;
     let (
-        definition,
+        services,
+        templates,
         rights,
         autoscaler,
         prometheus,
@@ -101,7 +102,8 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
         inference,
         keda,
     ) = tokio::join!(
-        definition(cluster),
+        defined(cluster, definition::service()),
+        defined(cluster, definition::template()),
         rights(user, args),
         autoscaler(cluster),
         prometheus(cluster),
@@ -129,7 +131,8 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
     let (needed, optional) = (Found::Missing, Found::Optional);
     Ok([
         ("Kubernetes", needed as fn(String) -> Found, Ok(version)),
-        ("QwenService definition", needed, definition),
+        ("QwenService definition", needed, services),
+        ("QwenServiceTemplate definition", needed, templates),
         ("rights", needed, rights),
         ("HorizontalPodAutoscaler", needed, autoscaler),
         ("custom metrics", needed, metrics),
@@ -169,9 +172,8 @@ async fn version(client: &Client) -> Result<Found, kube::Error> {
     )
 }
 
-async fn definition(client: &Client) -> Result<Found, kube::Error> {
-    let ours = QwenService::crd();
-    let name = ours.name_any();
+async fn defined(client: &Client, ours: Value) -> Result<Found, kube::Error> {
+    let name = ours["metadata"]["name"].as_str().unwrap_or_default();
     let version = QwenService::version(&());
     let schema = |crd: &CustomResourceDefinition| {
         let served = crd
@@ -183,12 +185,13 @@ async fn definition(client: &Client) -> Result<Found, kube::Error> {
     };
     let apply = "apply this program's: qwen-operator crds | kubectl apply --server-side -f -";
     let found = Api::<CustomResourceDefinition>::all(client.clone())
-        .get_opt(&name)
+        .get_opt(name)
         .await?;
+    let ours = without_words(ours["spec"]["versions"][0]["schema"].clone());
     Ok(match found.as_ref().map(schema) {
         None => Found::Missing(format!("{name} is not installed; {apply}")),
         Some(None) => Found::Missing(format!("{name} does not serve {version}; {apply}")),
-        Some(theirs) if theirs != schema(&ours) => {
+        Some(Some(theirs)) if theirs != ours => {
             Found::Missing(format!("{name} is of another release; {apply}"))
         }
         Some(_) => Found::Fine(format!(

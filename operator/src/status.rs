@@ -75,6 +75,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
         observed_generation: facts.valid.generation,
         phase: Some(phase),
         url: Some(url),
+        applied_templates: facts.valid.templates.clone(),
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
@@ -108,10 +109,7 @@ pub fn invalid(
     old: &QwenServiceStatus,
     now: Timestamp,
 ) -> QwenServiceStatus {
-    let verdicts = [(
-        types::READY,
-        Verdict::no(reasons::INVALID_SPEC, error.to_string()),
-    )];
+    let verdicts = [(types::READY, Verdict::no(error.reason(), error.to_string()))];
     let mut conditions = merge(&old.conditions, &verdicts, generation, now);
     conditions.extend(
         old.conditions

@@ -17,6 +17,8 @@ mod rollouts;
 #[path = "apiserver/scaling.rs"]
 mod scaling;
 mod support;
+#[path = "apiserver/templates.rs"]
+mod templates;
 #[path = "apiserver/ways.rs"]
 mod ways;
 

@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use kube_cel::Validator;
 use qwen_operator::api::QwenService;
-use qwen_operator::render;
+use qwen_operator::{definition, manifest, render};
 use serde_json::{Value, json};
 
 /// Messages of the rules that refuse a spec.
@@ -14,12 +14,24 @@ fn refusals(spec: Value) -> Vec<String> {
 fn refusals_of(mut object: Value) -> Vec<String> {
     object["apiVersion"] = json!("qwen-operator.io/v1alpha1");
     object["kind"] = json!("QwenService");
-    let crd = QwenService::crd();
-    let schema = json!(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema);
-    match Validator::new().validate(&schema, &object, None) {
-        Ok(()) => Vec::new(),
-        Err(errors) => errors.into_iter().map(|error| error.message).collect(),
-    }
+    let refused = |schema: &Value| -> Vec<String> {
+        match Validator::new().validate(schema, &object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.into_iter().map(|error| error.message).collect(),
+        }
+    };
+    let published = refused(&definition::schema(definition::service()));
+    let sorted = |mut messages: Vec<String>| {
+        messages.sort();
+        messages
+    };
+    let whole = sorted(refused(&definition::whole()));
+    assert_eq!(
+        sorted(published.clone()),
+        whole,
+        "the API server and the operator differ: {object}"
+    );
+    published
 }
 
 fn with(part: Value) -> Value {
@@ -32,11 +44,11 @@ fn with(part: Value) -> Value {
 
 #[test]
 fn the_file_is_what_the_code_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/qwenservices.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/qwen-operator.yaml");
     let file = std::fs::read_to_string(path).unwrap();
     assert!(
         file == render::crds().unwrap(),
-        "crds/qwenservices.yaml is old: cargo run -p qwen-operator -- crds > crds/qwenservices.yaml"
+        "crds/qwen-operator.yaml is old: make generate"
     );
 }
 
@@ -61,9 +73,154 @@ fn the_page_of_fields_is_what_the_code_says() {
 #[test]
 fn examples_pass_the_rules() {
     insta::glob!("../../examples", "*.yaml", |path| {
-        let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        assert_eq!(refusals_of(object), Vec::<String>::new(), "{}", path.display());
+        // Whole services by their rules, parts by what is published of them.
+        let manifest = manifest::read(&std::fs::read_to_string(path).unwrap()).unwrap();
+        for service in manifest.services {
+            let whole = !service.spec.0.contains_key("templateRefs");
+            assert!(
+                !whole || refusals_of(json!(service)).is_empty(),
+                "{}",
+                path.display()
+            );
+        }
     });
+}
+
+/// Every field below a schema that is not in a list.
+fn fields(schema: &Value, path: &str, found: &mut Vec<(String, Value)>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        found.push((path.clone(), field.clone()));
+        fields(field, &path, found);
+    }
+}
+
+fn spec_fields(schema: &Value) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    fields(&schema["properties"]["spec"], "spec", &mut found);
+    assert!(found.len() > 200, "{}", found.len());
+    found
+}
+
+/// The operator fills them in at every reconcile: a changed one reaches services that nobody touched.
+#[test]
+fn defaults_are_as_they_were() {
+    let mut lines = Vec::new();
+    for (path, field) in spec_fields(&definition::whole()) {
+        let default = &field["default"];
+        if !default.is_null() && field["properties"].is_null() {
+            lines.push(format!("{path} = {default}"));
+        }
+    }
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn nothing_that_a_template_may_give_has_a_default() {
+    let service = spec_fields(&definition::schema(definition::service()));
+    let template = spec_fields(&definition::schema(definition::template()));
+    let with = |fields: &[(String, Value)]| -> Vec<String> {
+        let with = fields.iter().filter(|(_, field)| !field["default"].is_null());
+        with.map(|(path, _)| path.clone()).collect()
+    };
+    // `/scale` must find it.
+    assert_eq!(with(&service), ["spec.replicas"]);
+    assert_eq!(with(&template), Vec::<String>::new());
+    let names =
+        |fields: &[(String, Value)]| -> Vec<String> { fields.iter().map(|(path, _)| path.clone()).collect() };
+    let own = ["spec.templateRefs", "spec.replicas"];
+    let shared: Vec<String> = names(&service)
+        .into_iter()
+        .filter(|path| !own.contains(&path.as_str()))
+        .collect();
+    assert_eq!(shared, names(&template));
+    // What has no default in the schema tells it in words.
+    let told = service
+        .iter()
+        .find(|(path, _)| path == "spec.engine.maxNumSeqs")
+        .unwrap();
+    assert!(
+        told.1["description"]
+            .as_str()
+            .unwrap()
+            .ends_with("By default `256`."),
+        "{}",
+        told.1
+    );
+}
+
+#[test]
+fn what_is_required_is_required_where_no_template_gives_it() {
+    let published = definition::schema(definition::service());
+    let refused = |spec: Value| -> Vec<String> {
+        let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
+        match Validator::new().validate(&published, &object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    };
+    for (part, path) in [
+        (json!({}), "model"),
+        (json!({ "model": { "servedName": "a" } }), "model.source"),
+        (json!({ "model": { "revision": "a" } }), "model.source"),
+        (
+            with(json!({ "autoscaling": { "minReplicas": 2 } })),
+            "autoscaling.maxReplicas",
+        ),
+        (
+            with(json!({ "network": { "route": { "hostnames": ["a.example.com"] } } })),
+            "network.route.parentRefs",
+        ),
+        (
+            with(json!({ "engine": { "apiKeysSecretRef": { "name": "a" } } })),
+            "engine.apiKeysSecretRef.key",
+        ),
+        (
+            with(json!({ "network": { "inferencePool": { "endpointPickerRef": {} } } })),
+            "network.inferencePool.endpointPickerRef.name",
+        ),
+    ] {
+        let words = format!("spec.{path}: {path} is required, here or in a template that templateRefs names");
+        assert_eq!(refused(part.clone()), [words], "{part}");
+        let mut templated = part;
+        templated["templateRefs"] = json!([{ "name": "t" }]);
+        assert_eq!(refused(templated), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_part_may_rely_on_its_templates_but_no_field_may_be_wrong_by_itself() {
+    let published = definition::schema(definition::service());
+    let template = definition::schema(definition::template());
+    let refused = |schema: &Value, spec: &Value| {
+        let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
+        Validator::new().validate(schema, &object, None).is_err()
+    };
+    for (part, wrong) in [
+        (json!({ "autoscaling": { "minReplicas": 3 } }), false),
+        (
+            json!({ "autoscaling": { "keda": { "pollingInterval": 9 } } }),
+            false,
+        ),
+        (
+            json!({ "model": { "revision": "v1" }, "gpus": 1, "engine": { "device": "Cpu" } }),
+            false,
+        ),
+        (json!({ "network": { "service": { "nodePort": 30080 } } }), false),
+        (
+            json!({ "rollout": { "maxSurge": 0, "maxUnavailable": 0 } }),
+            false,
+        ),
+        (json!({ "gpus": 2 }), true),
+        (json!({ "model": { "source": "ftp://a" } }), true),
+        (json!({ "engine": { "extraArgs": ["--port=1"] } }), true),
+        (json!({ "network": { "allowFrom": [{}] } }), true),
+    ] {
+        assert_eq!(refused(&template, &part), wrong, "{part}");
+        let mut named = part;
+        named["templateRefs"] = json!([{ "name": "t" }]);
+        assert_eq!(refused(&published, &named), wrong, "{named}");
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub mod reasons {
     pub const SUSPENDED: &str = "Suspended";
     /// The spec cannot work.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// A template that the spec names is not there.
+    pub const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
     /// The API server refused an object of the service.
     pub const APPLY_FAILED: &str = "ApplyFailed";
     /// No pod exists yet.

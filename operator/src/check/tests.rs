@@ -37,8 +37,11 @@ fn whole(call: &Call) -> (u16, Value) {
             "goVersion": "", "compiler": "", "platform": "",
         }),
         path if path.ends_with("/customresourcedefinitions/qwenservices.qwen-operator.io") => {
-            let text = json!(QwenService::crd()).to_string().replace(".0,", ",");
+            let text = definition::service().to_string().replace(".0,", ",");
             serde_json::from_str(&text).unwrap()
+        }
+        path if path.ends_with("/customresourcedefinitions/qwenservicetemplates.qwen-operator.io") => {
+            definition::template()
         }
         path if path.ends_with("/selfsubjectaccessreviews") => {
             json!({ "spec": call.body["spec"], "status": { "allowed": true } })
@@ -120,6 +123,7 @@ async fn a_whole_cluster_lacks_nothing() {
         [
             "ok       Kubernetes: v1.33.1",
             "ok       QwenService definition: qwenservices.qwen-operator.io serves v1alpha1, with this program's fields and rules",
+            "ok       QwenServiceTemplate definition: qwenservicetemplates.qwen-operator.io serves v1alpha1, with this program's fields and rules",
             &rights,
             "ok       HorizontalPodAutoscaler: autoscaling/v2",
             "ok       custom metrics: Service ns/op answers",
@@ -140,6 +144,7 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
     for (line, begins) in lines.iter().zip([
         "MISSING  Kubernetes: v1.32.0 is too old; upgrade",
         "MISSING  QwenService definition: qwenservices.qwen-operator.io is not installed; apply",
+        "MISSING  QwenServiceTemplate definition: qwenservicetemplates.qwen-operator.io is not installed; apply",
         "MISSING  rights: you may not get qwenservices.qwen-operator.io, list qwenservices",
         "MISSING  HorizontalPodAutoscaler: autoscaling/v2 is not served",
         "optional custom metrics: nobody serves them yet",
@@ -153,7 +158,7 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
     ]) {
         assert!(line.starts_with(begins), "{line}");
     }
-    assert_eq!(lines.len(), 12);
+    assert_eq!(lines.len(), 13);
 }
 
 #[tokio::test]
@@ -165,11 +170,11 @@ async fn a_definition_of_another_release_is_told() {
         ),
         (("description", json!("other words")), ""),
     ] {
-        let mut crd = json!(QwenService::crd());
+        let mut crd = definition::service();
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]
             [change.0] = change.1;
         let told = lines(
-            move |call| match call.line.contains("customresourcedefinitions") {
+            move |call| match call.line.contains("customresourcedefinitions/qwenservices.") {
                 true => (200, crd.clone()),
                 false => whole(call),
             },
@@ -180,9 +185,12 @@ async fn a_definition_of_another_release_is_told() {
             "{told}"
         );
     }
-    let mut crd = json!(QwenService::crd());
+    let mut crd = definition::service();
     crd["spec"]["versions"][0]["served"] = json!(false);
-    let told = changed("customresourcedefinitions", move |_| (200, crd.clone())).await;
+    let told = changed("customresourcedefinitions/qwenservices.", move |_| {
+        (200, crd.clone())
+    })
+    .await;
     assert!(told.contains("does not serve v1alpha1; apply"), "{told}");
 }
 
@@ -268,7 +276,7 @@ async fn what_may_not_be_looked_up_is_missing_only_if_it_is_needed() {
             .starts_with("optional GPUs: cannot be looked up, ask as a user who may: no (403)")
     );
     assert!(
-        changed("customresourcedefinitions", forbidden)
+        changed("customresourcedefinitions/qwenservices.", forbidden)
             .await
             .starts_with("MISSING  QwenService definition: cannot be")
     );

@@ -59,6 +59,7 @@ pub struct State {
 pub fn path(kind: &str, name: &str) -> String {
     let (group, plural) = match kind {
         "QwenService" => return format!("{SERVICES}/{name}"),
+        "QwenServiceTemplate" => ("/apis/qwen-operator.io/v1alpha1", "qwenservicetemplates"),
         "Service" => ("/api/v1", "services"),
         "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
         "Ingress" => ("/apis/networking.k8s.io/v1", "ingresses"),
