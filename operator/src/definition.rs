@@ -44,10 +44,7 @@ pub fn template() -> Value {
 /// The schema of a whole service, with defaults, required fields and rules where they belong.
 #[must_use]
 pub fn whole() -> Value {
-    json!(QwenService::crd())
-        .pointer_mut(SCHEMA)
-        .map(Value::take)
-        .unwrap_or_default()
+    schema(json!(QwenService::crd()))
 }
 
 /// The schema of a definition.
@@ -97,11 +94,13 @@ impl<'a> Rules<'a> {
             _ => Vec::new(),
         };
         for field in list(object.shift_remove("required")) {
-            let field = [path, &[field.as_str().unwrap_or_default().to_owned()][..]].concat();
+            let mut full = path.clone();
+            full.push(field.as_str().unwrap_or_default().to_owned());
+            let field = full.join(".");
             self.lifted.push(json!({
-                "rule": format!("{} || {}", without(path), present(&field, path.len())),
-                "message": format!("{} is required, here or in a template that templateRefs names", field.join(".")),
-                "fieldPath": format!(".{}", field.join(".")),
+                "rule": format!("{} || {}", without(path), present(&full, path.len())),
+                "message": format!("{field} is required, here or in a template that templateRefs names"),
+                "fieldPath": format!(".{field}"),
                 "reason": "FieldValueRequired",
             }));
         }

@@ -97,7 +97,7 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     let mut found = Manifest::default();
     for (place, object) in objects {
         let object = pruned(object);
-        if object["kind"] == QwenServiceTemplate::kind(&()).as_ref() {
+        if object["kind"] == *QwenServiceTemplate::kind(&()) {
             found.templates.push(Arc::new(taken(&template, &place, object)?));
         } else if object["spec"]["templateRefs"].is_null() {
             found.services.push(alone(&whole, &place, object)?);
