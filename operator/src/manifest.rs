@@ -1,10 +1,10 @@
 //! QwenServices and their templates out of a YAML text, as the API server would take them: unknown fields, bounds and
 //! CEL rules.
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use kube_cel::Validator;
+use kube_cel::{CompiledSchema, Validator, compile_schema};
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -91,9 +91,9 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     if objects.is_empty() {
         return Err(ManifestError::Empty);
     }
-    let whole = with_metadata(definition::whole());
-    let part = with_metadata(definition::schema(definition::service()));
-    let template = with_metadata(definition::schema(definition::template()));
+    let whole = LazyLock::new(|| Judge::new(definition::whole()));
+    let part = LazyLock::new(|| Judge::new(definition::schema(definition::service())));
+    let template = LazyLock::new(|| Judge::new(definition::schema(definition::template())));
     let mut found = Manifest::default();
     for (place, object) in objects {
         let object = pruned(object);
@@ -109,9 +109,9 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
 }
 
 /// A service without templates: its spec must be whole.
-fn alone(schema: &Value, place: &str, object: Value) -> Result<QwenService, ManifestError> {
+fn alone(judge: &Judge, place: &str, object: Value) -> Result<QwenService, ManifestError> {
     let spec = object["spec"].clone();
-    let service: QwenService = taken(schema, place, object)?;
+    let service: QwenService = taken(judge, place, object)?;
     match serde_path_to_error::deserialize::<_, QwenServiceSpec>(spec) {
         Ok(_) => Ok(service),
         Err(error) => Err(ManifestError::Refused {
@@ -131,7 +131,7 @@ fn pruned(object: Value) -> Value {
     object
 }
 
-fn taken<K>(schema: &Value, place: &str, object: Value) -> Result<K, ManifestError>
+fn taken<K>(judge: &Judge, place: &str, object: Value) -> Result<K, ManifestError>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
@@ -144,7 +144,7 @@ where
     }
     let name = object["metadata"]["name"].as_str().unwrap_or("without a name");
     let place = format!("{place}, {} {name}", K::kind(&()));
-    let problems = problems(schema, &object);
+    let problems = judge.problems(&object);
     if !problems.is_empty() {
         return Err(ManifestError::Refused { place, problems });
     }
@@ -154,24 +154,38 @@ where
     })
 }
 
-/// What a schema and its rules refuse of an object: a line for each, with the path of the field.
-#[must_use]
-pub fn problems(schema: &Value, object: &Value) -> Vec<String> {
-    // Rules may rely on the bounds, so they come second, as in the API server.
-    let problems = schema::violations(schema, object);
-    if !problems.is_empty() {
-        return problems;
+/// A schema, with its rules ready to be asked.
+pub struct Judge {
+    schema: Value,
+    rules: CompiledSchema,
+}
+
+impl Judge {
+    /// Of a definition's own schema.
+    #[must_use]
+    pub fn new(schema: Value) -> Self {
+        let schema = with_metadata(schema);
+        let rules = compile_schema(&schema);
+        Self { schema, rules }
     }
-    let refused = Validator::new().validate(schema, object, None).err();
-    refused
-        .iter()
-        .flat_map(|errors| errors.iter().map(ToString::to_string))
-        .collect()
+
+    /// What the schema and its rules refuse of an object: a line for each, with the path of the field.
+    #[must_use]
+    pub fn problems(&self, object: &Value) -> Vec<String> {
+        // Rules may rely on the bounds, so they come second, as in the API server.
+        let problems = schema::violations(&self.schema, object);
+        if !problems.is_empty() {
+            return problems;
+        }
+        match Validator::new().validate_compiled(&self.rules, object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// A definition's own schema, and what the API server knows of metadata without it.
-#[must_use]
-pub fn with_metadata(mut schema: Value) -> Value {
+fn with_metadata(mut schema: Value) -> Value {
     let mut generator = SchemaSettings::openapi3()
         .with(|settings| settings.inline_subschemas = true)
         .into_generator();

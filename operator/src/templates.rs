@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use crate::api::status::AppliedTemplate;
 use crate::api::template::{QwenServiceTemplate, TemplateRef};
 use crate::api::{QwenService, QwenServiceSpec};
+use crate::definition;
+use crate::manifest::Judge;
 use crate::valid::Invalid;
-use crate::{definition, manifest};
 
 /// A whole spec, and the templates that are in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,9 +73,9 @@ pub fn merged(
 
 /// What the schema and the rules of a whole service refuse, as the API server does without templates.
 fn problems(service: &QwenService, whole: &Value) -> Vec<String> {
-    static SCHEMA: LazyLock<Value> = LazyLock::new(|| manifest::with_metadata(definition::whole()));
+    static WHOLE: LazyLock<Judge> = LazyLock::new(|| Judge::new(definition::whole()));
     let object = json!({ "metadata": { "name": service.name_any() }, "spec": whole });
-    manifest::problems(&SCHEMA, &object)
+    WHOLE.problems(&object)
 }
 
 /// Lays `over` over `base`: objects are merged field by field, everything else is replaced.
@@ -213,7 +214,10 @@ mod tests {
             ),
         ] {
             let error = of(&[("t", template)], named(own)).unwrap_err().to_string();
-            assert!(error.contains(words) && error.starts_with("merged with t, "), "{error}");
+            assert!(
+                error.contains(words) && error.starts_with("merged with t, "),
+                "{error}"
+            );
         }
         let error = of(&[], named(json!({ "model": { "source": "embedded://nano" } }))).unwrap_err();
         assert_eq!(error, Invalid::TemplateNotFound(vec!["t".into()]));

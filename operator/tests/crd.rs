@@ -1,10 +1,17 @@
 //! The resource definition: its file, and its rules as the API server evaluates them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
+use std::sync::LazyLock;
+
 use kube::CustomResourceExt;
-use kube_cel::Validator;
+use kube_cel::{CompiledSchema, Validator, compile_schema};
 use qwen_operator::api::QwenService;
 use qwen_operator::{definition, manifest, render};
 use serde_json::{Value, json};
+
+/// Rules as the API server has them, and those of a whole spec.
+static PUBLISHED: LazyLock<CompiledSchema> =
+    LazyLock::new(|| compile_schema(&definition::schema(definition::service())));
+static WHOLE: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(&definition::whole()));
 
 /// Messages of the rules that refuse a spec.
 fn refusals(spec: Value) -> Vec<String> {
@@ -14,18 +21,18 @@ fn refusals(spec: Value) -> Vec<String> {
 fn refusals_of(mut object: Value) -> Vec<String> {
     object["apiVersion"] = json!("qwen-operator.io/v1alpha1");
     object["kind"] = json!("QwenService");
-    let refused = |schema: &Value| -> Vec<String> {
-        match Validator::new().validate(schema, &object, None) {
+    let refused = |rules: &CompiledSchema| -> Vec<String> {
+        match Validator::new().validate_compiled(rules, &object, None) {
             Ok(()) => Vec::new(),
             Err(errors) => errors.into_iter().map(|error| error.message).collect(),
         }
     };
-    let published = refused(&definition::schema(definition::service()));
+    let published = refused(&PUBLISHED);
     let sorted = |mut messages: Vec<String>| {
         messages.sort();
         messages
     };
-    let whole = sorted(refused(&definition::whole()));
+    let whole = sorted(refused(&WHOLE));
     assert_eq!(
         sorted(published.clone()),
         whole,
@@ -151,10 +158,9 @@ fn nothing_that_a_template_may_give_has_a_default() {
 
 #[test]
 fn what_is_required_is_required_where_no_template_gives_it() {
-    let published = definition::schema(definition::service());
     let refused = |spec: Value| -> Vec<String> {
         let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
-        match Validator::new().validate(&published, &object, None) {
+        match Validator::new().validate_compiled(&PUBLISHED, &object, None) {
             Ok(()) => Vec::new(),
             Err(errors) => errors.iter().map(ToString::to_string).collect(),
         }
@@ -190,11 +196,10 @@ fn what_is_required_is_required_where_no_template_gives_it() {
 
 #[test]
 fn a_part_may_rely_on_its_templates_but_no_field_may_be_wrong_by_itself() {
-    let published = definition::schema(definition::service());
-    let template = definition::schema(definition::template());
-    let refused = |schema: &Value, spec: &Value| {
+    let template = compile_schema(&definition::schema(definition::template()));
+    let refused = |rules: &CompiledSchema, spec: &Value| {
         let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
-        Validator::new().validate(schema, &object, None).is_err()
+        Validator::new().validate_compiled(rules, &object, None).is_err()
     };
     for (part, wrong) in [
         (json!({ "autoscaling": { "minReplicas": 3 } }), false),
@@ -219,7 +224,7 @@ fn a_part_may_rely_on_its_templates_but_no_field_may_be_wrong_by_itself() {
         assert_eq!(refused(&template, &part), wrong, "{part}");
         let mut named = part;
         named["templateRefs"] = json!([{ "name": "t" }]);
-        assert_eq!(refused(&published, &named), wrong, "{named}");
+        assert_eq!(refused(&PUBLISHED, &named), wrong, "{named}");
     }
 }
 
