@@ -60,6 +60,7 @@ pub fn warns(condition: &Condition) -> bool {
 pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
     let steps = |status, type_| condition(status, type_).is_some_and(|one| is(one, Step));
     old.observed_generation == new.observed_generation
+        && old.applied_templates == new.applied_templates
         && steps(old, READY)
         && steps(new, READY)
         && steps(new, ROLLOUT_COMPLETE)

@@ -93,19 +93,20 @@ fn examples_pass_the_rules() {
     });
 }
 
-/// Every field below a schema that is not in a list.
+/// Every field below a schema; those of lists have `[]` in their path.
 fn fields(schema: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         found.push((path.clone(), field.clone()));
         fields(field, &path, found);
+        fields(&field["items"], &format!("{path}[]"), found);
     }
 }
 
 fn spec_fields(schema: &Value) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     fields(&schema["properties"]["spec"], "spec", &mut found);
-    assert!(found.len() > 200, "{}", found.len());
+    assert!(found.len() > 150, "{}", found.len());
     found
 }
 
@@ -127,7 +128,9 @@ fn nothing_that_a_template_may_give_has_a_default() {
     let service = spec_fields(&definition::schema(definition::service()));
     let template = spec_fields(&definition::schema(definition::template()));
     let with = |fields: &[(String, Value)]| -> Vec<String> {
-        let with = fields.iter().filter(|(_, field)| !field["default"].is_null());
+        let with = fields
+            .iter()
+            .filter(|(path, field)| !field["default"].is_null() && !path.contains("[]"));
         with.map(|(path, _)| path.clone()).collect()
     };
     // `/scale` must find it.
