@@ -138,7 +138,7 @@ fn nothing_that_a_template_may_give_has_a_default() {
     assert_eq!(with(&template), Vec::<String>::new());
     let names =
         |fields: &[(String, Value)]| -> Vec<String> { fields.iter().map(|(path, _)| path.clone()).collect() };
-    let own = ["spec.templateRefs", "spec.replicas"];
+    let own = ["spec.templateRefs", "spec.templateRefs[].name", "spec.replicas"];
     let shared: Vec<String> = names(&service)
         .into_iter()
         .filter(|path| !own.contains(&path.as_str()))
