@@ -117,12 +117,12 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 	cargo xtask cluster down
 
 .PHONY: generate
-generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart, page of fields, API document, tables of metrics
+generate: need-rust ## Write the generated files again: CRDs in crds/ and in the chart, page of fields, API document, tables of metrics
 	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
 	mkdir -p crds charts/qwen-operator/files
-	mv target/crds.yaml crds/qwenservices.yaml
-	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
+	mv target/crds.yaml crds/qwen-operator.yaml
+	cp crds/qwen-operator.yaml charts/qwen-operator/files/crds.yaml
 	cargo run --quiet --release --locked --package qwen-operator -- fields > docs/fields.md
 	cargo run --quiet --release --locked --package qwen-operator -- own-alerts > charts/qwen-operator/files/alerts.yaml
 	mkdir -p charts/qwen-operator/files/dashboards

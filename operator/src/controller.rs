@@ -1,4 +1,4 @@
-//! The spine: `observe → validate → plan → apply → status → report`, one service at a time.
+//! The spine: `merge → validate → observe → plan → apply → status → report`, one service at a time.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,9 @@ use crate::report::{self, ReportError, Reported};
 use crate::rollback;
 use crate::scope::Scope;
 use crate::status;
-use crate::valid::{Settings, validate};
+use crate::templates::{self, Merged};
+use crate::valid::{Invalid, Settings, validate};
+use crate::watches;
 
 /// A service is looked at this often even if nothing happens: the net under missed events.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -73,6 +75,28 @@ impl Context {
         service
             .namespace()
             .is_some_and(|namespace| self.theirs.contains(&namespace))
+    }
+}
+
+impl Context {
+    /// A service with its templates as they were last seen.
+    ///
+    /// # Errors
+    /// A template is not there, or the whole is no spec.
+    pub fn merged(&self, service: &QwenService) -> Result<Merged, Invalid> {
+        let namespace = service.namespace().unwrap_or_default();
+        templates::merged(service, |name| {
+            self.caches.templates.get(&(namespace.clone(), name.to_owned()))
+        })
+    }
+
+    /// Waits until it is known which templates there are, where a service names any.
+    async fn templates_known(&self, service: &QwenService) -> Result<(), ObserveError> {
+        if templates::named(service).is_empty() || !watches::templates_served(&self.capabilities.borrow()) {
+            return Ok(());
+        }
+        let listed = self.caches.templates.listed().await;
+        listed.map_err(|error| ObserveError::new("the templates", error))
     }
 }
 
@@ -156,9 +180,11 @@ pub async fn reconcile(
 async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, ReconcileError> {
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
-    // validate (no client): an invalid spec waits for its change, children stay as they are.
+    ctx.templates_known(service).await?;
+    // merge, validate (no client): an invalid spec waits for its change or a template's, children stay as they are.
     let now = Timestamp::now();
-    let valid = match validate(service, &ctx.settings, Some(now)) {
+    let merged = ctx.merged(service);
+    let valid = match merged.and_then(|merged| validate(service, merged, &ctx.settings, Some(now))) {
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, now);

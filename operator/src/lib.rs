@@ -13,6 +13,7 @@ pub mod child;
 pub mod cli;
 pub mod controller;
 pub mod dashboard;
+pub mod definition;
 pub mod handover;
 pub mod leader;
 pub mod load;
@@ -43,6 +44,7 @@ pub mod scrape;
 pub mod sizing;
 pub mod status;
 pub mod telemetry;
+pub mod templates;
 #[cfg(test)]
 mod testing;
 pub mod triggers;

@@ -11,6 +11,8 @@ pub mod dashboard;
 pub mod deployment;
 pub mod disruption_budget;
 pub mod http_route;
+pub mod inference_pool;
+pub mod ingress;
 pub mod meta;
 pub mod network_policy;
 pub mod prometheus_rule;
@@ -41,8 +43,12 @@ pub enum Kind {
     HorizontalPodAutoscaler,
     /// Their number, where KEDA decides on it.
     ScaledObject,
-    /// The way in from outside.
+    /// The replicas as gateways see them that ask an endpoint picker; before the route that may lead there.
+    InferencePool,
+    /// The way in through gateways.
     HTTPRoute,
+    /// The way in through an ingress controller.
+    Ingress,
     /// What Prometheus scrapes.
     ServiceMonitor,
     /// What Prometheus evaluates.
@@ -55,7 +61,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
@@ -63,7 +69,9 @@ impl Kind {
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
         Self::ScaledObject,
+        Self::InferencePool,
         Self::HTTPRoute,
+        Self::Ingress,
         Self::ServiceMonitor,
         Self::PrometheusRule,
         Self::AlertmanagerConfig,
@@ -81,7 +89,9 @@ impl Kind {
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::ScaledObject => "ScaledObject",
+            Self::InferencePool => "InferencePool",
             Self::HTTPRoute => "HTTPRoute",
+            Self::Ingress => "Ingress",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
             Self::AlertmanagerConfig => "AlertmanagerConfig",
@@ -95,6 +105,7 @@ impl Kind {
         matches!(
             self,
             Self::ScaledObject
+                | Self::InferencePool
                 | Self::HTTPRoute
                 | Self::ServiceMonitor
                 | Self::PrometheusRule
@@ -107,10 +118,11 @@ impl Kind {
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
             Self::PersistentVolumeClaim | Self::Service | Self::ConfigMap => ("", "v1"),
-            Self::NetworkPolicy => ("networking.k8s.io", "v1"),
+            Self::NetworkPolicy | Self::Ingress => ("networking.k8s.io", "v1"),
             Self::Deployment => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
             Self::ScaledObject => ("keda.sh", "v1alpha1"),
+            Self::InferencePool => (inference_pool::GROUP, "v1"),
             Self::HTTPRoute => ("gateway.networking.k8s.io", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
@@ -151,7 +163,9 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::Deployment => Some(deployment::build(valid)),
                 Kind::PodDisruptionBudget => disruption_budget::build(valid),
                 Kind::ScaledObject => scaled_object::build(valid),
+                Kind::InferencePool => inference_pool::build(valid),
                 Kind::HTTPRoute => http_route::build(valid),
+                Kind::Ingress => ingress::build(valid),
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),

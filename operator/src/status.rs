@@ -54,8 +54,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
     let rollout = rollout_view::judge(facts, deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
-    let route = route_view::judge(facts);
-    let url = route_view::url(facts, &route);
+    let (route, url) = route_view::judge(facts);
     let model = ModelStatus {
         loading: progress(facts.load),
         ..revision_view::served(facts, &old.model)
@@ -76,6 +75,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
         observed_generation: facts.valid.generation,
         phase: Some(phase),
         url: Some(url),
+        applied_templates: facts.valid.templates.clone(),
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
@@ -109,10 +109,7 @@ pub fn invalid(
     old: &QwenServiceStatus,
     now: Timestamp,
 ) -> QwenServiceStatus {
-    let verdicts = [(
-        types::READY,
-        Verdict::no(reasons::INVALID_SPEC, error.to_string()),
-    )];
+    let verdicts = [(types::READY, Verdict::no(error.reason(), error.to_string()))];
     let mut conditions = merge(&old.conditions, &verdicts, generation, now);
     conditions.extend(
         old.conditions
@@ -146,7 +143,10 @@ fn count(deployment: Option<&Deployment>) -> Replicas {
 }
 
 fn ready(facts: &Facts<'_>, replicas: &Replicas, cause: Option<&Cause>) -> Verdict {
-    let needed = Kind::ALL.into_iter().filter(|kind| !kind.optional());
+    // An ingress controller's own checks may refuse its Ingress; that is told of the way in alone.
+    let needed = Kind::ALL
+        .into_iter()
+        .filter(|kind| !kind.optional() && *kind != Kind::Ingress);
     if let Some(failed) = Verdict::not_applied(facts.applied, needed) {
         return failed;
     }

@@ -6,13 +6,16 @@ use serde_json::{Value, json};
 
 use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
+use crate::api::conditions::reasons;
 use crate::api::engine::Device;
 use crate::api::spec::PodTemplate;
+use crate::api::status::AppliedTemplate;
 use crate::api::{
     CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
 };
 use crate::schedule::{self, Hours};
 use crate::sizing::{self, Sizing};
+use crate::templates::Merged;
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
 pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
@@ -78,6 +81,8 @@ pub struct Valid {
     pub extra_rules: Vec<ExtraRule>,
     /// What is wrong with the others: a sentence for each.
     pub unusable_rules: Vec<String>,
+    /// The templates that are in its spec.
+    pub templates: Vec<AppliedTemplate>,
     /// All that is passed on as it is.
     pub spec: QwenServiceSpec,
 }
@@ -148,6 +153,23 @@ pub enum Invalid {
     /// The object lacks what the API server always sets.
     #[error("the object has no {0}; it did not come from the API server")]
     Incomplete(&'static str),
+    /// The spec has another form than this operator knows.
+    #[error("the spec cannot be read, correct it: {0}")]
+    Unreadable(String),
+    /// Templates are not there.
+    #[error(
+        "spec.templateRefs names QwenServiceTemplate {}, which the namespace does not have: create it, or remove the name; what runs goes on as it is",
+        .0.join(" and ")
+    )]
+    TemplateNotFound(Vec<String>),
+    /// A service with its templates is none that the API server would take.
+    #[error("merged with {}, the spec would be refused: {}", .templates.join(" and "), .problems.join("; "))]
+    Merged {
+        /// Names of its templates.
+        templates: Vec<String>,
+        /// A line for each, with the path of the field.
+        problems: Vec<String>,
+    },
     /// The source has another form.
     #[error(
         "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
@@ -173,19 +195,31 @@ pub enum Invalid {
     Schedule(usize, String),
 }
 
+impl Invalid {
+    /// The reason of the condition that tells it.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::TemplateNotFound(_) => reasons::TEMPLATE_NOT_FOUND,
+            _ => reasons::INVALID_SPEC,
+        }
+    }
+}
+
 /// What nobody else may set of our own containers.
 const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 
-/// Checks a service. Client required: no. Without a time no schedule of its autoscaler is active.
+/// Checks a service with its whole spec. Client required: no. Without a time no schedule of its autoscaler is active.
 ///
 /// # Errors
 /// What a person must change.
 pub fn validate(
     service: &QwenService,
+    merged: Merged,
     settings: &Settings,
     now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
-    let spec = &service.spec;
+    let Merged { spec, templates } = merged;
     let source = Source::parse(&spec.model.source)?;
     let served_name = spec
         .model
@@ -234,11 +268,12 @@ pub fn validate(
         progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),
         replicas,
         hours: hours.unwrap_or_default(),
-        gpus: gpus(spec),
-        sizing: sizing::derive(spec),
+        gpus: gpus(&spec),
+        sizing: sizing::derive(&spec),
         extra_rules,
         unusable_rules,
-        spec: spec.clone(),
+        templates,
+        spec,
     })
 }
 
@@ -299,15 +334,17 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.spec.network.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!(
-            "{scheme}://{}:{ENGINE_PORT}/v1",
-            host(&self.name, &self.namespace)
-        )
+        let (scheme, host) = (self.scheme(), host(&self.name, &self.namespace));
+        format!("{scheme}://{host}:{ENGINE_PORT}/v1")
+    }
+
+    /// What replicas speak.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match self.spec.network.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// Label selector of the pods, as text.

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{join, join_all, join3};
+use futures::future::{join, join_all, join4};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ObjectMeta};
@@ -13,6 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
+use crate::api::template::QwenServiceTemplate;
 use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
 use crate::observe::{KEDA_PREFIX, selecting_resource};
@@ -20,6 +21,8 @@ use crate::plan::Kind;
 use crate::scope::Scope;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
+/// The kind of templates.
+const TEMPLATE: &str = "QwenServiceTemplate";
 /// Objects that are held whole at a time while a kind is listed.
 const PAGE: u32 = 50;
 
@@ -53,7 +56,8 @@ pub async fn run(
         .filter_map(|kind| Some(watching.children(kind, caches.children(kind)?)));
     join(
         join_all(children),
-        join3(
+        join4(
+            watching.templates(&caches.templates),
             watching.selecting("Prometheus", &caches.prometheuses),
             watching.selecting("Alertmanager", &caches.alertmanagers),
             watching.namespaces(&caches.namespaces),
@@ -73,6 +77,21 @@ impl Watching<'_> {
         };
         self.follow(api, config, cache, kind.name(), served, |_| {}, triggers)
             .await;
+    }
+
+    async fn templates(&self, cache: &Cache<QwenServiceTemplate>) {
+        let api = self.scope.api(self.client.clone());
+        let config = watcher::Config::default();
+        self.follow(
+            api,
+            config,
+            cache,
+            TEMPLATE,
+            templates_served,
+            spec_only,
+            of_template,
+        )
+        .await;
     }
 
     /// The servers of this kind, which select by labels.
@@ -173,6 +192,12 @@ impl Watching<'_> {
     }
 }
 
+/// Whether the cluster has the definition of templates.
+#[must_use]
+pub fn templates_served(known: &Capabilities) -> bool {
+    known.has(TEMPLATE)
+}
+
 /// A child is named like its service.
 fn of_one((namespace, name): Key) -> Trigger {
     Trigger::Service { namespace, name }
@@ -184,8 +209,19 @@ fn of_scaled((namespace, name): Key) -> Trigger {
     of_one((namespace, service))
 }
 
+fn of_template((namespace, name): Key) -> Trigger {
+    Trigger::Template { namespace, name }
+}
+
 fn of_all(_: Key) -> Trigger {
     Trigger::All
+}
+
+fn spec_only(template: &mut QwenServiceTemplate) {
+    template.metadata = ObjectMeta {
+        generation: template.metadata.generation,
+        ..identity(&template.metadata)
+    };
 }
 
 /// All that is read of a server that selects.

@@ -17,6 +17,10 @@ mod rollouts;
 #[path = "apiserver/scaling.rs"]
 mod scaling;
 mod support;
+#[path = "apiserver/templates.rs"]
+mod templates;
+#[path = "apiserver/ways.rs"]
+mod ways;
 
 use serde_json::{Value, json};
 use support::{MONITORING, World};

@@ -1,10 +1,10 @@
-//! The resource itself and the rules that span several of its parts.
+//! The whole spec of a service, and the rules that span several of its parts.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Affinity, PodResourceClaim, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
-use kube::{CustomResource, KubeSchema};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,39 +17,10 @@ use super::model::ModelSpec;
 use super::monitoring::MonitoringSpec;
 use super::network::NetworkSpec;
 use super::rollout::RolloutSpec;
-use super::status::QwenServiceStatus;
+use super::template::TemplateRef;
 
 /// A served, monitored and autoscaled Qwen3 model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
-#[kube(
-    group = "qwen-operator.io",
-    version = "v1alpha1",
-    kind = "QwenService",
-    shortname = "qwen",
-    category = "all",
-    namespaced,
-    derive = "PartialEq",
-    doc = "A served, monitored and autoscaled Qwen3 model.",
-    status = "QwenServiceStatus",
-    scale(
-        spec_replicas_path = ".spec.replicas",
-        status_replicas_path = ".status.replicas",
-        label_selector_path = ".status.selector"
-    ),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "Loaded", type_ = "integer", priority = 1, json_path = ".status.model.bytesLoaded"),
-    printcolumn(name = "Tokens/s", type_ = "integer", priority = 1, json_path = ".status.performance.generationTokensPerSecond"),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
-    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.autoscaling.currentQueueDepth"),
-    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new(
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52"
-    ).message("metadata.name also names a Service and pods: use at most 52 lower-case letters, digits and '-', beginning with a letter"),
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.gpus) || self.gpus == 0 || self.engine.device == 'Cuda'"
@@ -67,6 +38,11 @@ use super::status::QwenServiceStatus;
     "!has(self.engine.extraArgs) || self.engine.extraArgs.all(arg, (!has(self.monitoring.tracing) || !arg.matches('^--otlp[-_]traces[-_]endpoint(=.*)?$')) && (!has(self.monitoring.logs.format) || !arg.matches('^--log[-_]format(=.*)?$')) && (!has(self.monitoring.logs.level) || !arg.matches('^--(uvicorn[-_])?log[-_]level(=.*)?$')))"
 ).message("engine.extraArgs repeats a flag that monitoring.tracing or monitoring.logs sets: remove it from extraArgs"))]
 pub struct QwenServiceSpec {
+    /// Templates that give what is not written here. Of several the later ones win, and what is written here wins over
+    /// all: objects are merged field by field, lists and single values are replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 8))]
+    pub template_refs: Vec<TemplateRef>,
     /// The model to serve.
     pub model: ModelSpec,
     /// The engine of each replica.
@@ -118,7 +94,7 @@ pub struct QwenServiceSpec {
     /// Changes of the pods that have no field of their own; they win over all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
-    /// Replicas; not used while autoscaling is set.
+    /// Replicas; not used while autoscaling is set. A template cannot set them.
     #[serde(default = "one")]
     #[schemars(range(min = 0))]
     pub replicas: i32,

@@ -11,15 +11,12 @@ pub fn build(valid: &Valid) -> Option<Value> {
     let monitoring = &valid.spec.monitoring;
     let spec = &monitoring.dashboard;
     spec.enabled.then(|| {
-        let mut metadata = meta::metadata_with(valid, &spec.labels);
-        if !spec.annotations.is_empty() {
-            metadata["annotations"] = json!(spec.annotations);
-        }
+        let metadata = meta::metadata_with(valid, &spec.labels);
         let board = dashboard::of_service(&valid.namespace, &valid.name, &monitoring.alerts.thresholds);
         json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": metadata,
+            "metadata": meta::annotated(metadata, &spec.annotations),
             "data": { format!("{}-{}.json", valid.namespace, valid.name): board.to_string() },
         })
     })

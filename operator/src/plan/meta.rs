@@ -45,6 +45,15 @@ pub fn metadata_with(valid: &Valid, extra_labels: &BTreeMap<String, String>) -> 
     })
 }
 
+/// The same with annotations of the user's, if there are any.
+#[must_use]
+pub fn annotated(mut metadata: Value, annotations: &BTreeMap<String, String>) -> Value {
+    if !annotations.is_empty() {
+        metadata["annotations"] = json!(annotations);
+    }
+    metadata
+}
+
 /// The selector of the service's pods: one label, since a Deployment's selector can never change.
 #[must_use]
 pub fn match_labels(valid: &Valid) -> Value {
