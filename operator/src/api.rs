@@ -11,11 +11,13 @@ pub mod model;
 pub mod monitoring;
 pub mod network;
 pub mod notifications;
+pub mod recurrence;
 pub mod rollout;
 pub mod secret;
 pub mod spec;
 pub mod status;
 pub mod telemetry;
+pub mod warm_up;
 
 pub use spec::{QwenService, QwenServiceSpec};
 pub use status::QwenServiceStatus;

@@ -132,6 +132,7 @@ mod tests {
             plan: &plan,
             observed: &observed,
             applied: &applied,
+            deferral: None,
             load: None,
             obstacle: None,
         })

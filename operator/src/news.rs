@@ -17,7 +17,7 @@ enum Mild {
 use Mild::{Beginning, Calm, Step};
 
 /// All other reasons are news at once, and a warning unless their condition is true.
-const MILD: [(&str, &[Mild]); 10] = [
+const MILD: [(&str, &[Mild]); 11] = [
     (reasons::DISABLED, &[Beginning, Calm]),
     (reasons::CLAIM_PENDING, &[Beginning, Calm]),
     (reasons::WAITING_FOR_GATEWAY, &[Beginning, Calm]),
@@ -28,6 +28,7 @@ const MILD: [(&str, &[Mild]); 10] = [
     (reasons::LOADING, &[Calm, Step]),
     (reasons::SUSPENDED, &[Calm]),
     (reasons::PAUSED, &[Calm]),
+    (reasons::ROLLOUT_DEFERRED, &[Calm]),
 ];
 
 /// Conditions of `new` whose status or reason is news after `old`.

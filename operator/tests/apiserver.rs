@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 #[path = "apiserver/answers.rs"]
 mod answers;
+#[path = "apiserver/deferral.rs"]
+mod deferral;
 #[path = "apiserver/failures.rs"]
 mod failures;
 #[path = "apiserver/installations.rs"]
@@ -17,6 +19,8 @@ mod rollouts;
 #[path = "apiserver/scaling.rs"]
 mod scaling;
 mod support;
+#[path = "apiserver/warm_up.rs"]
+mod warm_up;
 
 use serde_json::{Value, json};
 use support::{MONITORING, World};

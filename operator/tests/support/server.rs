@@ -62,6 +62,7 @@ pub fn path(kind: &str, name: &str) -> String {
         "Service" => ("/api/v1", "services"),
         "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
+        "DaemonSet" => ("/apis/apps/v1", "daemonsets"),
         "ReplicaSet" => ("/apis/apps/v1", "replicasets"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
         "ScaledObject" => ("/apis/keda.sh/v1alpha1", "scaledobjects"),
