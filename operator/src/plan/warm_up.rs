@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Kind, deployment, meta};
+use super::{Kind, deployment, meta, sparse};
 use crate::api::CONTAINER;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL, Valid};
 
@@ -16,7 +16,11 @@ const IDLE: &str = "idle";
 #[must_use]
 pub fn build(valid: &Valid) -> Option<Value> {
     let warm_up = valid.spec.warm_up.as_ref()?;
-    let mut replica = sparse_pod(valid);
+    let mut replica = sparse(deployment::replica(valid));
+    if let Some(security) = replica["securityContext"].as_object_mut() {
+        // It has no storage that a group could own.
+        security.retain(|field, _| !field.starts_with("fsGroup"));
+    }
     let containers = replica["containers"].take();
     let engine = containers
         .as_array()?
@@ -27,11 +31,6 @@ pub fn build(valid: &Valid) -> Option<Value> {
     let mounts: Vec<&Value> = mounts
         .filter(|mount| images.iter().any(|image| image["name"] == mount["name"]))
         .collect();
-    let security = &mut replica["securityContext"];
-    if let Some(security) = security.as_object_mut() {
-        // It has no storage that a group could own.
-        security.retain(|field, _| !field.starts_with("fsGroup"));
-    }
     let mut metadata = meta::metadata(valid);
     metadata["name"] = json!(Kind::DaemonSet.child_of(&valid.name));
     let label = json!({ LABEL: valid.name });
@@ -76,10 +75,6 @@ pub fn build(valid: &Valid) -> Option<Value> {
             },
         },
     }))
-}
-
-fn sparse_pod(valid: &Valid) -> Value {
-    super::sparse(deployment::replica(valid))
 }
 
 fn labels(valid: &Valid) -> BTreeMap<&str, &str> {

@@ -17,7 +17,10 @@ fn pod(part: Value) -> Value {
 #[test]
 fn it_is_there_only_where_it_is_asked_for() {
     assert_eq!(planned(json!({}), Kind::DaemonSet), None);
-    insta::assert_snapshot!(serde_json::to_string_pretty(&warm(json!({}))).unwrap());
+    assert_eq!(warm(json!({}))["metadata"]["name"], "chat-warm-up");
+    let some = planned(json!({ "warmUp": { "maxUnavailable": 3 } }), Kind::DaemonSet).unwrap();
+    let strategy = &some["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(strategy["maxUnavailable"], 3);
 }
 
 #[test]
