@@ -82,10 +82,10 @@ pub fn decide(
                 Work::Busy => String::new(),
                 Work::Unknown(pods) => format!("; what {} is doing is not known", pods.join(" and ")),
             };
-            // A wait from before this window began has ended with the one before.
             let open = window.filter(|window| window.runs(now));
-            let counts = |since: &Timestamp| *since <= now && open.is_none_or(|open| open.begin <= *since);
-            let since = idle_since.filter(counts).unwrap_or(now);
+            let since = idle_since.filter(|since| *since <= now).unwrap_or(now);
+            // It counts within a window, which lasts longer: a wait that went on for ever would begin anew in each.
+            let since = open.map_or(since, |open| since.max(open.begin));
             let timeout = SignedDuration::try_from(std::time::Duration::from(wait.timeout));
             let deadline = since.saturating_add(timeout.unwrap_or(SignedDuration::MAX));
             let deadline = deadline.unwrap_or(Timestamp::MAX);

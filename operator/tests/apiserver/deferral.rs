@@ -7,7 +7,7 @@ use qwen_operator::controller::reconcile;
 use qwen_operator::load::{EnginePod, Sample};
 use serde_json::{Value, json};
 
-use super::support::{MONITORING, World};
+use super::support::{Fault, MONITORING, World};
 use super::{autoscaled, fixed, reconciled};
 
 const SINCE: &str = "qwen-operator.io/waits-for-idle-since";
@@ -162,6 +162,24 @@ async fn a_change_waits_for_its_window_and_everything_else_does_not() {
     assert_eq!(image(&world), "better");
     let annotations = world.get("Deployment", "chat")["metadata"]["annotations"].clone();
     assert_eq!(annotations.as_object().unwrap().len(), 1, "{annotations}");
+}
+
+#[tokio::test]
+async fn a_live_template_that_cannot_be_read_is_not_replaced() {
+    for fault in Fault::ALL {
+        let world = World::new(&MONITORING);
+        let (window, _) = closed();
+        reconciled(&world, spec("good", &window)).await;
+        serve(&world, 1);
+        world.user_applies("chat", spec("better", &window));
+        world.writes();
+        world.strike(0, fault);
+        world.reconcile("chat").await.unwrap_err();
+        assert_eq!(world.writes(), Vec::<String>::new(), "{fault:?}");
+        assert!(world.heal());
+        world.reconcile("chat").await.unwrap();
+        assert!(image(&world) == "good" && deferred(&world));
+    }
 }
 
 #[tokio::test]

@@ -87,6 +87,16 @@ fn the_image_of_a_model_is_fetched_too_and_no_other_storage_is_touched() {
     assert_eq!(not_restricted(&found), Vec::<String>::new());
 }
 
+#[test]
+fn its_name_leads_back_to_its_service() {
+    for service in ["chat", "chat-warm-up"] {
+        for kind in Kind::ALL {
+            assert_eq!(kind.service_of(&kind.child_of(service)), service);
+        }
+    }
+    assert_eq!(Kind::DaemonSet.child_of("chat"), "chat-warm-up");
+}
+
 /// The Service, the budget, the autoscaler, policies and the operator's own watch all go by the labels of replicas.
 #[test]
 fn no_selector_takes_it_for_a_replica() {
