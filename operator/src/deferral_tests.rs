@@ -151,7 +151,12 @@ fn a_wait_goes_on_from_its_beginning_and_ends_with_its_window() {
             Some("2026-11-26T01:10:00Z"),
         ),
         // The operator was away while the window was closed.
-        (both("1h"), Some("2026-11-25T03:50:00Z"), at_night, Some(at_night)),
+        (
+            both("1h"),
+            Some("2026-11-25T03:50:00Z"),
+            at_night,
+            Some("2026-11-26T01:00:00Z"),
+        ),
         (both("1h"), Some("2026-11-25T03:50:00Z"), NOON, None),
     ] {
         assert_eq!(
