@@ -12,6 +12,7 @@ pub mod model;
 pub mod monitoring;
 pub mod network;
 pub mod notifications;
+pub mod recurrence;
 pub mod rollout;
 pub mod secret;
 pub mod service;
@@ -19,6 +20,7 @@ pub mod spec;
 pub mod status;
 pub mod telemetry;
 pub mod template;
+pub mod warm_up;
 pub mod written;
 
 pub use spec::QwenServiceSpec;

@@ -134,6 +134,7 @@ mod tests {
             plan: &plan,
             observed: &observed,
             applied: &applied,
+            deferral: None,
             load: None,
             obstacle: None,
         })

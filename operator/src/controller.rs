@@ -16,6 +16,7 @@ use crate::api::conditions::reasons;
 use crate::apply::{self, ApplyError};
 use crate::cache::Caches;
 use crate::capabilities::Capabilities;
+use crate::hold;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::MetricsApiState;
@@ -197,6 +198,9 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     let observed = observe(&ctx.client, &ctx.caches, &ctx.board, &valid, capabilities).await?;
     // plan (no client)
     let mut plan = plan(&valid);
+    // hold back (client, only where a change waits)
+    let pods = ctx.board.pod_facts(&valid.namespace, &valid.name);
+    let deferral = hold::consider(&ctx.client, &valid, &observed, &pods, &mut plan, now).await?;
     // roll back (client, only where a change has failed)
     rollback::consider(&ctx.client, &valid, &observed, &mut plan).await?;
     // apply (client)
@@ -218,6 +222,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         plan: &plan,
         observed: &observed,
         applied: &applied,
+        deferral: deferral.as_ref(),
         load: load.as_ref(),
         obstacle: obstacle.as_deref(),
     };
@@ -240,7 +245,8 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     // A moment that has passed meanwhile leaves no time.
     let left =
         |until: Timestamp| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
-    let until = valid.hours.until.map_or(RESYNC, left);
+    let moments = [valid.hours.until, deferral.and_then(|deferral| deferral.again)];
+    let until = moments.into_iter().flatten().min().map_or(RESYNC, left);
     Ok(Some(Action::requeue(again.min(until))))
 }
 

@@ -26,6 +26,8 @@ pub struct PodFacts {
     pub name: String,
     /// It serves and stays.
     pub ready: bool,
+    /// It is being deleted.
+    pub leaves: bool,
     /// Its deletion cost.
     pub cost: i32,
     /// It still has an annotation of `GUARDS`.
@@ -134,6 +136,7 @@ mod tests {
         PodFacts {
             name: name.into(),
             ready: true,
+            leaves: false,
             cost,
             guarded: false,
             in_flight: Some(in_flight),

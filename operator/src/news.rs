@@ -29,6 +29,7 @@ const MILD: [(&str, &[Mild]); 11] = [
     (reasons::LOADING, &[Calm, Step]),
     (reasons::SUSPENDED, &[Calm]),
     (reasons::PAUSED, &[Calm]),
+    (reasons::ROLLOUT_DEFERRED, &[Calm]),
 ];
 
 /// Conditions of `new` whose status or reason is news after `old`.

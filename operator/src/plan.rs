@@ -19,6 +19,7 @@ pub mod prometheus_rule;
 pub mod scaled_object;
 pub mod service;
 pub mod service_monitor;
+pub mod warm_up;
 
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub enum Kind {
     Deployment,
     /// The endpoint; after the replicas, which need no name to start: an API server makes one Service at a time.
     Service,
+    /// What keeps their image on nodes.
+    DaemonSet,
     /// How many of them a drain may take.
     PodDisruptionBudget,
     /// Their number.
@@ -61,11 +64,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
         Self::Service,
+        Self::DaemonSet,
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
         Self::ScaledObject,
@@ -86,6 +90,7 @@ impl Kind {
             Self::Service => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::ScaledObject => "ScaledObject",
@@ -113,13 +118,31 @@ impl Kind {
         )
     }
 
+    /// Name of the child of a service: the service's own, but for the DaemonSet, whose pods must not look like replicas.
+    #[must_use]
+    pub fn child_of(self, service: &str) -> String {
+        match self {
+            Self::DaemonSet => format!("{service}{WARM_UP}"),
+            _ => service.to_owned(),
+        }
+    }
+
+    /// Name of the service whose child bears this name.
+    #[must_use]
+    pub fn service_of(self, child: &str) -> &str {
+        match self {
+            Self::DaemonSet => child.strip_suffix(WARM_UP).unwrap_or(child),
+            _ => child,
+        }
+    }
+
     /// Where the API server serves the kind.
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
             Self::PersistentVolumeClaim | Self::Service | Self::ConfigMap => ("", "v1"),
             Self::NetworkPolicy | Self::Ingress => ("networking.k8s.io", "v1"),
-            Self::Deployment => ("apps", "v1"),
+            Self::Deployment | Self::DaemonSet => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
             Self::ScaledObject => ("keda.sh", "v1alpha1"),
             Self::InferencePool => (inference_pool::GROUP, "v1"),
@@ -131,6 +154,9 @@ impl Kind {
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
     }
 }
+
+/// What the DaemonSet is called behind its service's name.
+const WARM_UP: &str = "-warm-up";
 
 /// An object that should exist.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +176,14 @@ pub struct Plan {
     pub by_adapter: bool,
 }
 
+impl Plan {
+    /// The planned object of a kind.
+    pub fn find(&mut self, kind: Kind) -> Option<&mut Value> {
+        let mut objects = self.objects.iter_mut();
+        Some(&mut objects.find(|object| object.kind == kind)?.body)
+    }
+}
+
 /// Plans all objects of a service. Client required: no.
 #[must_use]
 pub fn plan(valid: &Valid) -> Plan {
@@ -161,6 +195,7 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::Service => Some(service::build(valid)),
                 Kind::NetworkPolicy => network_policy::build(valid),
                 Kind::Deployment => Some(deployment::build(valid)),
+                Kind::DaemonSet => warm_up::build(valid),
                 Kind::PodDisruptionBudget => disruption_budget::build(valid),
                 Kind::ScaledObject => scaled_object::build(valid),
                 Kind::InferencePool => inference_pool::build(valid),

@@ -12,7 +12,14 @@ use crate::verdict::Verdict;
 #[must_use]
 pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     let live = facts.applied.live.get(&Kind::Deployment);
-    if let Some(because) = live.and_then(|live| rollback::because(live)) {
+    let because = live.and_then(|live| rollback::because(live));
+    if let Some(deferral) = facts.deferral {
+        let meanwhile =
+            because.map(|because| format!("; until then the replicas run the spec of before: {because}"));
+        let message = format!("{}{}", deferral.message, meanwhile.unwrap_or_default());
+        return Verdict::no(deferral.reason, message);
+    }
+    if let Some(because) = because {
         return Verdict::no(
             reasons::ROLLED_BACK,
             format!("the replicas run the spec of before, a change of the spec is tried anew: {because}"),

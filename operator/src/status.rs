@@ -10,6 +10,7 @@ use crate::api::status::{
 };
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
+use crate::deferral::Deferral;
 use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
@@ -29,6 +30,8 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     /// What the API server answered.
     pub applied: &'a Applied,
+    /// Why a change of the pods waits, if it does.
+    pub deferral: Option<&'a Deferral>,
     /// What the engine pods last said.
     pub load: Option<&'a ServiceLoad>,
     /// Why the operator's own metrics API gives no values, if it does not.

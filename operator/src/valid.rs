@@ -13,7 +13,7 @@ use crate::api::status::AppliedTemplate;
 use crate::api::{
     CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
 };
-use crate::schedule::{self, Hours};
+use crate::schedule::{self, Hours, Spell};
 use crate::sizing::{self, Sizing};
 use crate::templates::Merged;
 
@@ -73,6 +73,8 @@ pub struct Valid {
     pub replicas: Replicas,
     /// What the schedules of the autoscaler say now.
     pub hours: Hours,
+    /// The maintenance window that is open, or the next one.
+    pub window: Option<Spell>,
     /// GPUs of each replica.
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
@@ -188,11 +190,11 @@ pub enum Invalid {
         /// What must not be changed.
         field: &'static str,
     },
-    /// A schedule of the autoscaler that cannot be understood.
+    /// A schedule that cannot be understood.
     #[error(
-        "spec.autoscaling.schedules[{0}]: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
+        "{0}: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
     )]
-    Schedule(usize, String),
+    Schedule(String, String),
 }
 
 impl Invalid {
@@ -209,7 +211,7 @@ impl Invalid {
 /// What nobody else may set of our own containers.
 const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 
-/// Checks a service with its whole spec. Client required: no. Without a time no schedule of its autoscaler is active.
+/// Checks a service with its whole spec. Client required: no. Without a time no schedule is active.
 ///
 /// # Errors
 /// What a person must change.
@@ -238,6 +240,10 @@ pub fn validate(
         .as_ref()
         .map(|autoscaling| schedule::at(autoscaling, now));
     let (limits, hours) = scaled.transpose()?.unzip();
+    let window = spec.rollout.window.as_ref().map(|window| {
+        let invalid = |why| Invalid::Schedule("spec.rollout.window".to_owned(), why);
+        schedule::spell(window, now).map_err(invalid)
+    });
     let replicas = match (limits, spec.suspend) {
         (_, true) => Replicas::Fixed(0),
         (Some(limits), false) => Replicas::Autoscaled(Box::new(limits)),
@@ -268,6 +274,7 @@ pub fn validate(
         progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),
         replicas,
         hours: hours.unwrap_or_default(),
+        window: window.transpose()?.flatten(),
         gpus: gpus(&spec),
         sizing: sizing::derive(&spec),
         extra_rules,

@@ -71,10 +71,7 @@ impl Watching<'_> {
         let config = watcher::Config::default().labels(&format!("{MANAGER_LABEL}={MANAGED_BY}"));
         let api = self.scope.api_with(self.client.clone(), &kind);
         let served = |known: &Capabilities| known.serves(kind);
-        let triggers = match kind {
-            Kind::HorizontalPodAutoscaler => of_scaled,
-            _ => of_one,
-        };
+        let triggers = |key| of_child(kind, key);
         self.follow(api, config, cache, kind.name(), served, |_| {}, triggers)
             .await;
     }
@@ -198,15 +195,14 @@ pub fn templates_served(known: &Capabilities) -> bool {
     known.has(TEMPLATE)
 }
 
-/// A child is named like its service.
-fn of_one((namespace, name): Key) -> Trigger {
+/// The service of a child. An autoscaler may also be KEDA's.
+fn of_child(kind: Kind, (namespace, child): Key) -> Trigger {
+    let name = match kind {
+        Kind::HorizontalPodAutoscaler => child.strip_prefix(KEDA_PREFIX).unwrap_or(&child),
+        kind => kind.service_of(&child),
+    };
+    let name = name.to_owned();
     Trigger::Service { namespace, name }
-}
-
-/// An autoscaler may also be KEDA's.
-fn of_scaled((namespace, name): Key) -> Trigger {
-    let service = name.strip_prefix(KEDA_PREFIX).unwrap_or(&name).to_owned();
-    of_one((namespace, service))
 }
 
 fn of_template((namespace, name): Key) -> Trigger {

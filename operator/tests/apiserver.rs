@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
 #[path = "apiserver/answers.rs"]
 mod answers;
+#[path = "apiserver/deferral.rs"]
+mod deferral;
 #[path = "apiserver/failures.rs"]
 mod failures;
 #[path = "apiserver/installations.rs"]
@@ -19,6 +21,8 @@ mod scaling;
 mod support;
 #[path = "apiserver/templates.rs"]
 mod templates;
+#[path = "apiserver/warm_up.rs"]
+mod warm_up;
 #[path = "apiserver/ways.rs"]
 mod ways;
 

@@ -600,6 +600,71 @@ fn scaling_that_cannot_work_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn changes_that_could_never_go_out_are_refused_with_what_to_write_instead() {
+    let window = |changes: Value| {
+        let mut window = json!({ "schedule": "0 2 * * SAT", "duration": "4h", "timeZone": "Europe/Berlin" });
+        for (key, value) in changes.as_object().unwrap() {
+            window[key] = value.clone();
+        }
+        window
+    };
+    let rollout = |part: Value| with(json!({ "rollout": part }));
+    for (spec, words) in [
+        (
+            rollout(json!({ "window": window(json!({ "schedule": "SAT 2-6" })) })),
+            "the five fields of cron",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "duration": "10s" })) })),
+            "from 1m to 168h",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "timeZone": "" })) })),
+            "an IANA name",
+        ),
+        (
+            rollout(json!({ "waitForIdle": { "timeout": "1d" } })),
+            "from 10s to 24h, such as 1h",
+        ),
+        (
+            rollout(json!({ "waitForIdle": { "timeout": "0s" } })),
+            "from 10s to 24h, such as 1h",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "duration": "30m" })), "waitForIdle": {} })),
+            "waitForIdle.timeout must be shorter than window.duration",
+        ),
+        (
+            rollout(json!({ "window": window(json!({})), "waitForIdle": { "timeout": "4h" } })),
+            "waitForIdle.timeout must be shorter than window.duration",
+        ),
+        (
+            with(json!({ "warmUp": { "maxUnavailable": 0 } })),
+            "at least one node",
+        ),
+        (
+            with(json!({ "warmUp": { "maxUnavailable": "some" } })),
+            "a number from 1",
+        ),
+    ] {
+        let messages = refusals(spec.clone());
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{spec}: {messages:?}"
+        );
+    }
+    for spec in [
+        rollout(json!({ "window": window(json!({})) })),
+        rollout(json!({ "waitForIdle": {} })),
+        rollout(json!({ "window": window(json!({})), "waitForIdle": { "timeout": "3h59m" } })),
+        with(json!({ "warmUp": {} })),
+        with(json!({ "warmUp": { "maxUnavailable": "100%" } })),
+    ] {
+        assert_eq!(refusals(spec.clone()), Vec::<String>::new(), "{spec}");
+    }
+}
+
+#[test]
 fn monitoring_that_cannot_work_is_refused_with_what_to_write_instead() {
     let secret = json!({ "name": "s", "key": "k" });
     let notified = |part: Value| json!({ "notifications": part });

@@ -13,6 +13,8 @@ mod notifications;
 mod pods;
 #[path = "plan/series.rs"]
 mod series;
+#[path = "plan/warm_up.rs"]
+mod warm_up;
 
 fn plans(text: &str) -> Vec<Plan> {
     render::plans(text, &settings()).unwrap()
@@ -112,6 +114,7 @@ fn what_does_not_concern_the_engine_restarts_no_pod() {
         json!({ "network": { "policy": false, "allowFrom": [{ "podSelector": {} }], "route": { "parentRefs": [{ "name": "gateway" }] } } }),
         json!({ "network": { "service": { "type": "LoadBalancer", "annotations": { "a": "b" } }, "ingress": {}, "inferencePool": { "endpointPickerRef": { "name": "picker" } } } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "10m", "maxSurge": 2 } }),
+        json!({ "rollout": { "window": { "schedule": "0 2 * * *", "duration": "3h" }, "waitForIdle": {} }, "warmUp": {} }),
     ] {
         assert_eq!(template(part.clone()), plain, "{part}");
     }

@@ -106,7 +106,7 @@ fn restricted(cluster: &Cluster) -> Result<()> {
         .flat_map(|objects| objects.split("\n---\n"))
     {
         let object: serde_json::Value = serde_saphyr::from_str(object)?;
-        if object["kind"] != "Deployment" {
+        if object["kind"] != "Deployment" && object["kind"] != "DaemonSet" {
             continue;
         }
         let mut pod = object["spec"]["template"].clone();

@@ -61,6 +61,8 @@ pub mod reasons {
     pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
     /// A changed spec was given up; the replicas run the one before.
     pub const ROLLED_BACK: &str = "RolledBack";
+    /// A change waits for its window or for idle replicas.
+    pub const ROLLOUT_DEFERRED: &str = "RolloutDeferred";
     /// A changed spec finds no room beside the replicas that serve.
     pub const NO_ROOM_FOR_SURGE: &str = "NoRoomForSurge";
     /// A Prometheus selects what the operator made.

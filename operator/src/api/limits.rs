@@ -64,6 +64,15 @@ pub fn some_replicas(schema: &mut Schema) {
     );
 }
 
+/// Like `some_replicas`, of nodes.
+pub fn some_nodes(schema: &mut Schema) {
+    rule(
+        schema,
+        "string(self).matches('^([1-9][0-9]*|(100|[1-9][0-9]?)%)$')",
+        "maxUnavailable must allow at least one node, or a changed image would be fetched nowhere: write a number from 1, or a percentage from \"1%\" to \"100%\"",
+    );
+}
+
 /// A key in the data of a Secret.
 pub fn data_key(schema: &mut Schema) {
     schema.insert("maxLength".to_owned(), json!(253));

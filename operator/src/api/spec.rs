@@ -18,6 +18,7 @@ use super::monitoring::MonitoringSpec;
 use super::network::NetworkSpec;
 use super::rollout::RolloutSpec;
 use super::template::TemplateRef;
+use super::warm_up::WarmUpSpec;
 
 /// A served, monitored and autoscaled Qwen3 model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -104,9 +105,12 @@ pub struct QwenServiceSpec {
     /// Lets replicas follow the load; the number of replicas is fixed when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
-    /// How a change reaches running replicas.
+    /// When and how a change reaches running replicas.
     #[serde(default)]
     pub rollout: RolloutSpec,
+    /// Brings the engine's image onto nodes before replicas come to them; images come with the replicas when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUpSpec>,
     /// How many replicas a drain of nodes may take at once.
     #[serde(default)]
     pub disruption: DisruptionSpec,

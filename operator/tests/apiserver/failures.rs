@@ -148,13 +148,16 @@ async fn a_hand_over_loses_no_replica_and_restarts_no_pod_whichever_request_fail
 #[tokio::test]
 async fn each_child_that_is_deleted_by_hand_comes_back_and_no_other_is_written() {
     let world = World::new(&MONITORING);
-    reconciled(&world, autoscaled(1, 3)).await;
+    let mut spec = autoscaled(1, 3);
+    spec["warmUp"] = json!({});
+    reconciled(&world, spec).await;
     let whole = world.plan();
     for kind in qwen_operator::plan::Kind::ALL {
-        if world.get(kind.name(), "chat").is_null() {
+        let name = kind.child_of("chat");
+        if world.get(kind.name(), &name).is_null() {
             continue;
         }
-        world.another_deletes(kind.name(), "chat");
+        world.another_deletes(kind.name(), &name);
         world.writes();
         world.reconcile("chat").await.unwrap();
         let writes = world.object_writes();

@@ -18,7 +18,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// What the standard `restricted` of https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses of a pod.
-fn not_restricted(pod: &Value) -> Vec<String> {
+pub fn not_restricted(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut want = |kept: bool, what: String| {
         if !kept {

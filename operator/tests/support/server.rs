@@ -65,6 +65,7 @@ pub fn path(kind: &str, name: &str) -> String {
         "Ingress" => ("/apis/networking.k8s.io/v1", "ingresses"),
         "InferencePool" => ("/apis/inference.networking.k8s.io/v1", "inferencepools"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
+        "DaemonSet" => ("/apis/apps/v1", "daemonsets"),
         "ReplicaSet" => ("/apis/apps/v1", "replicasets"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
         "ScaledObject" => ("/apis/keda.sh/v1alpha1", "scaledobjects"),
