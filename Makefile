@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 # local: a cluster on this machine; current: the current kubeconfig context.
 CLUSTER ?= local
+# Set to 1 to build the engine's image for NVIDIA GPUs too.
+CUDA ?=
 # Registry and path for images, for example registry.example/team.
 PUSH ?=
 # Registry and path that the demo takes images from with CLUSTER=current.
@@ -101,9 +103,10 @@ tools: need-rust ## Install cargo-deny into target/tools
 	cargo install --locked --root target/tools cargo-deny
 
 .PHONY: images
-images: need-rust ## Build the images of operator and engine (PUSH=registry/path pushes them)
+images: need-rust ## Build the images of operator and engine (PUSH=registry/path pushes them, CUDA=1 makes the engine's for GPUs too)
 	@if [ -n "$(PUSH)" ]; then command -v go >/dev/null || { echo 'go is missing: pushing needs it, see https://go.dev/doc/install'; exit 1; }; fi
-	cargo xtask images $(if $(PUSH),--push $(PUSH))
+	@if [ -n "$(CUDA)" ]; then command -v nvcc >/dev/null || { echo "nvcc is missing: install CUDA's toolkit, 13.0 or newer, and put its bin folder on the PATH"; exit 1; }; fi
+	cargo xtask images $(if $(PUSH),--push $(PUSH)) $(if $(CUDA),--cuda)
 
 .PHONY: cluster-up
 cluster-up: need-cluster-tools ## Start the local cluster
@@ -114,17 +117,22 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 	cargo xtask cluster down
 
 .PHONY: generate
-generate: need-rust ## Write the generated files again: CRD in crds/ and in the chart, page of fields, API document, tables of metrics
+generate: need-rust ## Write the generated files again: CRDs in crds/ and in the chart, page of fields, API document, tables of metrics
 	@mkdir -p crds target
 	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
 	mkdir -p crds charts/qwen-operator/files
-	mv target/crds.yaml crds/qwenservices.yaml
-	cp crds/qwenservices.yaml charts/qwen-operator/files/crds.yaml
+	mv target/crds.yaml crds/qwen-operator.yaml
+	cp crds/qwen-operator.yaml charts/qwen-operator/files/crds.yaml
 	cargo run --quiet --release --locked --package qwen-operator -- fields > docs/fields.md
 	cargo run --quiet --release --locked --package qwen-operator -- own-alerts > charts/qwen-operator/files/alerts.yaml
 	mkdir -p charts/qwen-operator/files/dashboards
 	for of in fleet operator; do cargo run --quiet --release --locked --package qwen-operator -- dashboard $$of > charts/qwen-operator/files/dashboards/qwen-$$of.json; done
 	UPDATE_EXPECT=1 $(CARGO_TEST) --package qwen-engine --test metrics
+
+.PHONY: test-gpu
+test-gpu: need-rust ## The engine's tests of its numbers on this machine's NVIDIA GPU (needs CUDA's toolkit)
+	QWEN_TEST_DEVICE=cuda $(CARGO_TEST) -p qwen-engine --features cuda --target-dir target/cuda --test golden --test oracle
+	QWEN_TEST_DEVICE=cuda $(CARGO_TEST) -p qwen-engine --features cuda --target-dir target/cuda --lib attention
 
 .PHONY: golden
 golden: ## Make the golden logits again with transformers (pinned Python packages, a virtual environment in target/)

@@ -9,7 +9,7 @@ use clap::{
     error::{ContextKind, ErrorKind},
 };
 
-use crate::{config::Config, serve};
+use crate::{config::Config, serve, shutdown};
 
 /// Kubernetes shows what is written here as the terminated container's message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -55,6 +55,8 @@ enum Command {
     /// Bring a model into --download-dir, quantized too where --quantization asks for it, and end. Takes the flags of
     /// serve; meanwhile the port answers /ready and /metrics with the progress.
     Download(Box<ServeArgs>),
+    /// Do nothing until SIGTERM or SIGINT: a pod that runs it keeps the image on its node.
+    Idle,
 }
 
 /// Flags of `serve`, as typed; `Config` holds what they mean.
@@ -254,11 +256,11 @@ pub unsafe fn plain_errors() {
 /// Runs the command line without the program's name. Errors are for exit code 2; --help ends the process with 0.
 pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Fatal> {
     let (config, warnings) = parse(args)?;
-    serve::run(config, &warnings)
+    config.map_or_else(shutdown::idle, |config| serve::run(config, &warnings))
 }
 
-/// The configuration that the arguments ask for, and the warnings to log once logging is up.
-pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String>), Fatal> {
+/// The configuration that the arguments ask for, if anything is to be done, and the warnings to log once logging is up.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Option<Config>, Vec<String>), Fatal> {
     let args: Vec<String> = args
         .map(|arg| {
             arg.into_string()
@@ -276,12 +278,13 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Config, Vec<String
     let (args, download_only) = match cli.command {
         Command::Serve(args) => (args, false),
         Command::Download(args) => (args, true),
+        Command::Idle => return Ok((None, warnings)),
     };
     let config = Config {
         download_only,
         ..Config::from_args(*args)?
     };
-    Ok((config, warnings))
+    Ok((Some(config), warnings))
 }
 
 fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
@@ -333,7 +336,8 @@ mod tests {
     use crate::{config::MaxModelLen, http::PromptLog, scheduler::SchedulingPolicy};
 
     fn parse_words(line: &str) -> Result<(Config, Vec<String>), Fatal> {
-        parse(line.split_whitespace().map(OsString::from))
+        let (config, warnings) = parse(line.split_whitespace().map(OsString::from))?;
+        Ok((config.unwrap(), warnings))
     }
 
     #[test]

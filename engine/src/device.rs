@@ -113,7 +113,30 @@ pub fn open(device: DeviceKind, dtype: Dtype) -> Result<(Device, DType), DeviceE
                 Dtype::F16 => DType::F16,
                 Dtype::F32 => DType::F32,
             };
-            Ok((Device::new_cuda(0).map_err(DeviceError::NoGpu)?, dtype))
+            let gpu = Device::new_cuda(0).map_err(DeviceError::NoGpu)?;
+            #[cfg(feature = "cuda")]
+            keep_freed(&gpu);
+            Ok((gpu, dtype))
+        }
+    }
+}
+
+/// Has the GPU's allocator keep what a step frees for the next one: else it gives everything back to the driver each
+/// time the host waits for the GPU.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+fn keep_freed(device: &Device) {
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    let Device::Cuda(gpu) = device else { return };
+    memory::keep_freed_of_any_size();
+    let ordinal = gpu.cuda_stream().context().cu_device();
+    let (mut pool, mut threshold) = (std::ptr::null_mut(), u64::MAX);
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the context of the device is current, and both pointers are to what the driver expects. Where it refuses,
+    // only speed is lost.
+    unsafe {
+        if sys::cuDeviceGetDefaultMemPool(&mut pool, ordinal) == sys::CUresult::CUDA_SUCCESS {
+            sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast());
         }
     }
 }

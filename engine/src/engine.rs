@@ -1,5 +1,6 @@
 //! The engine: one owner thread runs the model; handles submit requests and receive their tokens.
 mod admission;
+mod choose;
 mod handle;
 mod stream;
 mod worker;

@@ -25,6 +25,17 @@ pub fn keep_freed() {
     }
 }
 
+/// Has the allocator keep freed buffers of any size: a GPU's logits come to hundreds of megabytes a step, and the system
+/// would hand out and zero their pages each time.
+#[allow(unsafe_code)]
+pub fn keep_freed_of_any_size() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (option, value) in [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, i32::MAX)] {
+        // SAFETY: as above.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
 /// Gives freed memory back to the system: what loading leaves behind in the allocator is more than a step takes.
 #[allow(unsafe_code)]
 pub fn trim() {

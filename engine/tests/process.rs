@@ -31,6 +31,43 @@ fn a_signal_ends_readiness_and_lets_streams_end_whole() {
 }
 
 #[test]
+fn an_idle_program_does_nothing_but_wait_for_its_end() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-engine"));
+    let mut idle = command
+        .arg("idle")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", idle.id());
+    // Only then does it catch the signal, which is the 15th bit.
+    while !std::fs::read_to_string(&status).unwrap().lines().any(|line| {
+        let caught = line.strip_prefix("SigCgt:").map(str::trim);
+        caught.is_some_and(|mask| u64::from_str_radix(mask, 16).unwrap() & 1 << 14 != 0)
+    }) {
+        assert_eq!(idle.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    let text = std::fs::read_to_string(&status).unwrap();
+    let resident = text
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
+    let kilobytes: u32 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    // What a pod of it asks for is 16 MiB.
+    assert!(kilobytes < 12 << 10, "{kilobytes} kB");
+    let id = idle.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = idle.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn a_second_signal_or_the_end_of_the_drain_cuts_with_an_error_event() {
     for second in [true, false] {
         let timeout = if second { "600" } else { "0" };

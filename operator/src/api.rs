@@ -5,20 +5,27 @@ pub mod cache;
 pub mod conditions;
 pub mod disruption;
 pub mod engine;
+pub mod ingress;
 pub mod keda;
 pub mod limits;
 pub mod model;
 pub mod monitoring;
 pub mod network;
 pub mod notifications;
+pub mod recurrence;
 pub mod rollout;
 pub mod secret;
+pub mod service;
 pub mod spec;
 pub mod status;
 pub mod telemetry;
+pub mod template;
+pub mod warm_up;
+pub mod written;
 
-pub use spec::{QwenService, QwenServiceSpec};
+pub use spec::QwenServiceSpec;
 pub use status::QwenServiceStatus;
+pub use written::QwenService;
 
 /// API group of the resource.
 pub const GROUP: &str = "qwen-operator.io";

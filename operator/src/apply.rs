@@ -181,12 +181,12 @@ impl Pass<'_> {
             ..DeleteParams::background()
         };
         match api(self.client, self.valid, kind)
-            .delete(&self.valid.name, &params)
+            .delete(&kind.child_of(&self.valid.name), &params)
             .await
         {
             Err(source) if !is(&source, 404) => Err(failed("delete", kind, source)),
             _ => {
-                self.cache(kind)?.removed(&self.key());
+                self.cache(kind)?.removed(&self.child(kind));
                 Ok(())
             }
         }
@@ -230,7 +230,7 @@ impl Pass<'_> {
         body["metadata"]["resourceVersion"] = json!(NEVER);
         let mut object = match self.send(kind, FIELD_MANAGER, &body).await {
             Err(ApplyError::Request { source, .. }) if is(&source, 409) => {
-                let found = observe::read(self.client, self.cache(kind)?, kind, &self.key())
+                let found = observe::read(self.client, self.cache(kind)?, kind, &self.child(kind))
                     .await
                     .map_err(|source| failed("read", kind, source))?;
                 return match found {
@@ -260,7 +260,7 @@ impl Pass<'_> {
         } else {
             Err(ApplyError::Foreign {
                 kind,
-                name: self.valid.name.clone(),
+                name: kind.child_of(&self.valid.name),
             })
         }
     }
@@ -287,7 +287,7 @@ impl Pass<'_> {
         };
         let params = params.validation_strict();
         api(self.client, self.valid, kind)
-            .patch(&self.valid.name, &params, &Patch::Apply(body))
+            .patch(&kind.child_of(&self.valid.name), &params, &Patch::Apply(body))
             .await
             .map(|object| cache.wrote(object))
             .map_err(|source| failed("apply", kind, source))
@@ -300,6 +300,10 @@ impl Pass<'_> {
 
     fn cache(&self, kind: Kind) -> Result<&Cache<Child>, ApplyError> {
         self.caches.children(kind).ok_or(ApplyError::Unwatched(kind))
+    }
+
+    fn child(&self, kind: Kind) -> Key {
+        (self.valid.namespace.clone(), kind.child_of(&self.valid.name))
     }
 
     fn key(&self) -> Key {

@@ -13,6 +13,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 
+use crate::api::template::QwenServiceTemplate;
 use crate::child::Child;
 use crate::plan::Kind;
 
@@ -26,6 +27,8 @@ pub type Key = (String, String);
 #[derive(Debug)]
 pub struct Caches {
     children: BTreeMap<Kind, Cache<Child>>,
+    /// Templates of services.
+    pub templates: Cache<QwenServiceTemplate>,
     /// Prometheus resources, with their selectors.
     pub prometheuses: Cache<DynamicObject>,
     /// Alertmanager resources, with their selectors.
@@ -86,6 +89,12 @@ impl Cached for DynamicObject {
     }
 }
 
+impl Cached for QwenServiceTemplate {
+    fn differs(&self, other: &Self) -> bool {
+        (self.metadata.generation, &self.spec) != (other.metadata.generation, &other.spec)
+    }
+}
+
 impl Cached for PartialObjectMeta<Namespace> {
     fn differs(&self, other: &Self) -> bool {
         self.metadata != other.metadata
@@ -143,6 +152,7 @@ impl Default for Caches {
                 .into_iter()
                 .map(|kind| (kind, Cache::default()))
                 .collect(),
+            templates: Cache::default(),
             prometheuses: Cache::default(),
             alertmanagers: Cache::default(),
             namespaces: Cache::default(),

@@ -113,7 +113,9 @@ mod tests {
             engine_image: Some("image".to_owned()),
             ..Settings::default()
         };
-        let valid = validate(&serde_json::from_value(service).unwrap(), &settings, None).unwrap();
+        let service = serde_json::from_value(service).unwrap();
+        let merged = crate::templates::merged(&service, |_| None).unwrap();
+        let valid = validate(&service, merged, &settings, None).unwrap();
         let plan = crate::plan::plan(&valid);
         let mut applied = Applied::default();
         let mut observed = Observed::default();
@@ -132,6 +134,7 @@ mod tests {
             plan: &plan,
             observed: &observed,
             applied: &applied,
+            deferral: None,
             load: None,
             obstacle: None,
         })

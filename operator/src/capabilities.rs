@@ -8,16 +8,19 @@ use tokio::sync::{broadcast, watch};
 use crate::plan::Kind;
 
 /// The groups of optional kinds.
-const GROUPS: [&str; 4] = [
+const GROUPS: [&str; 6] = [
+    // Templates: a chart that installs no definitions may come before theirs.
+    "qwen-operator.io/v1alpha1",
     "monitoring.coreos.com/v1",
     "monitoring.coreos.com/v1alpha1",
     "gateway.networking.k8s.io/v1",
+    "inference.networking.k8s.io/v1",
     "keda.sh/v1alpha1",
 ];
 /// A CRD that appears is used within this time.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
-/// Which kinds of the Prometheus operator, the Gateway API and KEDA the cluster serves.
+/// Which kinds of the Prometheus operator, the Gateway API with its Inference Extension and KEDA the cluster serves.
 ///
 /// A failed look-up is not an absence: the last answer stays, and without one it is `Unknown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,13 @@ pub enum Capabilities {
 pub enum Trigger {
     /// One service.
     Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Every service that names a template.
+    Template {
         /// Its namespace.
         namespace: String,
         /// Its name.

@@ -4,17 +4,18 @@ pub mod rights;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::ListParams;
-use kube::core::crd::CustomResourceExt;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::QwenService;
 use crate::capabilities::{self, kinds};
 use crate::cli::CheckArgs;
+use crate::definition;
 use crate::plan::Kind;
 use crate::words::server_words;
 
@@ -87,18 +88,38 @@ pub async fn check(args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
 /// Looks at a cluster by one client, and at the rights of another's user.
 async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<Vec<Finding>, CheckError> {
     let version = version(cluster).await.map_err(CheckError::Silent)?;
-    let (definition, rights, autoscaler, prometheus, metrics, gpus, storage, gateway, keda) = tokio::join!(
-        definition(cluster),
+    let (
+        services,
+        templates,
+        rights,
+        autoscaler,
+        prometheus,
+        metrics,
+        gpus,
+        storage,
+        ingress,
+        gateway,
+        inference,
+        keda,
+    ) = tokio::join!(
+        defined(cluster, definition::service()),
+        defined(cluster, definition::template()),
         rights(user, args),
         autoscaler(cluster),
         prometheus(cluster),
         metrics(cluster, args),
         gpus(cluster),
         storage(cluster),
+        ingress(cluster),
         served(
             cluster,
             Kind::HTTPRoute,
             "spec.network.route needs it, with a gateway controller"
+        ),
+        served(
+            cluster,
+            Kind::InferencePool,
+            "spec.network.inferencePool needs it: install the Gateway API Inference Extension, an endpoint picker and a gateway that asks it"
         ),
         served(
             cluster,
@@ -110,14 +131,17 @@ async fn findings(cluster: &Client, user: &Client, args: &CheckArgs) -> Result<V
     let (needed, optional) = (Found::Missing, Found::Optional);
     Ok([
         ("Kubernetes", needed as fn(String) -> Found, Ok(version)),
-        ("QwenService definition", needed, definition),
+        ("QwenService definition", needed, services),
+        ("QwenServiceTemplate definition", needed, templates),
         ("rights", needed, rights),
         ("HorizontalPodAutoscaler", needed, autoscaler),
         ("custom metrics", needed, metrics),
         ("Prometheus operator", optional, prometheus),
         ("GPUs", optional, gpus),
         ("StorageClass", optional, storage),
+        ("ingress controller", optional, ingress),
         ("Gateway API", optional, gateway),
+        ("Inference Extension", optional, inference),
         ("KEDA", optional, keda),
     ]
     .map(|(what, unknown, found)| Finding {
@@ -148,9 +172,8 @@ async fn version(client: &Client) -> Result<Found, kube::Error> {
     )
 }
 
-async fn definition(client: &Client) -> Result<Found, kube::Error> {
-    let ours = QwenService::crd();
-    let name = ours.name_any();
+async fn defined(client: &Client, ours: Value) -> Result<Found, kube::Error> {
+    let name = ours["metadata"]["name"].as_str().unwrap_or_default();
     let version = QwenService::version(&());
     let schema = |crd: &CustomResourceDefinition| {
         let served = crd
@@ -162,12 +185,13 @@ async fn definition(client: &Client) -> Result<Found, kube::Error> {
     };
     let apply = "apply this program's: qwen-operator crds | kubectl apply --server-side -f -";
     let found = Api::<CustomResourceDefinition>::all(client.clone())
-        .get_opt(&name)
+        .get_opt(name)
         .await?;
+    let ours = without_words(ours["spec"]["versions"][0]["schema"].clone());
     Ok(match found.as_ref().map(schema) {
         None => Found::Missing(format!("{name} is not installed; {apply}")),
         Some(None) => Found::Missing(format!("{name} does not serve {version}; {apply}")),
-        Some(theirs) if theirs != schema(&ours) => {
+        Some(Some(theirs)) if theirs != ours => {
             Found::Missing(format!("{name} is of another release; {apply}"))
         }
         Some(_) => Found::Fine(format!(
@@ -316,6 +340,27 @@ async fn storage(client: &Client) -> Result<Found, kube::Error> {
             "there is none; spec.model.cache.claim needs a PersistentVolume of yours, or install a provisioner".to_owned(),
         ),
         None => Found::Optional(format!("none is the default; name one in spec.model.cache.claim.storageClassName: {}", names.join(", "))),
+    })
+}
+
+async fn ingress(client: &Client) -> Result<Found, kube::Error> {
+    let classes = Api::<IngressClass>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let default = classes.iter().find(|class| {
+        let key = "ingressclass.kubernetes.io/is-default-class";
+        class.annotations().get(key).is_some_and(|value| value == "true")
+    });
+    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
+    Ok(match default {
+        Some(class) => Found::Fine(format!("IngressClass {} is the default", class.name_any())),
+        None if names.is_empty() => Found::Optional(
+            "no IngressClass; only spec.network.ingress needs one, with its controller".to_owned(),
+        ),
+        None => Found::Optional(format!(
+            "no IngressClass is the default; name one in spec.network.ingress.ingressClassName: {}",
+            names.join(", ")
+        )),
     })
 }
 

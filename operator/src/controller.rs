@@ -1,4 +1,4 @@
-//! The spine: `observe → validate → plan → apply → status → report`, one service at a time.
+//! The spine: `merge → validate → observe → plan → apply → status → report`, one service at a time.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::api::conditions::reasons;
 use crate::apply::{self, ApplyError};
 use crate::cache::Caches;
 use crate::capabilities::Capabilities;
+use crate::hold;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::MetricsApiState;
@@ -25,7 +26,9 @@ use crate::report::{self, ReportError, Reported};
 use crate::rollback;
 use crate::scope::Scope;
 use crate::status;
-use crate::valid::{Settings, validate};
+use crate::templates::{self, Merged};
+use crate::valid::{Invalid, Settings, validate};
+use crate::watches;
 
 /// A service is looked at this often even if nothing happens: the net under missed events.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -73,6 +76,28 @@ impl Context {
         service
             .namespace()
             .is_some_and(|namespace| self.theirs.contains(&namespace))
+    }
+}
+
+impl Context {
+    /// A service with its templates as they were last seen.
+    ///
+    /// # Errors
+    /// A template is not there, or the whole is no spec.
+    pub fn merged(&self, service: &QwenService) -> Result<Merged, Invalid> {
+        let namespace = service.namespace().unwrap_or_default();
+        templates::merged(service, |name| {
+            self.caches.templates.get(&(namespace.clone(), name.to_owned()))
+        })
+    }
+
+    /// Waits until it is known which templates there are, where a service names any.
+    async fn templates_known(&self, service: &QwenService) -> Result<(), ObserveError> {
+        if templates::named(service).is_empty() || !watches::templates_served(&self.capabilities.borrow()) {
+            return Ok(());
+        }
+        let listed = self.caches.templates.listed().await;
+        listed.map_err(|error| ObserveError::new("the templates", error))
     }
 }
 
@@ -156,9 +181,11 @@ pub async fn reconcile(
 async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, ReconcileError> {
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
-    // validate (no client): an invalid spec waits for its change, children stay as they are.
+    ctx.templates_known(service).await?;
+    // merge, validate (no client): an invalid spec waits for its change or a template's, children stay as they are.
     let now = Timestamp::now();
-    let valid = match validate(service, &ctx.settings, Some(now)) {
+    let merged = ctx.merged(service);
+    let valid = match merged.and_then(|merged| validate(service, merged, &ctx.settings, Some(now))) {
         Ok(valid) => valid,
         Err(error) => {
             let new = status::invalid(service.metadata.generation, &error, &old, now);
@@ -171,6 +198,9 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     let observed = observe(&ctx.client, &ctx.caches, &ctx.board, &valid, capabilities).await?;
     // plan (no client)
     let mut plan = plan(&valid);
+    // hold back (client, only where a change waits)
+    let pods = ctx.board.pod_facts(&valid.namespace, &valid.name);
+    let deferral = hold::consider(&ctx.client, &valid, &observed, &pods, &mut plan, now).await?;
     // roll back (client, only where a change has failed)
     rollback::consider(&ctx.client, &valid, &observed, &mut plan).await?;
     // apply (client)
@@ -192,6 +222,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         plan: &plan,
         observed: &observed,
         applied: &applied,
+        deferral: deferral.as_ref(),
         load: load.as_ref(),
         obstacle: obstacle.as_deref(),
     };
@@ -214,7 +245,11 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     // A moment that has passed meanwhile leaves no time.
     let left =
         |until: Timestamp| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
-    let moments = [valid.hours.until, observed.next_cause];
+    let moments = [
+        valid.hours.until,
+        deferral.and_then(|deferral| deferral.again),
+        observed.next_cause,
+    ];
     let until = moments.into_iter().flatten().min().map_or(RESYNC, left);
     Ok(Some(Action::requeue(again.min(until))))
 }

@@ -1,6 +1,6 @@
 //! Turns a QwenService into Kubernetes objects: `QwenService → Observed → Valid → Plan → Applied → Status`.
 //!
-//! Only `observe`, `rollback`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
+//! Only `observe`, `hold`, `rollback`, `apply` and `report` hold a client; `valid`, `plan` and `status` are pure.
 pub mod admin;
 pub mod api;
 pub mod apply;
@@ -13,7 +13,10 @@ pub mod child;
 pub mod cli;
 pub mod controller;
 pub mod dashboard;
+pub mod deferral;
+pub mod definition;
 pub mod handover;
+pub mod hold;
 pub mod leader;
 pub mod load;
 pub mod manifest;
@@ -43,6 +46,7 @@ pub mod scrape;
 pub mod sizing;
 pub mod status;
 pub mod telemetry;
+pub mod templates;
 #[cfg(test)]
 mod testing;
 pub mod triggers;

@@ -262,7 +262,7 @@ impl LoadBoard {
         load
     }
 
-    /// What decides on the annotations of a service's pods.
+    /// What decides on the annotations of a service's pods, and on the time of a change.
     #[must_use]
     pub fn pod_facts(&self, namespace: &str, name: &str) -> Vec<PodFacts> {
         let now = Instant::now();
@@ -271,6 +271,7 @@ impl LoadBoard {
             .map(|entry| PodFacts {
                 name: entry.pod.name.clone(),
                 ready: entry.pod.ready && !entry.pod.terminating,
+                leaves: entry.pod.terminating,
                 cost: entry.pod.deletion_cost,
                 guarded: entry.pod.guarded,
                 in_flight: entry

@@ -1,13 +1,18 @@
-//! QwenServices out of a YAML text, as the API server would take them: unknown fields, bounds and CEL rules.
+//! QwenServices and their templates out of a YAML text, as the API server would take them: unknown fields, bounds and
+//! CEL rules.
+use std::sync::{Arc, LazyLock};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{CustomResourceExt, Resource};
-use kube_cel::Validator;
+use kube::{Resource, ResourceExt};
+use kube_cel::{CompiledSchema, Validator, compile_schema};
 use schemars::generate::SchemaSettings;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::api::{QwenService, limits};
+use crate::api::template::QwenServiceTemplate;
+use crate::api::{QwenService, QwenServiceSpec, limits};
 use crate::plan::sparse;
-use crate::schema;
+use crate::{definition, schema};
 
 /// Why a text has no services that the API server would take.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +44,33 @@ pub enum ManifestError {
     },
 }
 
-/// All QwenServices of a YAML text in their order, also those in a List.
+/// What a text has.
+#[derive(Debug, Default)]
+pub struct Manifest {
+    /// In their order.
+    pub services: Vec<QwenService>,
+    /// Those that they may name.
+    templates: Vec<Arc<QwenServiceTemplate>>,
+}
+
+impl Manifest {
+    /// The template of that name in the service's namespace.
+    #[must_use]
+    pub fn template(&self, service: &QwenService, name: &str) -> Option<Arc<QwenServiceTemplate>> {
+        let home = |namespace: Option<String>| namespace.unwrap_or_else(|| "default".to_owned());
+        let mut all = self.templates.iter();
+        let found = all.find(|template| {
+            template.name_any() == name && home(template.namespace()) == home(service.namespace())
+        });
+        found.cloned()
+    }
+}
+
+/// All QwenServices and QwenServiceTemplates of a YAML text, also those in a List.
 ///
 /// # Errors
-/// The first object that the API server would not take as a QwenService.
-pub fn services(text: &str) -> Result<Vec<QwenService>, ManifestError> {
+/// The first object that the API server would not take as one of these.
+pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(ManifestError::Parse)?;
     let mut objects = Vec::new();
     for (at, document) in documents.into_iter().enumerate() {
@@ -64,11 +91,34 @@ pub fn services(text: &str) -> Result<Vec<QwenService>, ManifestError> {
     if objects.is_empty() {
         return Err(ManifestError::Empty);
     }
-    let schema = schema();
-    objects
-        .into_iter()
-        .map(|(place, object)| service(&schema, place, pruned(object)))
-        .collect()
+    let whole = LazyLock::new(|| Judge::new(definition::whole()));
+    let part = LazyLock::new(|| Judge::new(definition::schema(definition::service())));
+    let template = LazyLock::new(|| Judge::new(definition::schema(definition::template())));
+    let mut found = Manifest::default();
+    for (place, object) in objects {
+        let object = pruned(object);
+        if object["kind"] == *QwenServiceTemplate::kind(&()) {
+            found.templates.push(Arc::new(taken(&template, &place, object)?));
+        } else if object["spec"]["templateRefs"].is_null() {
+            found.services.push(alone(&whole, &place, object)?);
+        } else {
+            found.services.push(taken(&part, &place, object)?);
+        }
+    }
+    Ok(found)
+}
+
+/// A service without templates: its spec must be whole.
+fn alone(judge: &Judge, place: &str, object: Value) -> Result<QwenService, ManifestError> {
+    let spec = object["spec"].clone();
+    let service: QwenService = taken(judge, place, object)?;
+    match serde_path_to_error::deserialize::<_, QwenServiceSpec>(spec) {
+        Ok(_) => Ok(service),
+        Err(error) => Err(ManifestError::Refused {
+            place: format!("{place}, QwenService {}", service.name_any()),
+            problems: vec![format!("spec.{}: {}", error.path(), error.inner())],
+        }),
+    }
 }
 
 /// Without nulls, as the API server prunes them before it looks further: of all fields that the schema knows.
@@ -81,36 +131,61 @@ fn pruned(object: Value) -> Value {
     object
 }
 
-fn service(schema: &Value, place: String, object: Value) -> Result<QwenService, ManifestError> {
+fn taken<K>(judge: &Judge, place: &str, object: Value) -> Result<K, ManifestError>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+{
     let word = |key: &str| object[key].as_str().unwrap_or("nothing").to_owned();
-    if word("apiVersion") != QwenService::api_version(&()) || word("kind") != QwenService::kind(&()) {
-        let found = format!("apiVersion: {}, kind: {}", word("apiVersion"), word("kind"));
-        return Err(ManifestError::Other { place, found });
+    if word("apiVersion") != K::api_version(&()) || word("kind") != K::kind(&()) {
+        return Err(ManifestError::Other {
+            place: place.to_owned(),
+            found: format!("apiVersion: {}, kind: {}", word("apiVersion"), word("kind")),
+        });
     }
-    let place = format!(
-        "{place}, QwenService {}",
-        object["metadata"]["name"].as_str().unwrap_or("without a name")
-    );
-    let refused = |problems| ManifestError::Refused {
-        place: place.clone(),
-        problems,
-    };
-    // Rules may rely on the bounds, so they come second, as in the API server.
-    let problems = schema::violations(schema, &object);
+    let name = object["metadata"]["name"].as_str().unwrap_or("without a name");
+    let place = format!("{place}, {} {name}", K::kind(&()));
+    let problems = judge.problems(&object);
     if !problems.is_empty() {
-        return Err(refused(problems));
+        return Err(ManifestError::Refused { place, problems });
     }
-    Validator::new()
-        .validate(schema, &object, None)
-        .map_err(|errors| refused(errors.iter().map(ToString::to_string).collect()))?;
-    serde_path_to_error::deserialize(object)
-        .map_err(|error| refused(vec![format!("{}: {}", error.path(), error.inner())]))
+    serde_path_to_error::deserialize(object).map_err(|error| ManifestError::Refused {
+        place,
+        problems: vec![format!("{}: {}", error.path(), error.inner())],
+    })
 }
 
-/// The resource definition's own schema, and what the API server knows of metadata without it.
-fn schema() -> Value {
-    let crd = json!(QwenService::crd());
-    let mut schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+/// A schema, with its rules ready to be asked.
+pub struct Judge {
+    schema: Value,
+    rules: CompiledSchema,
+}
+
+impl Judge {
+    /// Of a definition's own schema.
+    #[must_use]
+    pub fn new(schema: Value) -> Self {
+        let schema = with_metadata(schema);
+        let rules = compile_schema(&schema);
+        Self { schema, rules }
+    }
+
+    /// What the schema and its rules refuse of an object: a line for each, with the path of the field.
+    #[must_use]
+    pub fn problems(&self, object: &Value) -> Vec<String> {
+        // Rules may rely on the bounds, so they come second, as in the API server.
+        let problems = schema::violations(&self.schema, object);
+        if !problems.is_empty() {
+            return problems;
+        }
+        match Validator::new().validate_compiled(&self.rules, object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// A definition's own schema, and what the API server knows of metadata without it.
+fn with_metadata(mut schema: Value) -> Value {
     let mut generator = SchemaSettings::openapi3()
         .with(|settings| settings.inline_subschemas = true)
         .into_generator();
@@ -136,7 +211,7 @@ mod tests {
     const SERVICE: &str = "apiVersion: qwen-operator.io/v1alpha1\nkind: QwenService\n";
 
     fn error(text: &str) -> String {
-        services(text).unwrap_err().to_string()
+        read(text).unwrap_err().to_string()
     }
 
     /// A service that would be taken but for this, as lines of its metadata and of its spec.
@@ -324,8 +399,13 @@ mod tests {
             kind: QwenService\n  metadata:\n    name: chat\n    creationTimestamp: null\n    managedFields:\n    - \
             {manager: kubectl, operation: Update, fieldsType: FieldsV1, fieldsV1: {'f:spec': {}}}\n  \
             spec: {model: {source: 'embedded://nano', revision: null}, replicas: null}\n  status: {phase: Ready, conditions: []}\n";
-        let services = services(text).unwrap();
-        assert_eq!((services.len(), services[0].spec.replicas), (1, 1));
+        let services = read(text).unwrap().services;
+        assert_eq!(services.len(), 1);
+        // Nulls are fields that nobody wrote.
+        assert_eq!(
+            json!(services[0].spec),
+            json!({ "model": { "source": "embedded://nano" } })
+        );
     }
 
     /// A keyword that the walk does not know would be a bound that `render` does not hold.
@@ -346,7 +426,13 @@ mod tests {
             }
         }
         let mut found = Default::default();
-        keywords(&schema(), &mut found);
+        for schema in [
+            definition::whole(),
+            definition::schema(definition::service()),
+            definition::schema(definition::template()),
+        ] {
+            keywords(&with_metadata(schema), &mut found);
+        }
         let known = [
             // Held by the walk.
             "type",

@@ -26,6 +26,8 @@ pub struct PodFacts {
     pub name: String,
     /// It serves and stays.
     pub ready: bool,
+    /// It is being deleted.
+    pub leaves: bool,
     /// Its deletion cost.
     pub cost: i32,
     /// It still has an annotation of `GUARDS`.
@@ -36,15 +38,11 @@ pub struct PodFacts {
 
 /// The annotations to write: names of pods, and what to merge into each.
 ///
-/// Costs are written only when a pod with less to do would outlive one with more, so that a steady load costs nothing.
+/// Costs are written only when a pod with less to do would outlive one with more, so that a steady load costs nothing;
+/// the spec is not even read then.
 #[must_use]
-pub fn wanted(spec: &QwenServiceSpec, pods: &[PodFacts]) -> Vec<(String, Value)> {
+pub fn wanted(spec: impl FnOnce() -> Option<QwenServiceSpec>, pods: &[PodFacts]) -> Vec<(String, Value)> {
     let ready: Vec<&PodFacts> = pods.iter().filter(|pod| pod.ready).collect();
-    let least = match &spec.autoscaling {
-        _ if spec.suspend => 0,
-        Some(limits) => limits.min_replicas,
-        None => 1,
-    };
     let ranked: Vec<(&PodFacts, i32)> = ready
         .iter()
         .filter_map(|pod| Some((*pod, bucket(pod.in_flight?))))
@@ -52,6 +50,15 @@ pub fn wanted(spec: &QwenServiceSpec, pods: &[PodFacts]) -> Vec<(String, Value)>
     let disordered = ranked
         .iter()
         .any(|(a, less)| ranked.iter().any(|(b, more)| less < more && a.cost >= b.cost));
+    let concerned = disordered || ready.iter().any(|pod| pod.guarded);
+    let Some(spec) = concerned.then(spec).flatten() else {
+        return Vec::new();
+    };
+    let least = match &spec.autoscaling {
+        _ if spec.suspend => 0,
+        Some(limits) => limits.min_replicas,
+        None => 1,
+    };
     let can_shrink = i32::try_from(ready.len()).is_ok_and(|number| number > least);
     let own = |key: &str| !spec.pod_metadata.annotations.contains_key(key);
     let mut patches = Vec::new();
@@ -121,10 +128,15 @@ mod tests {
         serde_json::from_value(spec).unwrap()
     }
 
+    fn asked(spec: &QwenServiceSpec, pods: &[PodFacts]) -> Vec<(String, Value)> {
+        wanted(|| Some(spec.clone()), pods)
+    }
+
     fn pod(name: &str, cost: i32, in_flight: f64) -> PodFacts {
         PodFacts {
             name: name.into(),
             ready: true,
+            leaves: false,
             cost,
             guarded: false,
             in_flight: Some(in_flight),
@@ -133,7 +145,7 @@ mod tests {
 
     /// Costs that are written, by pod.
     fn costs(spec: &QwenServiceSpec, pods: &[PodFacts]) -> Vec<(String, String)> {
-        wanted(spec, pods)
+        asked(spec, pods)
             .into_iter()
             .map(|(name, patch)| {
                 (
@@ -164,10 +176,10 @@ mod tests {
     #[test]
     fn a_settled_fleet_costs_no_write_and_neither_does_a_load_that_keeps_its_order() {
         let spec = spec(json!({ "replicas": 3 }));
-        assert_eq!(wanted(&spec, &[pod("a", 0, 0.0), pod("b", 0, 0.0)]), []);
+        assert_eq!(asked(&spec, &[pod("a", 0, 0.0), pod("b", 0, 0.0)]), []);
         for load in 8..64 {
             assert_eq!(
-                wanted(&spec, &[pod("a", 4, f64::from(load)), pod("b", 0, 0.0)]),
+                asked(&spec, &[pod("a", 4, f64::from(load)), pod("b", 0, 0.0)]),
                 [],
                 "{load}"
             );
@@ -178,8 +190,8 @@ mod tests {
     fn without_a_pod_to_spare_nothing_is_written() {
         let pods = [pod("a", 0, 9.0), pod("b", 0, 0.0)];
         let at_minimum = spec(json!({ "autoscaling": { "minReplicas": 2, "maxReplicas": 3 } }));
-        assert_eq!(wanted(&at_minimum, &pods), []);
-        assert_eq!(wanted(&spec(json!({})), &pods[..1]), []);
+        assert_eq!(asked(&at_minimum, &pods), []);
+        assert_eq!(asked(&spec(json!({})), &pods[..1]), []);
     }
 
     #[test]
@@ -189,7 +201,7 @@ mod tests {
             ..pod("b", 0, 0.0)
         };
         assert_eq!(
-            wanted(&spec(json!({ "replicas": 2 })), &[pod("a", 0, 9.0), silent]),
+            asked(&spec(json!({ "replicas": 2 })), &[pod("a", 0, 9.0), silent]),
             []
         );
     }
@@ -199,7 +211,7 @@ mod tests {
         let pods: Vec<PodFacts> = (0..100)
             .map(|at| pod(&format!("p{at}"), 9, f64::from(at % 7)))
             .collect();
-        assert_eq!(wanted(&spec(json!({ "replicas": 100 })), &pods).len(), WRITES);
+        assert_eq!(asked(&spec(json!({ "replicas": 100 })), &pods).len(), WRITES);
     }
 
     #[test]
@@ -209,18 +221,18 @@ mod tests {
             guarded: true,
             ..pod("a", 0, 0.0)
         };
-        assert_eq!(wanted(&spec(json!({})), std::slice::from_ref(&loading)), []);
+        assert_eq!(asked(&spec(json!({})), std::slice::from_ref(&loading)), []);
         let ready = PodFacts {
             ready: true,
             ..loading
         };
         let patch = json!({ "metadata": { "annotations": { GUARDS[0].0: null, GUARDS[1].0: null } } });
         assert_eq!(
-            wanted(&spec(json!({})), std::slice::from_ref(&ready)),
+            asked(&spec(json!({})), std::slice::from_ref(&ready)),
             [("a".to_owned(), patch)]
         );
         let users =
             json!({ "podMetadata": { "annotations": { GUARDS[0].0: "false", GUARDS[1].0: "true" } } });
-        assert_eq!(wanted(&spec(users), &[ready]), []);
+        assert_eq!(asked(&spec(users), &[ready]), []);
     }
 }

@@ -17,10 +17,11 @@ enum Mild {
 use Mild::{Beginning, Calm, Step};
 
 /// All other reasons are news at once, and a warning unless their condition is true.
-const MILD: [(&str, &[Mild]); 10] = [
+const MILD: [(&str, &[Mild]); 11] = [
     (reasons::DISABLED, &[Beginning, Calm]),
     (reasons::CLAIM_PENDING, &[Beginning, Calm]),
     (reasons::WAITING_FOR_GATEWAY, &[Beginning, Calm]),
+    (reasons::WAITING_FOR_ADDRESS, &[Beginning, Calm]),
     (reasons::WAITING_FOR_AUTOSCALER, &[Beginning, Calm]),
     (reasons::METRICS_MISSING, &[Beginning]),
     (reasons::WAITING_FOR_PODS, &[Beginning, Calm, Step]),
@@ -28,6 +29,7 @@ const MILD: [(&str, &[Mild]); 10] = [
     (reasons::LOADING, &[Calm, Step]),
     (reasons::SUSPENDED, &[Calm]),
     (reasons::PAUSED, &[Calm]),
+    (reasons::ROLLOUT_DEFERRED, &[Calm]),
 ];
 
 /// Conditions of `new` whose status or reason is news after `old`.
@@ -59,6 +61,7 @@ pub fn warns(condition: &Condition) -> bool {
 pub fn settles(old: &QwenServiceStatus, new: &QwenServiceStatus) -> bool {
     let steps = |status, type_| condition(status, type_).is_some_and(|one| is(one, Step));
     old.observed_generation == new.observed_generation
+        && old.applied_templates == new.applied_templates
         && steps(old, READY)
         && steps(new, READY)
         && steps(new, ROLLOUT_COMPLETE)

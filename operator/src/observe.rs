@@ -20,7 +20,7 @@ use crate::words::server_words;
 /// What the cluster has of a service.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// Objects that bear the service's name, of every kind that the cluster serves.
+    /// Objects that bear the name of a child, of every kind that the cluster serves.
     pub children: BTreeMap<Kind, Arc<Child>>,
     /// The autoscaler that KEDA makes. It bears our labels, since KEDA takes over those of the ScaledObject, so the
     /// watch of our own autoscalers shows it.
@@ -101,13 +101,13 @@ pub async fn observe(
 ) -> Result<Observed, ObserveError> {
     let failed = |what: &'static str| move |reason: String| ObserveError::new(what, reason);
     let (namespace, name) = (&valid.namespace, &valid.name);
-    let key = (namespace.clone(), name.clone());
     let mut children = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| capabilities.serves(*kind)) {
         let Some(cache) = caches.children(kind) else {
             continue;
         };
         cache.listed().await.map_err(failed(kind.name()))?;
+        let key = (namespace.clone(), kind.child_of(name));
         if cache.doubtful(&key) {
             read(client, cache, kind, &key)
                 .await

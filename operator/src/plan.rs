@@ -11,12 +11,15 @@ pub mod dashboard;
 pub mod deployment;
 pub mod disruption_budget;
 pub mod http_route;
+pub mod inference_pool;
+pub mod ingress;
 pub mod meta;
 pub mod network_policy;
 pub mod prometheus_rule;
 pub mod scaled_object;
 pub mod service;
 pub mod service_monitor;
+pub mod warm_up;
 
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
@@ -35,14 +38,20 @@ pub enum Kind {
     Deployment,
     /// The endpoint; after the replicas, which need no name to start: an API server makes one Service at a time.
     Service,
+    /// What keeps their image on nodes.
+    DaemonSet,
     /// How many of them a drain may take.
     PodDisruptionBudget,
     /// Their number.
     HorizontalPodAutoscaler,
     /// Their number, where KEDA decides on it.
     ScaledObject,
-    /// The way in from outside.
+    /// The replicas as gateways see them that ask an endpoint picker; before the route that may lead there.
+    InferencePool,
+    /// The way in through gateways.
     HTTPRoute,
+    /// The way in through an ingress controller.
+    Ingress,
     /// What Prometheus scrapes.
     ServiceMonitor,
     /// What Prometheus evaluates.
@@ -55,15 +64,18 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of application.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::PersistentVolumeClaim,
         Self::NetworkPolicy,
         Self::Deployment,
         Self::Service,
+        Self::DaemonSet,
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
         Self::ScaledObject,
+        Self::InferencePool,
         Self::HTTPRoute,
+        Self::Ingress,
         Self::ServiceMonitor,
         Self::PrometheusRule,
         Self::AlertmanagerConfig,
@@ -78,10 +90,13 @@ impl Kind {
             Self::Service => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::ScaledObject => "ScaledObject",
+            Self::InferencePool => "InferencePool",
             Self::HTTPRoute => "HTTPRoute",
+            Self::Ingress => "Ingress",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
             Self::AlertmanagerConfig => "AlertmanagerConfig",
@@ -95,6 +110,7 @@ impl Kind {
         matches!(
             self,
             Self::ScaledObject
+                | Self::InferencePool
                 | Self::HTTPRoute
                 | Self::ServiceMonitor
                 | Self::PrometheusRule
@@ -102,15 +118,34 @@ impl Kind {
         )
     }
 
+    /// Name of the child of a service: the service's own, but for the DaemonSet, whose pods must not look like replicas.
+    #[must_use]
+    pub fn child_of(self, service: &str) -> String {
+        match self {
+            Self::DaemonSet => format!("{service}{WARM_UP}"),
+            _ => service.to_owned(),
+        }
+    }
+
+    /// Name of the service whose child bears this name.
+    #[must_use]
+    pub fn service_of(self, child: &str) -> &str {
+        match self {
+            Self::DaemonSet => child.strip_suffix(WARM_UP).unwrap_or(child),
+            _ => child,
+        }
+    }
+
     /// Where the API server serves the kind.
     #[must_use]
     pub fn api_resource(self) -> ApiResource {
         let (group, version) = match self {
             Self::PersistentVolumeClaim | Self::Service | Self::ConfigMap => ("", "v1"),
-            Self::NetworkPolicy => ("networking.k8s.io", "v1"),
-            Self::Deployment => ("apps", "v1"),
+            Self::NetworkPolicy | Self::Ingress => ("networking.k8s.io", "v1"),
+            Self::Deployment | Self::DaemonSet => ("apps", "v1"),
             Self::PodDisruptionBudget => ("policy", "v1"),
             Self::ScaledObject => ("keda.sh", "v1alpha1"),
+            Self::InferencePool => (inference_pool::GROUP, "v1"),
             Self::HTTPRoute => ("gateway.networking.k8s.io", "v1"),
             Self::HorizontalPodAutoscaler => ("autoscaling", "v2"),
             Self::ServiceMonitor | Self::PrometheusRule => ("monitoring.coreos.com", "v1"),
@@ -119,6 +154,9 @@ impl Kind {
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, self.name()))
     }
 }
+
+/// What the DaemonSet is called behind its service's name.
+const WARM_UP: &str = "-warm-up";
 
 /// An object that should exist.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +176,14 @@ pub struct Plan {
     pub by_adapter: bool,
 }
 
+impl Plan {
+    /// The planned object of a kind.
+    pub fn find(&mut self, kind: Kind) -> Option<&mut Value> {
+        let mut objects = self.objects.iter_mut();
+        Some(&mut objects.find(|object| object.kind == kind)?.body)
+    }
+}
+
 /// Plans all objects of a service. Client required: no.
 #[must_use]
 pub fn plan(valid: &Valid) -> Plan {
@@ -149,9 +195,12 @@ pub fn plan(valid: &Valid) -> Plan {
                 Kind::Service => Some(service::build(valid)),
                 Kind::NetworkPolicy => network_policy::build(valid),
                 Kind::Deployment => Some(deployment::build(valid)),
+                Kind::DaemonSet => warm_up::build(valid),
                 Kind::PodDisruptionBudget => disruption_budget::build(valid),
                 Kind::ScaledObject => scaled_object::build(valid),
+                Kind::InferencePool => inference_pool::build(valid),
                 Kind::HTTPRoute => http_route::build(valid),
+                Kind::Ingress => ingress::build(valid),
                 Kind::HorizontalPodAutoscaler => autoscaler::build(valid),
                 Kind::ServiceMonitor => service_monitor::build(valid),
                 Kind::PrometheusRule => prometheus_rule::build(valid),

@@ -1,10 +1,9 @@
 //! The fields of a QwenService as Markdown, from the schema of its definition.
 use std::fmt::Write;
 
-use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::api::QwenService;
+use crate::definition;
 
 /// Fields that have Kubernetes' own types, which its documentation tells.
 const KUBERNETES: [&str; 11] = [
@@ -24,11 +23,12 @@ const KUBERNETES: [&str; 11] = [
 /// The whole page.
 #[must_use]
 pub fn page() -> String {
-    let crd = json!(QwenService::crd());
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let schema = &definition::whole()["properties"];
     let mut text = String::from(
         "# Fields of a QwenService\n\nWritten by `make generate` from the code; `kubectl explain qwen.spec` tells the same.\n\
-         Rules that span fields are told by `kubectl apply` and by `qwen-operator render`.\n",
+         Rules that span fields are told by `kubectl apply` and by `qwen-operator render`.\n\n\
+         What is required may also come from a template of `spec.templateRefs`, and defaults fill in what neither the \
+         service nor a template has. A QwenServiceTemplate has the same fields, but for `replicas` and `templateRefs`.\n",
     );
     for part in ["spec", "status"] {
         let _ = write!(

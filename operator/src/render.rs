@@ -1,12 +1,10 @@
 //! Resource definition and planned objects as YAML, without a cluster.
-use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::api::QwenService;
 use crate::manifest::{self, ManifestError};
-use crate::own_alerts;
 use crate::plan::{self, Plan, plan};
 use crate::valid::{Invalid, Settings, validate};
+use crate::{definition, own_alerts, templates};
 
 /// Why a file cannot be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +25,14 @@ pub enum RenderError {
     Write(String),
 }
 
-/// The resource definition.
+/// The resource definitions.
 ///
 /// # Errors
 /// It cannot be written as YAML.
 pub fn crds() -> Result<String, RenderError> {
-    yaml(&json!(QwenService::crd()))
+    let documents = [definition::service(), definition::template()].map(|crd| yaml(&crd));
+    let documents = documents.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(documents.join("---\n"))
 }
 
 /// The alerts about the operator itself: spec of a PrometheusRule.
@@ -48,9 +48,12 @@ pub fn own_alerts() -> Result<String, RenderError> {
 /// # Errors
 /// The first object that the API server would refuse or that cannot be planned.
 pub fn plans(text: &str, settings: &Settings) -> Result<Vec<Plan>, RenderError> {
-    manifest::services(text)?
-        .into_iter()
-        .map(|mut service| {
+    let manifest = manifest::read(text)?;
+    manifest
+        .services
+        .iter()
+        .map(|service| {
+            let mut service = service.clone();
             // What the API server would fill in.
             service
                 .metadata
@@ -61,7 +64,9 @@ pub fn plans(text: &str, settings: &Settings) -> Result<Vec<Plan>, RenderError> 
                 .uid
                 .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
             // Without a clock: what is printed must not depend on the hour.
-            let valid = validate(&service, settings, None).map_err(|source| RenderError::Invalid {
+            let merged = templates::merged(&service, |name| manifest.template(&service, name));
+            let valid = merged.and_then(|merged| validate(&service, merged, settings, None));
+            let valid = valid.map_err(|source| RenderError::Invalid {
                 name: service.metadata.name.clone().unwrap_or_default(),
                 source,
             })?;

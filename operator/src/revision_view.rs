@@ -11,7 +11,10 @@ use crate::verdict::Verdict;
 #[must_use]
 pub fn served(facts: &Facts<'_>, old: &ModelStatus) -> ModelStatus {
     let Source::Hub(site, repository) = &facts.valid.source else {
-        return ModelStatus::default();
+        return ModelStatus {
+            source: Some(facts.valid.spec.model.source.clone()),
+            ..ModelStatus::default()
+        };
     };
     let source = format!("{}://{repository}", site.scheme());
     let asked = facts.valid.spec.model.revision.as_deref();

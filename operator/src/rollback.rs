@@ -20,17 +20,18 @@ use crate::valid::Valid;
 use crate::words::server_words;
 
 /// Digest of the template that the spec asks for.
-const WANTED: &str = "qwen-operator.io/wanted-template";
+pub(crate) const WANTED: &str = "qwen-operator.io/wanted-template";
 /// The ReplicaSet whose template runs in its place.
-const INSTEAD: &str = "qwen-operator.io/rolled-back-to";
+pub(crate) const INSTEAD: &str = "qwen-operator.io/rolled-back-to";
 /// Why the wanted template was given up.
-const BECAUSE: &str = "qwen-operator.io/rolled-back-because";
+pub(crate) const BECAUSE: &str = "qwen-operator.io/rolled-back-because";
 /// Which of a Deployment's templates a ReplicaSet has: Kubernetes counts them.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Set by Kubernetes on each ReplicaSet's own pods.
 const HASH: &str = "pod-template-hash";
 
-/// Puts the template of before into the plan, where the wanted one was given up or is due to be.
+/// Puts the template of before into the plan, where the wanted one was given up or is due to be. The plan already tells
+/// which one is wanted: while a change waits, that is still the one before it, which may fail meanwhile.
 ///
 /// # Errors
 /// The ReplicaSets could not be read.
@@ -40,18 +41,16 @@ pub async fn consider(
     observed: &Observed,
     plan: &mut Plan,
 ) -> Result<(), ObserveError> {
-    let Some(desired) = plan
-        .objects
-        .iter_mut()
-        .find(|object| object.kind == Kind::Deployment)
-    else {
+    let Some(desired) = plan.find(Kind::Deployment) else {
         return Ok(());
     };
-    let wanted = digest(&desired.body["spec"]["template"]);
-    desired.body["metadata"]["annotations"][WANTED] = json!(wanted);
+    let wanted = desired["metadata"]["annotations"][WANTED]
+        .as_str()
+        .unwrap_or_default();
     let live = observed.children.get(&Kind::Deployment);
-    let Some(live) = live.filter(|live| valid.spec.rollout.rollback && said(live, WANTED) == Some(&wanted))
-    else {
+    let Some(live) = live.filter(|live| {
+        valid.spec.rollout.rollback && said(live, WANTED).is_some_and(|asked| asked == wanted)
+    }) else {
         return Ok(());
     };
     let api = replica_sets(client, &valid.namespace);
@@ -69,9 +68,9 @@ pub async fn consider(
     };
     // Without a template of before, or if its ReplicaSet was deleted, the wanted one stays.
     if let Some(set) = set {
-        desired.body["metadata"]["annotations"][INSTEAD] = json!(set.name_any());
-        desired.body["metadata"]["annotations"][BECAUSE] = json!(because);
-        desired.body["spec"]["template"] = template(&set);
+        desired["metadata"]["annotations"][INSTEAD] = json!(set.name_any());
+        desired["metadata"]["annotations"][BECAUSE] = json!(because);
+        desired["spec"]["template"] = template(&set);
     }
     Ok(())
 }
@@ -148,11 +147,11 @@ fn replica_sets(client: &Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
-fn said<'a>(live: &'a Child, name: &str) -> Option<&'a String> {
+pub(crate) fn said<'a>(live: &'a Child, name: &str) -> Option<&'a String> {
     live.annotations().get(name)
 }
 
-fn digest(template: &Value) -> String {
+pub(crate) fn digest(template: &Value) -> String {
     let mut hasher = DefaultHasher::new();
     template.to_string().hash(&mut hasher);
     format!("{:016x}", hasher.finish())

@@ -15,8 +15,9 @@ pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&
     if let Some(words) = outage(facts, deployment) {
         verdict.message = format!("{}; {words}", verdict.message);
     }
-    // The budget is part of the spec that the replicas run under, and no condition is nearer to it.
-    if let Some(failed) = Verdict::not_applied(facts.applied, [Kind::PodDisruptionBudget]) {
+    // Both are parts of the spec that the replicas run under, and no condition is nearer to them.
+    let beside = [Kind::DaemonSet, Kind::PodDisruptionBudget];
+    if let Some(failed) = Verdict::not_applied(facts.applied, beside) {
         if verdict.status == "True" {
             return failed;
         }
@@ -35,7 +36,14 @@ fn outage(facts: &Facts<'_>, deployment: Option<&Deployment>) -> Option<&'static
 
 fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     let live = facts.applied.live.get(&Kind::Deployment);
-    if let Some(because) = live.and_then(|live| rollback::because(live)) {
+    let because = live.and_then(|live| rollback::because(live));
+    if let Some(deferral) = facts.deferral {
+        let meanwhile =
+            because.map(|because| format!("; until then the replicas run the spec of before: {because}"));
+        let message = format!("{}{}", deferral.message, meanwhile.unwrap_or_default());
+        return Verdict::no(deferral.reason, message);
+    }
+    if let Some(because) = because {
         return Verdict::no(
             reasons::ROLLED_BACK,
             format!("the replicas run the spec of before, a change of the spec is tried anew: {because}"),

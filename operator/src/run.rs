@@ -338,8 +338,9 @@ impl Operator {
             .applied_objects()
             // Our own status writes leave the generation as it is.
             .predicate_filter(predicates::generation, Default::default());
+        let known = reader.clone();
         Controller::for_stream(services, reader)
-            .reconcile_on(triggers::of_one(self.triggers.subscribe()))
+            .reconcile_on(triggers::of_one(self.triggers.subscribe(), known))
             .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
             .with_config(controller::Config::default().concurrency(UNLIMITED))
             .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())

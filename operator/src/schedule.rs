@@ -1,8 +1,9 @@
-//! Which limits of replicas hold at a time: those of the first active schedule, or the spec's own. Pure, with the clock given.
+//! What holds at a time: which limits of replicas, and whether a window is open. Pure, with the clock given.
 use cronexpr::Crontab;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::autoscaling::{AutoscalingSpec, ScalingSchedule};
+use crate::api::autoscaling::AutoscalingSpec;
+use crate::api::recurrence::Recurrence;
 use crate::valid::Invalid;
 
 /// What the schedules of a service say at a time.
@@ -12,6 +13,15 @@ pub struct Hours {
     pub active: Option<(usize, Timestamp)>,
     /// When this may be otherwise.
     pub until: Option<Timestamp>,
+}
+
+/// One time of a recurrence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spell {
+    /// Its first moment.
+    pub begin: Timestamp,
+    /// The first moment after it.
+    pub end: Timestamp,
 }
 
 /// The limits that hold at a time. Without a time no schedule is active.
@@ -25,12 +35,14 @@ pub fn at(
     let mut limits = autoscaling.clone();
     let mut hours = Hours::default();
     for (place, schedule) in autoscaling.schedules.iter().enumerate() {
-        let invalid = |why| Invalid::Schedule(place, why);
-        let cron = parse(schedule).map_err(invalid)?;
-        let Some(now) = now else { continue };
-        let (active, until) = look(&cron, schedule, now).map_err(invalid)?;
+        let field = || format!("spec.autoscaling.schedules[{place}]");
+        let spell = spell(&schedule.time, now).map_err(|why| Invalid::Schedule(field(), why))?;
+        let (Some(now), Some(spell)) = (now, spell) else {
+            continue;
+        };
+        let until = spell.changes(now);
         hours.until = Some(hours.until.map_or(until, |earliest| earliest.min(until)));
-        if active && hours.active.is_none() {
+        if spell.runs(now) && hours.active.is_none() {
             hours.active = Some((place, until));
             limits.min_replicas = schedule.min_replicas.unwrap_or(limits.min_replicas);
             limits.max_replicas = schedule.max_replicas.unwrap_or(limits.max_replicas);
@@ -39,34 +51,54 @@ pub fn at(
     Ok((limits, hours))
 }
 
-fn parse(schedule: &ScalingSchedule) -> Result<Crontab, String> {
-    cronexpr::parse_crontab(&format!("{} {}", schedule.schedule, schedule.time_zone)).map_err(|error| {
-        // The expression and a mark below it come first.
-        let error = error.to_string();
-        let why = error.rsplit_once("^ ").map_or(&*error, |(_, why)| why).trim();
-        format!(
-            "{:?} in {:?} cannot be understood ({why})",
-            schedule.schedule, schedule.time_zone
-        )
-    })
-}
-
-/// Whether a schedule is active, and until when that is so.
-fn look(cron: &Crontab, schedule: &ScalingSchedule, now: Timestamp) -> Result<(bool, Timestamp), String> {
-    let length = std::time::Duration::from(schedule.duration);
-    let never = |_| format!("{:?} never begins", schedule.schedule);
-    let length = SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
+/// The time that runs, or the next one. Nothing without a clock.
+///
+/// # Errors
+/// The expression or the zone cannot be understood, or it never begins.
+pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<Spell>, String> {
+    let cron = parse(recurrence)?;
+    let Some(now) = now else { return Ok(None) };
+    let never = |_| format!("{:?} never begins", recurrence.schedule);
+    let length = SignedDuration::try_from(std::time::Duration::from(recurrence.duration));
+    let length = length.unwrap_or(SignedDuration::MAX);
     // The first beginning whose end is still to come.
     let since = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
     let begin = cron.find_next(since).map_err(never)?.timestamp();
-    if begin > now {
-        return Ok((false, begin));
+    let end = begin.saturating_add(length).unwrap_or(Timestamp::MAX);
+    Ok(Some(Spell { begin, end }))
+}
+
+fn parse(recurrence: &Recurrence) -> Result<Crontab, String> {
+    let Recurrence {
+        schedule, time_zone, ..
+    } = recurrence;
+    cronexpr::parse_crontab(&format!("{schedule} {time_zone}")).map_err(|error| {
+        // The expression and a mark below it come first.
+        let error = error.to_string();
+        let why = error.rsplit_once("^ ").map_or(&*error, |(_, why)| why).trim();
+        format!("{schedule:?} in {time_zone:?} cannot be understood ({why})")
+    })
+}
+
+// === impl Spell ===
+
+impl Spell {
+    /// Whether it has begun; its end is still to come.
+    #[must_use]
+    pub fn runs(&self, now: Timestamp) -> bool {
+        self.begin <= now
     }
-    Ok((true, begin.saturating_add(length).unwrap_or(Timestamp::MAX)))
+
+    /// When this is otherwise.
+    #[must_use]
+    pub fn changes(&self, now: Timestamp) -> Timestamp {
+        if self.runs(now) { self.end } else { self.begin }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -171,6 +203,34 @@ mod tests {
             );
             let error = at(&broken, now).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Over two years, with every change of clocks of zones that change them at other times, or by half an hour.
+        #[test]
+        fn a_time_lasts_its_duration_and_what_is_told_of_its_end_is_so(
+            second in 1_700_000_000..1_763_000_000_i64,
+            schedule in prop::sample::select(&["30 2 * * *", "0 0 * * SUN", "15 1,3 * * *", "*/20 2 * * *", "0 23 1 * *"][..]),
+            minutes in prop::sample::select(&[1_i64, 20, 60, 150, 1500][..]),
+            zone in prop::sample::select(&["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"][..]),
+        ) {
+            let recurrence: Recurrence = serde_json::from_value(
+                json!({ "schedule": schedule, "duration": format!("{minutes}m"), "timeZone": zone }),
+            ).unwrap();
+            let now = Timestamp::from_second(second).unwrap();
+            let at = |time: Timestamp| spell(&recurrence, Some(time)).unwrap().unwrap();
+            let found = at(now);
+            prop_assert!(now < found.end);
+            prop_assert_eq!(found.end.duration_since(found.begin), SignedDuration::from_mins(minutes));
+            // Until it is otherwise, every look finds the same one.
+            let changes = found.changes(now);
+            prop_assert_eq!(at(changes - SignedDuration::from_nanos(1)), found);
+            if found.runs(now) {
+                prop_assert!(at(changes).begin > found.begin);
+            } else {
+                prop_assert!(at(changes) == found && found.runs(changes));
+            }
         }
     }
 }

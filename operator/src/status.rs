@@ -10,6 +10,7 @@ use crate::api::status::{
 };
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
+use crate::deferral::Deferral;
 use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
@@ -29,6 +30,8 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     /// What the API server answered.
     pub applied: &'a Applied,
+    /// Why a change of the pods waits, if it does.
+    pub deferral: Option<&'a Deferral>,
     /// What the engine pods last said.
     pub load: Option<&'a ServiceLoad>,
     /// Why the operator's own metrics API gives no values, if it does not.
@@ -62,8 +65,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
     let rollout = rollout_view::judge(facts, deployment.as_ref(), cause.as_ref());
     let phase = phase(&replicas, &ready, &rollout, cause.as_ref());
     let scaling = scaling_view::judge(facts, autoscaler.as_ref());
-    let route = route_view::judge(facts);
-    let url = route_view::url(facts, &route);
+    let (route, url) = route_view::judge(facts);
     let model = ModelStatus {
         loading: progress(facts.load),
         ..revision_view::served(facts, &old.model)
@@ -84,6 +86,7 @@ pub fn compute(facts: &Facts<'_>, old: &QwenServiceStatus, now: Timestamp) -> Qw
         observed_generation: facts.valid.generation,
         phase: Some(phase),
         url: Some(url),
+        applied_templates: facts.valid.templates.clone(),
         replicas: replicas.existing,
         ready_replicas: replicas.ready,
         selector: Some(facts.valid.selector()),
@@ -117,10 +120,7 @@ pub fn invalid(
     old: &QwenServiceStatus,
     now: Timestamp,
 ) -> QwenServiceStatus {
-    let verdicts = [(
-        types::READY,
-        Verdict::no(reasons::INVALID_SPEC, error.to_string()),
-    )];
+    let verdicts = [(types::READY, Verdict::no(error.reason(), error.to_string()))];
     let mut conditions = merge(&old.conditions, &verdicts, generation, now);
     conditions.extend(
         old.conditions

@@ -18,7 +18,7 @@ use crate::load::{Origin, Performance, ServiceLoad};
 use crate::marks;
 use crate::metrics_api::Registration;
 use crate::report::NUMBERS_EVERY;
-use crate::status;
+use crate::{status, templates};
 
 /// Changes of one service's objects within this time are one reconcile.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -70,7 +70,9 @@ pub async fn load(
             let key = (service.namespace().unwrap_or_default(), service.name_any());
             let digest = Digest::of(ctx.board.service(&key.0, &key.1));
             if let Ok(service) = &service.0 {
-                let patches = marks::wanted(&service.spec, &ctx.board.pod_facts(&key.0, &key.1));
+                // A spec that cannot be had is told by its reconcile.
+                let spec = || Some(ctx.merged(service).ok()?.spec);
+                let patches = marks::wanted(spec, &ctx.board.pod_facts(&key.0, &key.1));
                 marks::write(&ctx.client, &key.0, patches).await;
             }
             now.insert(key, digest);
@@ -118,9 +120,11 @@ pub async fn registration(mut changes: watch::Receiver<Registration>, triggers: 
     std::future::pending().await
 }
 
-/// The triggers that name one service, each once within a while: children change several times in a row.
+/// The triggers that name one service or what it is made of, each once within a while: children change several times
+/// in a row.
 pub fn of_one(
     triggers: broadcast::Receiver<Trigger>,
+    services: Store<DeserializeGuard<QwenService>>,
 ) -> impl Stream<Item = ObjectRef<DeserializeGuard<QwenService>>> + Send + 'static {
     stream::unfold(triggers, async |mut triggers| {
         let mut asked = HashSet::new();
@@ -141,10 +145,28 @@ pub fn of_one(
         Some((stream::iter(asked), triggers))
     })
     .flatten()
-    .filter_map(async |trigger| match trigger {
-        Trigger::Service { namespace, name } => Some(ObjectRef::new(&name).within(&namespace)),
-        Trigger::All => None,
-    })
+    .flat_map(move |trigger| stream::iter(concerned(trigger, &services)))
+}
+
+fn concerned(
+    trigger: Trigger,
+    services: &Store<DeserializeGuard<QwenService>>,
+) -> Vec<ObjectRef<DeserializeGuard<QwenService>>> {
+    match trigger {
+        Trigger::Service { namespace, name } => vec![ObjectRef::new(&name).within(&namespace)],
+        Trigger::Template { namespace, name } => {
+            let mut all = services.state();
+            all.retain(|service| {
+                let names = service.0.as_ref().map(templates::named).unwrap_or_default();
+                service.namespace().as_ref() == Some(&namespace)
+                    && names.iter().any(|named| named.name == name)
+            });
+            all.iter()
+                .map(|service| ObjectRef::from_obj(&**service))
+                .collect()
+        }
+        Trigger::All => Vec::new(),
+    }
 }
 
 /// The triggers for all services.
@@ -159,4 +181,37 @@ fn received(triggers: broadcast::Receiver<Trigger>) -> impl Stream<Item = Trigge
         Err(RecvError::Lagged(_)) => Some((Trigger::All, triggers)),
         Err(RecvError::Closed) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_concerns_the_services_of_its_namespace_that_name_it() {
+        let (services, mut writer) = reflector::store();
+        for (namespace, name, templates) in [
+            ("team", "both", json!([{ "name": "small" }, { "name": "large" }])),
+            ("team", "other", json!([{ "name": "large" }])),
+            ("team", "none", json!(null)),
+            ("elsewhere", "same", json!([{ "name": "small" }])),
+        ] {
+            let service = json!({
+                "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
+                "metadata": { "name": name, "namespace": namespace }, "spec": { "templateRefs": templates },
+            });
+            let service = serde_json::from_value(service).unwrap();
+            writer.apply_watcher_event(&watcher::Event::Apply(service));
+        }
+        let small = Trigger::Template {
+            namespace: "team".into(),
+            name: "small".into(),
+        };
+        let concerned = concerned(small, &services);
+        let names: Vec<&str> = concerned.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!(names, ["both"]);
+    }
 }

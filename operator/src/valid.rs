@@ -6,13 +6,16 @@ use serde_json::{Value, json};
 
 use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
+use crate::api::conditions::reasons;
 use crate::api::engine::Device;
 use crate::api::spec::PodTemplate;
+use crate::api::status::AppliedTemplate;
 use crate::api::{
     CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
 };
-use crate::schedule::{self, Hours};
+use crate::schedule::{self, Hours, Spell};
 use crate::sizing::{self, Sizing};
+use crate::templates::Merged;
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
 pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
@@ -70,6 +73,8 @@ pub struct Valid {
     pub replicas: Replicas,
     /// What the schedules of the autoscaler say now.
     pub hours: Hours,
+    /// The maintenance window that is open, or the next one.
+    pub window: Option<Spell>,
     /// GPUs of each replica.
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
@@ -78,6 +83,8 @@ pub struct Valid {
     pub extra_rules: Vec<ExtraRule>,
     /// What is wrong with the others: a sentence for each.
     pub unusable_rules: Vec<String>,
+    /// The templates that are in its spec.
+    pub templates: Vec<AppliedTemplate>,
     /// All that is passed on as it is.
     pub spec: QwenServiceSpec,
 }
@@ -148,6 +155,23 @@ pub enum Invalid {
     /// The object lacks what the API server always sets.
     #[error("the object has no {0}; it did not come from the API server")]
     Incomplete(&'static str),
+    /// The spec has another form than this operator knows.
+    #[error("the spec cannot be read, correct it: {0}")]
+    Unreadable(String),
+    /// Templates are not there.
+    #[error(
+        "spec.templateRefs names QwenServiceTemplate {}, which the namespace does not have: create it, or remove the name; what runs goes on as it is",
+        .0.join(" and ")
+    )]
+    TemplateNotFound(Vec<String>),
+    /// A service with its templates is none that the API server would take.
+    #[error("merged with {}, the spec would be refused: {}", .templates.join(" and "), .problems.join("; "))]
+    Merged {
+        /// Names of its templates.
+        templates: Vec<String>,
+        /// A line for each, with the path of the field.
+        problems: Vec<String>,
+    },
     /// The source has another form.
     #[error(
         "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
@@ -166,26 +190,38 @@ pub enum Invalid {
         /// What must not be changed.
         field: &'static str,
     },
-    /// A schedule of the autoscaler that cannot be understood.
+    /// A schedule that cannot be understood.
     #[error(
-        "spec.autoscaling.schedules[{0}]: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
+        "{0}: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
     )]
-    Schedule(usize, String),
+    Schedule(String, String),
+}
+
+impl Invalid {
+    /// The reason of the condition that tells it.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::TemplateNotFound(_) => reasons::TEMPLATE_NOT_FOUND,
+            _ => reasons::INVALID_SPEC,
+        }
+    }
 }
 
 /// What nobody else may set of our own containers.
 const OURS: [&str; 4] = ["args", "command", "ports", "$patch"];
 
-/// Checks a service. Client required: no. Without a time no schedule of its autoscaler is active.
+/// Checks a service with its whole spec. Client required: no. Without a time no schedule is active.
 ///
 /// # Errors
 /// What a person must change.
 pub fn validate(
     service: &QwenService,
+    merged: Merged,
     settings: &Settings,
     now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
-    let spec = &service.spec;
+    let Merged { spec, templates } = merged;
     let source = Source::parse(&spec.model.source)?;
     let served_name = spec
         .model
@@ -204,6 +240,10 @@ pub fn validate(
         .as_ref()
         .map(|autoscaling| schedule::at(autoscaling, now));
     let (limits, hours) = scaled.transpose()?.unzip();
+    let window = spec.rollout.window.as_ref().map(|window| {
+        let invalid = |why| Invalid::Schedule("spec.rollout.window".to_owned(), why);
+        schedule::spell(window, now).map_err(invalid)
+    });
     let replicas = match (limits, spec.suspend) {
         (_, true) => Replicas::Fixed(0),
         (Some(limits), false) => Replicas::Autoscaled(Box::new(limits)),
@@ -234,11 +274,13 @@ pub fn validate(
         progress_seconds: seconds(spec.rollout.progress_deadline.unwrap_or(startup)),
         replicas,
         hours: hours.unwrap_or_default(),
-        gpus: gpus(spec),
-        sizing: sizing::derive(spec),
+        window: window.transpose()?.flatten(),
+        gpus: gpus(&spec),
+        sizing: sizing::derive(&spec),
         extra_rules,
         unusable_rules,
-        spec: spec.clone(),
+        templates,
+        spec,
     })
 }
 
@@ -299,15 +341,17 @@ impl Valid {
     /// Address of the OpenAI API inside the cluster.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.spec.network.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!(
-            "{scheme}://{}:{ENGINE_PORT}/v1",
-            host(&self.name, &self.namespace)
-        )
+        let (scheme, host) = (self.scheme(), host(&self.name, &self.namespace));
+        format!("{scheme}://{host}:{ENGINE_PORT}/v1")
+    }
+
+    /// What replicas speak.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match self.spec.network.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// Label selector of the pods, as text.

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{join, join_all, join3};
+use futures::future::{join, join_all, join4};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ObjectMeta};
@@ -13,6 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
+use crate::api::template::QwenServiceTemplate;
 use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
 use crate::observe::{KEDA_PREFIX, selecting_resource};
@@ -20,6 +21,8 @@ use crate::plan::Kind;
 use crate::scope::Scope;
 use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
+/// The kind of templates.
+const TEMPLATE: &str = "QwenServiceTemplate";
 /// Objects that are held whole at a time while a kind is listed.
 const PAGE: u32 = 50;
 
@@ -53,7 +56,8 @@ pub async fn run(
         .filter_map(|kind| Some(watching.children(kind, caches.children(kind)?)));
     join(
         join_all(children),
-        join3(
+        join4(
+            watching.templates(&caches.templates),
             watching.selecting("Prometheus", &caches.prometheuses),
             watching.selecting("Alertmanager", &caches.alertmanagers),
             watching.namespaces(&caches.namespaces),
@@ -67,12 +71,24 @@ impl Watching<'_> {
         let config = watcher::Config::default().labels(&format!("{MANAGER_LABEL}={MANAGED_BY}"));
         let api = self.scope.api_with(self.client.clone(), &kind);
         let served = |known: &Capabilities| known.serves(kind);
-        let triggers = match kind {
-            Kind::HorizontalPodAutoscaler => of_scaled,
-            _ => of_one,
-        };
+        let triggers = |key| of_child(kind, key);
         self.follow(api, config, cache, kind.name(), served, |_| {}, triggers)
             .await;
+    }
+
+    async fn templates(&self, cache: &Cache<QwenServiceTemplate>) {
+        let api = self.scope.api(self.client.clone());
+        let config = watcher::Config::default();
+        self.follow(
+            api,
+            config,
+            cache,
+            TEMPLATE,
+            templates_served,
+            spec_only,
+            of_template,
+        )
+        .await;
     }
 
     /// The servers of this kind, which select by labels.
@@ -173,19 +189,35 @@ impl Watching<'_> {
     }
 }
 
-/// A child is named like its service.
-fn of_one((namespace, name): Key) -> Trigger {
+/// Whether the cluster has the definition of templates.
+#[must_use]
+pub fn templates_served(known: &Capabilities) -> bool {
+    known.has(TEMPLATE)
+}
+
+/// The service of a child. An autoscaler may also be KEDA's.
+fn of_child(kind: Kind, (namespace, child): Key) -> Trigger {
+    let name = match kind {
+        Kind::HorizontalPodAutoscaler => child.strip_prefix(KEDA_PREFIX).unwrap_or(&child),
+        kind => kind.service_of(&child),
+    };
+    let name = name.to_owned();
     Trigger::Service { namespace, name }
 }
 
-/// An autoscaler may also be KEDA's.
-fn of_scaled((namespace, name): Key) -> Trigger {
-    let service = name.strip_prefix(KEDA_PREFIX).unwrap_or(&name).to_owned();
-    of_one((namespace, service))
+fn of_template((namespace, name): Key) -> Trigger {
+    Trigger::Template { namespace, name }
 }
 
 fn of_all(_: Key) -> Trigger {
     Trigger::All
+}
+
+fn spec_only(template: &mut QwenServiceTemplate) {
+    template.metadata = ObjectMeta {
+        generation: template.metadata.generation,
+        ..identity(&template.metadata)
+    };
 }
 
 /// All that is read of a server that selects.

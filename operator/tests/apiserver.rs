@@ -4,6 +4,8 @@
 mod answers;
 #[path = "apiserver/causes.rs"]
 mod causes;
+#[path = "apiserver/deferral.rs"]
+mod deferral;
 #[path = "apiserver/failures.rs"]
 mod failures;
 #[path = "apiserver/installations.rs"]
@@ -19,6 +21,12 @@ mod rollouts;
 #[path = "apiserver/scaling.rs"]
 mod scaling;
 mod support;
+#[path = "apiserver/templates.rs"]
+mod templates;
+#[path = "apiserver/warm_up.rs"]
+mod warm_up;
+#[path = "apiserver/ways.rs"]
+mod ways;
 
 use serde_json::{Value, json};
 use support::{MONITORING, World};

@@ -1,10 +1,17 @@
 //! The resource definition: its file, and its rules as the API server evaluates them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may fail loudly, its helpers too
+use std::sync::LazyLock;
+
 use kube::CustomResourceExt;
-use kube_cel::Validator;
+use kube_cel::{CompiledSchema, Validator, compile_schema};
 use qwen_operator::api::QwenService;
-use qwen_operator::render;
+use qwen_operator::{definition, manifest, render};
 use serde_json::{Value, json};
+
+/// Rules as the API server has them, and those of a whole spec.
+static PUBLISHED: LazyLock<CompiledSchema> =
+    LazyLock::new(|| compile_schema(&definition::schema(definition::service())));
+static WHOLE: LazyLock<CompiledSchema> = LazyLock::new(|| compile_schema(&definition::whole()));
 
 /// Messages of the rules that refuse a spec.
 fn refusals(spec: Value) -> Vec<String> {
@@ -14,12 +21,24 @@ fn refusals(spec: Value) -> Vec<String> {
 fn refusals_of(mut object: Value) -> Vec<String> {
     object["apiVersion"] = json!("qwen-operator.io/v1alpha1");
     object["kind"] = json!("QwenService");
-    let crd = QwenService::crd();
-    let schema = json!(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema);
-    match Validator::new().validate(&schema, &object, None) {
-        Ok(()) => Vec::new(),
-        Err(errors) => errors.into_iter().map(|error| error.message).collect(),
-    }
+    let refused = |rules: &CompiledSchema| -> Vec<String> {
+        match Validator::new().validate_compiled(rules, &object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.into_iter().map(|error| error.message).collect(),
+        }
+    };
+    let published = refused(&PUBLISHED);
+    let sorted = |mut messages: Vec<String>| {
+        messages.sort();
+        messages
+    };
+    let whole = sorted(refused(&WHOLE));
+    assert_eq!(
+        sorted(published.clone()),
+        whole,
+        "the API server and the operator differ: {object}"
+    );
+    published
 }
 
 fn with(part: Value) -> Value {
@@ -32,11 +51,11 @@ fn with(part: Value) -> Value {
 
 #[test]
 fn the_file_is_what_the_code_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/qwenservices.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/qwen-operator.yaml");
     let file = std::fs::read_to_string(path).unwrap();
     assert!(
         file == render::crds().unwrap(),
-        "crds/qwenservices.yaml is old: cargo run -p qwen-operator -- crds > crds/qwenservices.yaml"
+        "crds/qwen-operator.yaml is old: make generate"
     );
 }
 
@@ -61,9 +80,155 @@ fn the_page_of_fields_is_what_the_code_says() {
 #[test]
 fn examples_pass_the_rules() {
     insta::glob!("../../examples", "*.yaml", |path| {
-        let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        assert_eq!(refusals_of(object), Vec::<String>::new(), "{}", path.display());
+        // Whole services by their rules, parts by what is published of them.
+        let manifest = manifest::read(&std::fs::read_to_string(path).unwrap()).unwrap();
+        for service in manifest.services {
+            let whole = !service.spec.0.contains_key("templateRefs");
+            assert!(
+                !whole || refusals_of(json!(service)).is_empty(),
+                "{}",
+                path.display()
+            );
+        }
     });
+}
+
+/// Every field below a schema; those of lists have `[]` in their path.
+fn fields(schema: &Value, path: &str, found: &mut Vec<(String, Value)>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        found.push((path.clone(), field.clone()));
+        fields(field, &path, found);
+        fields(&field["items"], &format!("{path}[]"), found);
+    }
+}
+
+fn spec_fields(schema: &Value) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    fields(&schema["properties"]["spec"], "spec", &mut found);
+    assert!(found.len() > 150, "{}", found.len());
+    found
+}
+
+/// The operator fills them in at every reconcile: a changed one reaches services that nobody touched.
+#[test]
+fn defaults_are_as_they_were() {
+    let mut lines = Vec::new();
+    for (path, field) in spec_fields(&definition::whole()) {
+        let default = &field["default"];
+        if !default.is_null() && field["properties"].is_null() {
+            lines.push(format!("{path} = {default}"));
+        }
+    }
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn nothing_that_a_template_may_give_has_a_default() {
+    let service = spec_fields(&definition::schema(definition::service()));
+    let template = spec_fields(&definition::schema(definition::template()));
+    let with = |fields: &[(String, Value)]| -> Vec<String> {
+        let with = fields
+            .iter()
+            .filter(|(path, field)| !field["default"].is_null() && !path.contains("[]"));
+        with.map(|(path, _)| path.clone()).collect()
+    };
+    // `/scale` must find it.
+    assert_eq!(with(&service), ["spec.replicas"]);
+    assert_eq!(with(&template), Vec::<String>::new());
+    let names =
+        |fields: &[(String, Value)]| -> Vec<String> { fields.iter().map(|(path, _)| path.clone()).collect() };
+    let own = ["spec.templateRefs", "spec.templateRefs[].name", "spec.replicas"];
+    let shared: Vec<String> = names(&service)
+        .into_iter()
+        .filter(|path| !own.contains(&path.as_str()))
+        .collect();
+    assert_eq!(shared, names(&template));
+    // What has no default in the schema tells it in words.
+    let told = service
+        .iter()
+        .find(|(path, _)| path == "spec.engine.maxNumSeqs")
+        .unwrap();
+    assert!(
+        told.1["description"]
+            .as_str()
+            .unwrap()
+            .ends_with("By default `256`."),
+        "{}",
+        told.1
+    );
+}
+
+#[test]
+fn what_is_required_is_required_where_no_template_gives_it() {
+    let refused = |spec: Value| -> Vec<String> {
+        let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
+        match Validator::new().validate_compiled(&PUBLISHED, &object, None) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    };
+    for (part, path) in [
+        (json!({}), "model"),
+        (json!({ "model": { "servedName": "a" } }), "model.source"),
+        (json!({ "model": { "revision": "a" } }), "model.source"),
+        (
+            with(json!({ "autoscaling": { "minReplicas": 2 } })),
+            "autoscaling.maxReplicas",
+        ),
+        (
+            with(json!({ "network": { "route": { "hostnames": ["a.example.com"] } } })),
+            "network.route.parentRefs",
+        ),
+        (
+            with(json!({ "engine": { "apiKeysSecretRef": { "name": "a" } } })),
+            "engine.apiKeysSecretRef.key",
+        ),
+        (
+            with(json!({ "network": { "inferencePool": { "endpointPickerRef": {} } } })),
+            "network.inferencePool.endpointPickerRef.name",
+        ),
+    ] {
+        let words = format!("spec.{path}: {path} is required, here or in a template that templateRefs names");
+        assert_eq!(refused(part.clone()), [words], "{part}");
+        let mut templated = part;
+        templated["templateRefs"] = json!([{ "name": "t" }]);
+        assert_eq!(refused(templated), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_part_may_rely_on_its_templates_but_no_field_may_be_wrong_by_itself() {
+    let template = compile_schema(&definition::schema(definition::template()));
+    let refused = |rules: &CompiledSchema, spec: &Value| {
+        let object = json!({ "metadata": { "name": "chat" }, "spec": spec });
+        Validator::new().validate_compiled(rules, &object, None).is_err()
+    };
+    for (part, wrong) in [
+        (json!({ "autoscaling": { "minReplicas": 3 } }), false),
+        (
+            json!({ "autoscaling": { "keda": { "pollingInterval": 9 } } }),
+            false,
+        ),
+        (
+            json!({ "model": { "revision": "v1" }, "gpus": 1, "engine": { "device": "Cpu" } }),
+            false,
+        ),
+        (json!({ "network": { "service": { "nodePort": 30080 } } }), false),
+        (
+            json!({ "rollout": { "maxSurge": 0, "maxUnavailable": 0 } }),
+            false,
+        ),
+        (json!({ "gpus": 2 }), true),
+        (json!({ "model": { "source": "ftp://a" } }), true),
+        (json!({ "engine": { "extraArgs": ["--port=1"] } }), true),
+        (json!({ "network": { "allowFrom": [{}] } }), true),
+    ] {
+        assert_eq!(refused(&template, &part), wrong, "{part}");
+        let mut named = part;
+        named["templateRefs"] = json!([{ "name": "t" }]);
+        assert_eq!(refused(&PUBLISHED, &named), wrong, "{named}");
+    }
 }
 
 #[test]
@@ -317,6 +482,40 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "write a host name such as",
         ),
         (
+            with(json!({ "network": { "service": { "nodePort": 30080 } } })),
+            "set type: NodePort or type: LoadBalancer",
+        ),
+        (
+            with(json!({ "network": { "service": { "externalTrafficPolicy": "Local" } } })),
+            "set type: NodePort or type: LoadBalancer",
+        ),
+        (
+            with(
+                json!({ "network": { "service": { "type": "NodePort", "loadBalancerClass": "internal" } } }),
+            ),
+            "are for type: LoadBalancer",
+        ),
+        (
+            with(
+                json!({ "network": { "service": { "type": "LoadBalancer", "loadBalancerClass": "in ternal" } } }),
+            ),
+            "write the name of a class",
+        ),
+        (
+            with(json!({ "network": { "ingress": { "path": "v1" } } })),
+            "path begins with /",
+        ),
+        (
+            with(json!({ "network": { "ingress": { "hosts": ["chat.example.com:443"] } } })),
+            "write a host name such as",
+        ),
+        (
+            with(
+                json!({ "network": { "route": { "parentRefs": [{ "name": "g" }], "backend": "InferencePool" } } }),
+            ),
+            "set inferencePool, or remove backend",
+        ),
+        (
             with(json!({ "network": { "route": { "parentRefs": [{ "name": "G" }] } } })),
             "write the name of an object",
         ),
@@ -475,6 +674,71 @@ fn scaling_that_cannot_work_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
+fn changes_that_could_never_go_out_are_refused_with_what_to_write_instead() {
+    let window = |changes: Value| {
+        let mut window = json!({ "schedule": "0 2 * * SAT", "duration": "4h", "timeZone": "Europe/Berlin" });
+        for (key, value) in changes.as_object().unwrap() {
+            window[key] = value.clone();
+        }
+        window
+    };
+    let rollout = |part: Value| with(json!({ "rollout": part }));
+    for (spec, words) in [
+        (
+            rollout(json!({ "window": window(json!({ "schedule": "SAT 2-6" })) })),
+            "the five fields of cron",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "duration": "10s" })) })),
+            "from 1m to 168h",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "timeZone": "" })) })),
+            "an IANA name",
+        ),
+        (
+            rollout(json!({ "waitForIdle": { "timeout": "1d" } })),
+            "from 10s to 24h, such as 1h",
+        ),
+        (
+            rollout(json!({ "waitForIdle": { "timeout": "0s" } })),
+            "from 10s to 24h, such as 1h",
+        ),
+        (
+            rollout(json!({ "window": window(json!({ "duration": "30m" })), "waitForIdle": {} })),
+            "waitForIdle.timeout must be shorter than window.duration",
+        ),
+        (
+            rollout(json!({ "window": window(json!({})), "waitForIdle": { "timeout": "4h" } })),
+            "waitForIdle.timeout must be shorter than window.duration",
+        ),
+        (
+            with(json!({ "warmUp": { "maxUnavailable": 0 } })),
+            "at least one node",
+        ),
+        (
+            with(json!({ "warmUp": { "maxUnavailable": "some" } })),
+            "a number from 1",
+        ),
+    ] {
+        let messages = refusals(spec.clone());
+        assert!(
+            messages.iter().any(|message| message.contains(words)),
+            "{spec}: {messages:?}"
+        );
+    }
+    for spec in [
+        rollout(json!({ "window": window(json!({})) })),
+        rollout(json!({ "waitForIdle": {} })),
+        rollout(json!({ "window": window(json!({})), "waitForIdle": { "timeout": "3h59m" } })),
+        with(json!({ "warmUp": {} })),
+        with(json!({ "warmUp": { "maxUnavailable": "100%" } })),
+    ] {
+        assert_eq!(refusals(spec.clone()), Vec::<String>::new(), "{spec}");
+    }
+}
+
+#[test]
 fn monitoring_that_cannot_work_is_refused_with_what_to_write_instead() {
     let secret = json!({ "name": "s", "key": "k" });
     let notified = |part: Value| json!({ "notifications": part });
@@ -541,6 +805,9 @@ fn what_a_platform_team_sets_is_taken() {
         json!({ "model": { "source": "s3://bucket/qwen/4b", "revision": "abc", "cache": { "sizeLimit": "9Gi" }, "s3": { "endpoint": "https://{bucket}.oss.example", "secretRef": { "name": "minio" } } } }),
         json!({ "network": { "allowFrom": [{ "podSelector": {} }, { "ipBlock": { "cidr": "10.0.0.0/8" } }], "scrapeFrom": [] } }),
         json!({ "network": { "route": { "parentRefs": [{ "name": "g", "namespace": "n", "sectionName": "https" }], "hostnames": ["*.example.com", "chat.example.com"] } } }),
+        json!({ "network": { "service": { "type": "LoadBalancer", "nodePort": 30080, "externalTrafficPolicy": "Local", "loadBalancerClass": "service.k8s.aws/nlb", "loadBalancerSourceRanges": ["203.0.113.0/24"] } } }),
+        json!({ "network": { "ingress": { "ingressClassName": "nginx", "hosts": ["chat.example.com"], "path": "/chat(/|$)(.*)", "pathType": "ImplementationSpecific", "annotations": { "a": "b" }, "tlsSecretName": "t" } } }),
+        json!({ "network": { "inferencePool": { "endpointPickerRef": { "name": "picker", "failureMode": "FailOpen" } }, "route": { "parentRefs": [{ "name": "g" }], "backend": "InferencePool" } } }),
         json!({ "disruption": { "maxUnavailable": "25%" } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "30m" } }),
         json!({ "engine": { "startupTimeout": "24h" }, "rollout": { "progressDeadline": "24h" } }),

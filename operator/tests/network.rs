@@ -185,6 +185,12 @@ fn whoever_may_call_prometheus_and_the_operator_may_scrape() {
         network(json!({ "allowFrom": gateway })),
         ["operator", "prometheus", "gateway"]
     );
+    let picker = json!({ "allowFrom": gateway, "scrapeFrom": [{ "podSelector": {} }] });
+    assert_eq!(
+        network(picker),
+        ["operator", "neighbour", "gateway"],
+        "an ingress controller and a picker"
+    );
     let addresses = json!([{ "ipBlock": { "cidr": "203.0.113.0/24" } }]);
     assert_eq!(
         network(json!({ "allowFrom": addresses })),

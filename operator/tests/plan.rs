@@ -13,6 +13,8 @@ mod notifications;
 mod pods;
 #[path = "plan/series.rs"]
 mod series;
+#[path = "plan/warm_up.rs"]
+mod warm_up;
 
 fn plans(text: &str) -> Vec<Plan> {
     render::plans(text, &settings()).unwrap()
@@ -111,7 +113,9 @@ fn what_does_not_concern_the_engine_restarts_no_pod() {
         json!({ "disruption": { "maxUnavailable": "50%" } }),
         json!({ "disruption": { "minAvailable": 2 } }),
         json!({ "network": { "policy": false, "allowFrom": [{ "podSelector": {} }], "route": { "parentRefs": [{ "name": "gateway" }] } } }),
+        json!({ "network": { "service": { "type": "LoadBalancer", "annotations": { "a": "b" } }, "ingress": {}, "inferencePool": { "endpointPickerRef": { "name": "picker" } } } }),
         json!({ "rollout": { "paused": true, "progressDeadline": "10m", "maxSurge": 2 } }),
+        json!({ "rollout": { "window": { "schedule": "0 2 * * *", "duration": "3h" }, "waitForIdle": {} }, "warmUp": {} }),
     ] {
         assert_eq!(template(part.clone()), plain, "{part}");
     }
@@ -210,6 +214,50 @@ fn a_certificate_changes_every_way_to_the_replicas() {
     );
     let plain = planned(json!({}), Kind::Deployment).unwrap().to_string();
     assert!(!plain.contains("HTTPS") && !plain.contains("ssl-"), "{plain}");
+}
+
+/// Of two Services that it matches, a ServiceMonitor scrapes every replica twice.
+#[test]
+fn the_monitor_matches_the_service_whatever_labels_it_has_and_no_other() {
+    let labels =
+        json!({ "qwen-operator.io/service": "other", "app.kubernetes.io/managed-by": "me", "team": "chat" });
+    let part = json!({ "network": { "service": { "type": "NodePort", "labels": labels } } });
+    let service = planned(part.clone(), Kind::Service).unwrap();
+    assert_eq!(service["spec"]["type"], "NodePort");
+    let labels = &service["metadata"]["labels"];
+    assert_eq!(
+        (&labels["qwen-operator.io/service"], &labels["team"]),
+        (&json!("chat"), &json!("chat"))
+    );
+    let monitor = planned(part, Kind::ServiceMonitor).unwrap();
+    assert_eq!(
+        monitor["spec"]["selector"],
+        json!({ "matchLabels": { "qwen-operator.io/service": "chat" } })
+    );
+}
+
+#[test]
+fn a_route_leads_to_the_service_or_to_the_pool_of_the_same_pods() {
+    let backend = |route: Value| {
+        let mut route = route;
+        route["parentRefs"] = json!([{ "name": "g" }]);
+        let part = json!({ "network": { "route": route, "inferencePool": { "endpointPickerRef": { "name": "picker", "port": 9 } } } });
+        let pool = planned(part.clone(), Kind::InferencePool).unwrap();
+        let pods = planned(part.clone(), Kind::Deployment).unwrap();
+        assert_eq!(
+            pool["spec"],
+            json!({
+                "selector": pods["spec"]["selector"], "targetPorts": [{ "number": 8000 }],
+                "endpointPickerRef": { "name": "picker", "port": { "number": 9 } },
+            })
+        );
+        planned(part, Kind::HTTPRoute).unwrap()["spec"]["rules"][0]["backendRefs"].clone()
+    };
+    assert_eq!(backend(json!({})), json!([{ "name": "chat", "port": 8000 }]));
+    assert_eq!(
+        backend(json!({ "backend": "InferencePool" })),
+        json!([{ "group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "chat" }])
+    );
 }
 
 #[test]

@@ -87,13 +87,13 @@ fn pod_spec(objects: &[Value]) -> Result<&Value> {
 }
 
 #[test]
-fn the_charts_crd_is_the_one_of_the_folder_crds() -> Result<()> {
+fn the_charts_crds_are_those_of_the_folder_crds() -> Result<()> {
     let read = |path: PathBuf| {
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     ensure!(
-        read(chart().join(CRD))? == read(root().join("crds/qwenservices.yaml"))?,
-        "charts/qwen-operator/{CRD} is not crds/qwenservices.yaml: run `make generate`"
+        read(chart().join(CRD))? == read(root().join("crds/qwen-operator.yaml"))?,
+        "charts/qwen-operator/{CRD} is not crds/qwen-operator.yaml: run `make generate`"
     );
     Ok(())
 }
@@ -120,30 +120,26 @@ fn lint_finds_nothing() -> Result<()> {
 
 #[test]
 #[ignore = "needs helm of the local cluster"]
-fn the_crd_is_a_template_that_changes_nothing_but_labels_and_the_keep_annotation() -> Result<()> {
+fn the_crds_are_a_template_that_changes_nothing_but_labels_and_the_keep_annotation() -> Result<()> {
     let plain = documents(&std::fs::read_to_string(chart().join(CRD))?)?;
     let rendered = render(&[])?;
-    let name = plain[0]["metadata"]["name"]
-        .as_str()
-        .context("the CRD has no name")?;
-    let crd = find(&rendered, "CustomResourceDefinition", name)?;
-    ensure!(
-        as_floats(&crd["spec"]) == as_floats(&plain[0]["spec"]),
-        "helm renders another spec than {CRD} has"
-    );
-    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
-
     let dropped = render(&["crds.keep=false"])?;
-    let crd = find(&dropped, "CustomResourceDefinition", name)?;
-    assert!(crd["metadata"]["annotations"]["helm.sh/resource-policy"].is_null());
-    assert!(
-        find(
-            &render(&["crds.install=false"])?,
-            "CustomResourceDefinition",
-            name
-        )
-        .is_err()
-    );
+    let absent = render(&["crds.install=false"])?;
+    assert_eq!(plain.len(), 2);
+    for plain in &plain {
+        let name = plain["metadata"]["name"]
+            .as_str()
+            .context("the CRD has no name")?;
+        let crd = find(&rendered, "CustomResourceDefinition", name)?;
+        ensure!(
+            as_floats(&crd["spec"]) == as_floats(&plain["spec"]),
+            "helm renders another spec of {name} than {CRD} has"
+        );
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        let crd = find(&dropped, "CustomResourceDefinition", name)?;
+        assert!(crd["metadata"]["annotations"]["helm.sh/resource-policy"].is_null());
+        assert!(find(&absent, "CustomResourceDefinition", name).is_err());
+    }
     Ok(())
 }
 

@@ -28,10 +28,12 @@ fn the_server_takes_every_object_of_chart_and_render() -> Result<()> {
             "-f",
             "-",
         ];
-        // The local cluster has no Gateway API; the operator makes such a route only where there is one.
-        let documents = objects
-            .split("\n---\n")
-            .filter(|one| !one.contains("kind: HTTPRoute\n"));
+        // The local cluster has no Gateway API; the operator makes such objects only where there is one.
+        let documents = objects.split("\n---\n").filter(|one| {
+            !["HTTPRoute", "InferencePool"]
+                .iter()
+                .any(|kind| one.contains(&format!("kind: {kind}\n")))
+        });
         let objects = documents.collect::<Vec<_>>().join("\n---\n");
         shell::output_with_input(apply.args(args), &objects)?;
     }
@@ -104,7 +106,7 @@ fn restricted(cluster: &Cluster) -> Result<()> {
         .flat_map(|objects| objects.split("\n---\n"))
     {
         let object: serde_json::Value = serde_saphyr::from_str(object)?;
-        if object["kind"] != "Deployment" {
+        if object["kind"] != "Deployment" && object["kind"] != "DaemonSet" {
             continue;
         }
         let mut pod = object["spec"]["template"].clone();

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::admission::{NAN, Shared};
+use super::choose::{Chosen, Row, choose};
 use super::{Command, OnEnd};
 use crate::model::{Logits, Model, ModelError, StepPlan};
 use crate::request::{
@@ -33,11 +34,11 @@ pub(super) struct Submission {
 }
 
 /// A request that has not ended.
-struct Live {
-    request: GenerateRequest,
+pub(super) struct Live {
+    pub(super) request: GenerateRequest,
     events: UnboundedSender<TokenEvent>,
     on_end: OnEnd,
-    sampler: Sampler,
+    pub(super) sampler: Sampler,
     /// Those of the prompt so far, if they were asked for and are not sent yet.
     prompt_logprobs: Option<Vec<TokenLogprobs>>,
     queued: Instant,
@@ -325,16 +326,16 @@ impl Worker {
         let now = Instant::now();
         let mut sampled = HashMap::new();
         let (mut ended, mut failed) = (Vec::new(), Vec::new());
+        let mut lives: HashMap<_, _> = self.live.iter_mut().map(|(id, live)| (*id, live)).collect();
         let wanted = plan.chunks.iter().filter(|chunk| chunk.sample);
-        for (chunk, row) in wanted.zip(logits.rows_mut()) {
-            let id = chunk.sequence;
-            let Some(live) = self.live.get_mut(&id) else {
-                continue;
-            };
-            self.shared.heartbeat().beat();
-            // The first number ends the search, so a good row costs nothing.
-            let numbers = row.iter().any(|logit| logit.is_finite());
-            if !self.shared.note_computed(numbers) {
+        let mut rows: Vec<Row<'_>> = wanted
+            .zip(logits.rows_mut())
+            .filter_map(|(chunk, row)| Some((chunk.sequence, lives.remove(&chunk.sequence)?, row)))
+            .collect();
+        let heartbeat = self.shared.heartbeat();
+        let chosen = choose(&mut rows, || heartbeat.beat());
+        for ((id, live, _), chosen) in rows.into_iter().zip(chosen) {
+            if !self.shared.note_computed(!matches!(chosen, Chosen::NoNumbers)) {
                 failed.push((id, TokenEvent::Failed(NAN.to_owned())));
                 continue;
             }
@@ -342,17 +343,13 @@ impl Worker {
                 self.outbox
                     .push((live.events.clone(), TokenEvent::Prompt(prompt)));
             }
-            if live.request.stop.max_tokens == 0 {
-                ended.push((id, FinishReason::Length));
-                continue;
-            }
-            // Only what belongs to this request runs here, so a panic costs no other one.
-            let next = catch_unwind(AssertUnwindSafe(|| live.sampler.sample(row)));
-            let next = next.map_err(|panic| TokenEvent::Failed(format!("a bug, {}", words(&*panic))));
-            let next = next.and_then(|next| next.map_err(|error| TokenEvent::Impossible(error.to_string())));
-            let Sampled { token, logprobs } = match next {
-                Ok(next) => next,
-                Err(error) => {
+            let Sampled { token, logprobs } = match chosen {
+                Chosen::NoNumbers => continue,
+                Chosen::Nothing => {
+                    ended.push((id, FinishReason::Length));
+                    continue;
+                }
+                Chosen::Failed(error) => {
                     tracing::warn!(
                         ?error,
                         request = live.request.id,
@@ -361,6 +358,7 @@ impl Worker {
                     failed.push((id, error));
                     continue;
                 }
+                Chosen::Token(next) => next,
             };
             sampled.insert(id, token);
             stats.generated_tokens += 1;
@@ -491,7 +489,7 @@ impl Live {
 }
 
 /// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
+pub(super) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without words".to_owned())

@@ -5,6 +5,7 @@ use std::time::Duration;
 use candle_core::DType;
 
 use super::PROMPT_ROWS;
+use super::attention;
 use super::checkpoint::{Checkpoint, Target, bytes_on_device};
 use super::config::{ConfigError, Qwen3Config};
 use super::layout::Weight;
@@ -140,6 +141,9 @@ pub fn load(
     let bytes = weight_bytes(&stored, &list, options.quantization, &target)?;
     let mut needs = needs(&config, options, max_model_len, bytes, [dtype, kv_dtype]);
     let on_cpu = device.is_cpu();
+    if !on_cpu {
+        needs.activations += attention::SCRATCH;
+    }
     needs.swap_in_limit = on_cpu;
     let plan = memory::plan(needs, limit)?;
     if let Some(quantization) = options.quantization {

@@ -2,8 +2,10 @@
 //!
 //! All tokens of a step form one matrix; only attention tells sequences apart.
 use candle_core::{DType, Device, Result, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
 
-use super::attention::{Heads, KvCache};
+use super::attention::{Heads, KvCache, Step};
 use super::checkpoint::Checkpoint;
 use super::config::Qwen3Config;
 use super::cpu::Threads;
@@ -86,6 +88,8 @@ impl Qwen3 {
         if build.device.is_cpu() {
             weights.pack(head.as_ref())?;
         }
+        // Another thread computes, and on a GPU it has a queue of its own.
+        build.device.synchronize()?;
         Ok(Self {
             norm: last,
             rope: Rope::new(config.rope_theta, config.head_dim, config.yarn.as_ref()),
@@ -112,8 +116,12 @@ impl Qwen3 {
         let mut x = self
             .embedding
             .forward(&Tensor::from_vec(tokens, count, &self.device)?, self.dtype)?;
+        let Some(first) = self.layers.first() else {
+            candle_core::bail!("the model has no layers")
+        };
+        let step = first.cache.place(plan)?;
         for layer in &mut self.layers {
-            x = layer.forward(&x, &rope, plan)?;
+            x = layer.forward(&x, &rope, &step)?;
             self.heartbeat.beat();
         }
         let hidden = |rows: Vec<u32>| {
@@ -146,7 +154,18 @@ fn predict(hidden: &Tensor, norm: &Norm, head: Option<&Linear>) -> Result<Vec<f3
         Some(head) => head.forward(&normed)?,
         None => normed,
     };
-    rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+    let rows = rows.flatten_all()?;
+    match rows.dtype() {
+        DType::BF16 => Ok(widen(rows.to_vec1()?, bf16::to_f32)),
+        DType::F16 => Ok(widen(rows.to_vec1()?, f16::to_f32)),
+        _ => rows.to_vec1(),
+    }
+}
+
+/// Half the bytes come from the GPU when they are widened here.
+fn widen<T: Send>(narrow: Vec<T>, wide: fn(T) -> f32) -> Vec<f32> {
+    const PIECE: usize = 1 << 15;
+    narrow.into_par_iter().with_min_len(PIECE).map(wide).collect()
 }
 
 impl Model for Qwen3 {
@@ -243,9 +262,9 @@ impl Layer {
         })
     }
 
-    fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
+    fn forward(&mut self, x: &Tensor, rope: &(Tensor, Tensor), step: &Step<'_>) -> Result<Tensor> {
         let threads = self.qkv.threads();
-        let attended = self.attend(&self.input_norm.forward(x, threads)?, rope, plan)?;
+        let attended = self.attend(&self.input_norm.forward(x, threads)?, rope, step)?;
         let x = (x + attended)?;
         let normed = self.post_norm.forward(&x, threads)?;
         x + match &self.mlp {
@@ -254,7 +273,7 @@ impl Layer {
         }?
     }
 
-    fn attend(&mut self, x: &Tensor, rope: &(Tensor, Tensor), plan: &StepPlan) -> Result<Tensor> {
+    fn attend(&mut self, x: &Tensor, rope: &(Tensor, Tensor), step: &Step<'_>) -> Result<Tensor> {
         let Heads { query, kv, dim } = self.heads;
         let tokens = x.dim(0)?;
         let qkv = self.qkv.forward(x)?.reshape((tokens, query + 2 * kv, dim))?;
@@ -263,7 +282,7 @@ impl Layer {
         let k = self.k_norm.rotated(&qkv, [query, kv], rope, threads)?;
         let v = qkv.narrow(1, query + kv, kv)?;
         self.output
-            .forward(&self.cache.attend([&q, &k, &v], plan, threads)?)
+            .forward(&self.cache.attend([&q, &k, &v], step, threads)?)
     }
 }
 

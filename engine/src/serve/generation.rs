@@ -78,6 +78,7 @@ mod tests {
     fn defaults_of(flags: &str, generation: &Value) -> Result<Defaults, Fatal> {
         let words = format!("serve m {flags}");
         let (config, _) = cli::parse(words.split_whitespace().map(Into::into)).unwrap();
+        let config = config.unwrap();
         defaults(&config, generation)
     }
 

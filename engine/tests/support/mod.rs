@@ -13,11 +13,15 @@ use qwen_engine::sequence::SequenceId;
 
 pub const BLOCK: usize = 16;
 
-/// Options for models of a few hundred KB.
+/// Options for models of a few hundred KB, on the CPU, or with QWEN_TEST_DEVICE=cuda on a GPU.
 pub fn options() -> LoadOptions {
+    let (device, dtype) = match std::env::var("QWEN_TEST_DEVICE").as_deref() {
+        Ok("cuda") => (DeviceKind::Cuda, Dtype::F32),
+        _ => (DeviceKind::Cpu, Dtype::Auto),
+    };
     LoadOptions {
-        device: DeviceKind::Cpu,
-        dtype: Dtype::Auto,
+        device,
+        dtype,
         kv_dtype: KvDtype::Auto,
         quantization: None,
         cache_dir: None,

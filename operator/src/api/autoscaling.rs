@@ -1,12 +1,12 @@
 //! How replicas follow the queue.
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscalerBehavior, MetricSpec};
 use kube::KubeSchema;
-use kube::core::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::keda::KedaSpec;
 use super::limits;
+use super::recurrence::Recurrence;
 
 /// Who gives the autoscaler its numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -124,25 +124,9 @@ const NO_ZERO: &str = "minReplicas must be at least 1: scaling to zero is not su
     "has(self.minReplicas) || has(self.maxReplicas)"
 ).message("a schedule changes minReplicas, maxReplicas or both: write one of them"))]
 pub struct ScalingSchedule {
-    /// When it begins, as in cron: minute, hour, day of the month, month and day of the week, such as `0 8 * * MON-FRI`.
-    #[x_kube(validation = Rule::new(
-        "self.matches('^[0-9A-Za-z*,/#-]+( [0-9A-Za-z*,/#-]+){4}$')"
-    ).message("schedule must be the five fields of cron (minute, hour, day of the month, month, day of the week) with one space between them, such as '0 8 * * MON-FRI'"))]
-    #[schemars(length(max = 128))]
-    pub schedule: String,
-    /// How long it lasts, such as `10h`; at most a week.
-    #[x_kube(validation = Rule::new(
-        "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('1m') && duration(self) <= duration('168h')"
-    ).message("duration must be whole seconds, minutes or hours from 1m to 168h, such as 10h"))]
-    #[schemars(length(max = 16))]
-    pub duration: Duration,
-    /// The time zone of `schedule` by its IANA name, such as `Europe/Berlin`.
-    #[serde(default = "utc")]
-    #[x_kube(validation = Rule::new(
-        "self.matches('^[A-Za-z][-+_A-Za-z0-9]*(/[-+_A-Za-z0-9]+)*$')"
-    ).message("timeZone must be an IANA name, such as Europe/Berlin or UTC"))]
-    #[schemars(length(max = 64))]
-    pub time_zone: String,
+    /// When it is active.
+    #[serde(flatten)]
+    pub time: Recurrence,
     /// Fewest replicas while it is active.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1").message(NO_ZERO))]
@@ -151,10 +135,6 @@ pub struct ScalingSchedule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_replicas: Option<i32>,
-}
-
-fn utc() -> String {
-    "UTC".to_owned()
 }
 
 const fn one() -> i32 {

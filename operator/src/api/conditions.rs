@@ -12,7 +12,7 @@ pub const MONITORING_READY: &str = "MonitoringReady";
 pub const SCALING_ACTIVE: &str = "ScalingActive";
 /// Every replica runs the current spec.
 pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
-/// Gateways have taken the route to the service.
+/// Every way in that the spec asks for leads to the service.
 pub const ROUTE_READY: &str = "RouteReady";
 
 /// Reasons, by what they say about any condition.
@@ -23,6 +23,8 @@ pub mod reasons {
     pub const SUSPENDED: &str = "Suspended";
     /// The spec cannot work.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// A template that the spec names is not there.
+    pub const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
     /// The API server refused an object of the service.
     pub const APPLY_FAILED: &str = "ApplyFailed";
     /// No pod exists yet.
@@ -65,6 +67,8 @@ pub mod reasons {
     pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
     /// A changed spec was given up; the replicas run the one before.
     pub const ROLLED_BACK: &str = "RolledBack";
+    /// A change waits for its window or for idle replicas.
+    pub const ROLLOUT_DEFERRED: &str = "RolloutDeferred";
     /// A changed spec finds no room beside the replicas that serve.
     pub const NO_ROOM_FOR_SURGE: &str = "NoRoomForSurge";
     /// A Prometheus selects what the operator made.
@@ -83,12 +87,14 @@ pub mod reasons {
     pub const DISABLED: &str = "Disabled";
     /// A change waits, as the spec says.
     pub const PAUSED: &str = "Paused";
-    /// Gateways have taken the route.
+    /// Gateways have taken the route, an ingress controller the Ingress, a load balancer the Service.
     pub const ACCEPTED: &str = "Accepted";
     /// A gateway refuses the route.
     pub const NOT_ACCEPTED: &str = "NotAccepted";
     /// No gateway has said anything yet.
     pub const WAITING_FOR_GATEWAY: &str = "WaitingForGateway";
+    /// No ingress controller or load balancer has given an address yet.
+    pub const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
     /// Metrics reach the autoscaler.
     pub const METRICS_AVAILABLE: &str = "MetricsAvailable";
     /// A metric that replicas should follow has no value.

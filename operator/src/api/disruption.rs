@@ -23,19 +23,12 @@ pub struct DisruptionSpec {
     pub min_available: Option<IntOrString>,
 }
 
-/// Whether a drain may take one replica of the fewest that there are; a single one has no budget.
-pub fn drainable() -> Rule {
-    let one_goes = |replicas: &str| {
-        let least = "string(self.disruption.minAvailable)";
-        // A share is rounded up, so one of them may go when a whole one is left over.
-        format!(
-            "({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
-        )
-    };
-    let autoscaled = one_goes("self.autoscaling.minReplicas");
-    let fixed = one_goes("self.replicas");
+/// Whether a drain may take one of so many replicas; `unbound` says where there is no budget of them.
+pub fn drainable(replicas: &str, unbound: &str) -> Rule {
+    let least = "string(self.disruption.minAvailable)";
+    // A share is rounded up, so one of them may go when a whole one is left over.
     let rule = format!(
-        "!has(self.disruption) || !has(self.disruption.minAvailable) || (has(self.autoscaling) ? self.autoscaling.maxReplicas == 1 || {autoscaled} : self.replicas <= 1 || {fixed})"
+        "!has(self.disruption.minAvailable) || {unbound} || ({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
     );
     Rule::new(rule).message(
         "disruption.minAvailable is as many as there may be replicas, so no node with one could be drained: lower it, raise replicas or autoscaling.minReplicas, or write disruption.maxUnavailable: 1 instead",

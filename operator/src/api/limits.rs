@@ -73,6 +73,15 @@ pub fn count_or_share(schema: &mut Schema) {
     );
 }
 
+/// Like `some_replicas`, of nodes.
+pub fn some_nodes(schema: &mut Schema) {
+    rule(
+        schema,
+        "string(self).matches('^([1-9][0-9]*|(100|[1-9][0-9]?)%)$')",
+        "maxUnavailable must allow at least one node, or a changed image would be fetched nowhere: write a number from 1, or a percentage from \"1%\" to \"100%\"",
+    );
+}
+
 /// A key in the data of a Secret.
 pub fn data_key(schema: &mut Schema) {
     schema.insert("maxLength".to_owned(), json!(253));
@@ -95,6 +104,37 @@ pub fn hostnames(schema: &mut Schema) {
     }
 }
 
+/// Ranges of addresses.
+pub fn cidrs(schema: &mut Schema) {
+    schema.insert("maxItems".to_owned(), json!(64));
+    if let Some(item) = at(schema, &["items"]) {
+        item["pattern"] = json!(CIDR);
+    }
+}
+
+/// How ranges of addresses are written.
+const CIDR: &str = "^[0-9a-fA-F:.]+/[0-9]{1,3}$";
+
+/// The class of a load balancer, which has the form of a label's key.
+pub fn class_name(schema: &mut Schema) {
+    schema.insert("maxLength".to_owned(), json!(317));
+    rule(
+        schema,
+        "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')",
+        "write the name of a class such as internal or example.com/internal",
+    );
+}
+
+/// The path of an Ingress.
+pub fn url_path(schema: &mut Schema) {
+    schema.insert("maxLength".to_owned(), json!(256));
+    rule(
+        schema,
+        "self.startsWith('/') && !self.contains('//') && !self.contains('/../') && !self.contains(' ')",
+        "path begins with / and has neither //, /../ nor spaces: write /v1, or one such as /chat/v1 that your controller rewrites",
+    );
+}
+
 /// Peers of a NetworkPolicy.
 pub fn peers(schema: &mut Schema) {
     schema.insert("maxItems".to_owned(), json!(32));
@@ -105,7 +145,7 @@ pub fn peers(schema: &mut Schema) {
         }]);
     }
     if let Some(cidr) = at(schema, &["items", "properties", "ipBlock", "properties", "cidr"]) {
-        cidr["pattern"] = json!("^[0-9a-fA-F:.]+/[0-9]{1,3}$");
+        cidr["pattern"] = json!(CIDR);
     }
 }
 

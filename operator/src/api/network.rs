@@ -6,17 +6,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ingress::IngressSpec;
 use super::limits;
+use super::service::ServiceSpec;
 
 /// Network of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.route) || self.route.backend != 'InferencePool' || has(self.inferencePool)",
+    "message": "route.backend: InferencePool leads to a pool that the service does not have: set inferencePool, or remove backend",
+}]))]
 pub struct NetworkSpec {
     /// Whether the NetworkPolicy exists. Its pods then reach DNS and the addresses of the spec only: the hub, the
     /// collector of `monitoring.tracing`, and every `http://` or `https://` address in `engine.env` and `engine.extraArgs`, such as a proxy.
     pub policy: bool,
     /// Who may call the service, beside those that scrape it and the operator; everyone when unset.
-    /// A gateway that routes to it is such a caller.
+    /// A gateway, ingress controller or endpoint picker in front of it is such a caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(transform = limits::peers)]
     pub allow_from: Option<Vec<NetworkPolicyPeer>>,
@@ -24,9 +30,17 @@ pub struct NetworkSpec {
     /// `app.kubernetes.io/name: prometheus` of all namespaces.
     #[schemars(transform = limits::peers)]
     pub scrape_from: Vec<NetworkPolicyPeer>,
+    /// The Service.
+    pub service: ServiceSpec,
+    /// A way in through an ingress controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<IngressSpec>,
     /// A route through gateways of the Gateway API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteSpec>,
+    /// A pool of the replicas, among which an endpoint picker of the Gateway API Inference Extension chooses for gateways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inference_pool: Option<InferencePoolSpec>,
     /// TLS to the replicas; without it they speak plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
@@ -57,7 +71,10 @@ impl Default for NetworkSpec {
                 }),
                 ..NetworkPolicyPeer::default()
             }],
+            service: ServiceSpec::default(),
+            ingress: None,
             route: None,
+            inference_pool: None,
             tls: None,
         }
     }
@@ -74,9 +91,55 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = limits::hostnames)]
     pub hostnames: Vec<String>,
+    /// Where the route leads.
+    #[serde(default)]
+    pub backend: RouteBackend,
     /// Whether clients speak TLS to the gateway: the address in the status begins with https then.
     #[serde(default = "yes")]
     pub tls: bool,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RouteBackend {
+    /// To the Service, which takes one ready replica after the other.
+    #[default]
+    Service,
+    /// To the pool of `inferencePool`, in which the endpoint picker chooses.
+    InferencePool,
+}
+
+/// An InferencePool of the service's replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InferencePoolSpec {
+    /// The endpoint picker, which must be there: the operator makes none.
+    pub endpoint_picker_ref: EndpointPickerRef,
+}
+
+/// The Service of an endpoint picker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointPickerRef {
+    /// Name of the Service, in the service's namespace.
+    #[schemars(transform = limits::object_name)]
+    pub name: String,
+    /// Port of that Service.
+    #[serde(default = "picker_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// What gateways do while the picker does not answer: FailClose, which refuses the request, when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_mode: Option<FailureMode>,
+}
+
+/// What becomes of a request without the picker's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailureMode {
+    /// The gateway takes any replica.
+    FailOpen,
+    /// It is refused.
+    FailClose,
 }
 
 /// A gateway, or one listener of it.
@@ -98,6 +161,10 @@ pub struct ParentRef {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
+}
+
+const fn picker_port() -> i32 {
+    9002
 }
 
 const fn yes() -> bool {

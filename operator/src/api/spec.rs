@@ -1,10 +1,10 @@
-//! The resource itself and the rules that span several of its parts.
+//! The whole spec of a service, and the rules that span several of its parts.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Affinity, PodResourceClaim, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
-use kube::{CustomResource, KubeSchema};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,39 +17,11 @@ use super::model::ModelSpec;
 use super::monitoring::MonitoringSpec;
 use super::network::NetworkSpec;
 use super::rollout::RolloutSpec;
-use super::status::QwenServiceStatus;
+use super::template::TemplateRef;
+use super::warm_up::WarmUpSpec;
 
 /// A served, monitored and autoscaled Qwen3 model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
-#[kube(
-    group = "qwen-operator.io",
-    version = "v1alpha1",
-    kind = "QwenService",
-    shortname = "qwen",
-    category = "all",
-    namespaced,
-    derive = "PartialEq",
-    doc = "A served, monitored and autoscaled Qwen3 model.",
-    status = "QwenServiceStatus",
-    scale(
-        spec_replicas_path = ".spec.replicas",
-        status_replicas_path = ".status.replicas",
-        label_selector_path = ".status.selector"
-    ),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "Loaded", type_ = "integer", priority = 1, json_path = ".status.model.bytesLoaded"),
-    printcolumn(name = "Tokens/s", type_ = "integer", priority = 1, json_path = ".status.performance.generationTokensPerSecond"),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
-    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.autoscaling.currentQueueDepth"),
-    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new(
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52"
-    ).message("metadata.name also names a Service and pods: use at most 52 lower-case letters, digits and '-', beginning with a letter"),
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.gpus) || self.gpus == 0 || self.engine.device == 'Cuda'"
@@ -57,7 +29,8 @@ use super::status::QwenServiceStatus;
 #[x_kube(validation = Rule::new(
     "!has(self.autoscaling) || self.autoscaling.queueDepth.perReplica < self.engine.maxQueuedRequests"
 ).message("autoscaling.queueDepth.perReplica must be below engine.maxQueuedRequests, or the queue is full before replicas are added: lower perReplica or raise maxQueuedRequests"))]
-#[x_kube(validation = disruption::drainable())]
+#[x_kube(validation = disruption::drainable("self.replicas", "has(self.autoscaling) || self.replicas <= 1"))]
+#[x_kube(validation = disruption::drainable("self.autoscaling.minReplicas", "!has(self.autoscaling) || self.autoscaling.maxReplicas == 1"))]
 #[x_kube(validation = Rule::new(
     "!self.monitoring.alerts.enabled || (self.monitoring.alerts.thresholds.queueDepth < self.engine.maxQueuedRequests && self.monitoring.alerts.thresholds.queueDepthWarning < self.engine.maxQueuedRequests)"
 ).message("the alert thresholds queueDepth and queueDepthWarning must be below engine.maxQueuedRequests, or these alerts can never fire: lower them or raise maxQueuedRequests"))]
@@ -68,6 +41,11 @@ use super::status::QwenServiceStatus;
     "!has(self.engine.extraArgs) || self.engine.extraArgs.all(arg, (!has(self.monitoring.tracing) || !arg.matches('^--otlp[-_]traces[-_]endpoint(=.*)?$')) && (!has(self.monitoring.logs.format) || !arg.matches('^--log[-_]format(=.*)?$')) && (!has(self.monitoring.logs.level) || !arg.matches('^--(uvicorn[-_])?log[-_]level(=.*)?$')))"
 ).message("engine.extraArgs repeats a flag that monitoring.tracing or monitoring.logs sets: remove it from extraArgs"))]
 pub struct QwenServiceSpec {
+    /// Templates that give what is not written here. Of several the later ones win, and what is written here wins over
+    /// all: objects are merged field by field, lists and single values are replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 8))]
+    pub template_refs: Vec<TemplateRef>,
     /// The model to serve.
     pub model: ModelSpec,
     /// The engine of each replica.
@@ -119,7 +97,7 @@ pub struct QwenServiceSpec {
     /// Changes of the pods that have no field of their own; they win over all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
-    /// Replicas; not used while autoscaling is set.
+    /// Replicas; not used while autoscaling is set. A template cannot set them.
     #[serde(default = "one")]
     #[schemars(range(min = 0))]
     pub replicas: i32,
@@ -129,9 +107,12 @@ pub struct QwenServiceSpec {
     /// Lets replicas follow the load; the number of replicas is fixed when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
-    /// How a change reaches running replicas.
+    /// When and how a change reaches running replicas.
     #[serde(default)]
     pub rollout: RolloutSpec,
+    /// Brings the engine's image onto nodes before replicas come to them; images come with the replicas when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUpSpec>,
     /// How many replicas a drain of nodes may take at once.
     #[serde(default)]
     pub disruption: DisruptionSpec,

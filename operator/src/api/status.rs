@@ -34,9 +34,13 @@ pub struct QwenServiceStatus {
     /// One word for the state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// Base address of the OpenAI API: inside the cluster, or at the gateway once it has taken the route.
+    /// Base address of the OpenAI API: at the gateway, ingress controller or load balancer once it leads to the
+    /// service, else inside the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The templates that are in force, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub applied_templates: Vec<AppliedTemplate>,
     /// Replicas that exist.
     pub replicas: i32,
     /// Replicas that serve.
@@ -61,11 +65,22 @@ pub struct QwenServiceStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// A template that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedTemplate {
+    /// Its name.
+    pub name: String,
+    /// Its generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+}
+
 /// What replicas serve of a model from a hub, and progress of loading.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ModelStatus {
-    /// The source, and after `@` the branch, tag or commit that the spec asks for; set for a model from a hub.
+    /// The source; for a model from a hub or a bucket, after `@` the branch, tag, commit or checksum that the spec asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// The commit of it that replicas serve; the newer one, where they differ.

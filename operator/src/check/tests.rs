@@ -37,8 +37,11 @@ fn whole(call: &Call) -> (u16, Value) {
             "goVersion": "", "compiler": "", "platform": "",
         }),
         path if path.ends_with("/customresourcedefinitions/qwenservices.qwen-operator.io") => {
-            let text = json!(QwenService::crd()).to_string().replace(".0,", ",");
+            let text = definition::service().to_string().replace(".0,", ",");
             serde_json::from_str(&text).unwrap()
+        }
+        path if path.ends_with("/customresourcedefinitions/qwenservicetemplates.qwen-operator.io") => {
+            definition::template()
         }
         path if path.ends_with("/selfsubjectaccessreviews") => {
             json!({ "spec": call.body["spec"], "status": { "allowed": true } })
@@ -51,10 +54,14 @@ fn whole(call: &Call) -> (u16, Value) {
         "/apis/autoscaling/v2" => kinds(&["HorizontalPodAutoscaler"]),
         "/apis/monitoring.coreos.com/v1" => kinds(&["ServiceMonitor", "PrometheusRule", "Prometheus"]),
         "/apis/gateway.networking.k8s.io/v1" => kinds(&["HTTPRoute"]),
+        "/apis/inference.networking.k8s.io/v1" => kinds(&["InferencePool"]),
         "/apis/keda.sh/v1alpha1" => kinds(&["ScaledObject"]),
         path if path.starts_with("/api/v1/nodes") => list(json!([
             { "metadata": { "name": "cpu" }, "status": { "allocatable": { "cpu": "4", "nvidia.com/gpu": "0" } } },
             { "metadata": { "name": "gpu" }, "status": { "allocatable": { "nvidia.com/mig-3g.40gb": "2", "nvidia.com/gpu": "1" } } },
+        ])),
+        path if path.starts_with("/apis/networking.k8s.io/v1/ingressclasses") => list(json!([
+            { "metadata": { "name": "nginx", "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } } },
         ])),
         path if path.starts_with("/apis/storage.k8s.io/v1/storageclasses") => list(json!([
             { "metadata": { "name": "slow" }, "provisioner": "p" },
@@ -76,7 +83,8 @@ fn bare(call: &Call) -> (u16, Value) {
     if call.line.contains("/selfsubjectaccessreviews") {
         return (201, json!({ "spec": {}, "status": { "allowed": false } }));
     }
-    if call.line.contains("nodes") || call.line.contains("storageclasses") {
+    let lists = ["nodes", "storageclasses", "ingressclasses"];
+    if lists.iter().any(|list| call.line.contains(list)) {
         return (200, json!({ "metadata": {}, "items": [] }));
     }
     refusal(404)
@@ -115,13 +123,16 @@ async fn a_whole_cluster_lacks_nothing() {
         [
             "ok       Kubernetes: v1.33.1",
             "ok       QwenService definition: qwenservices.qwen-operator.io serves v1alpha1, with this program's fields and rules",
+            "ok       QwenServiceTemplate definition: qwenservicetemplates.qwen-operator.io serves v1alpha1, with this program's fields and rules",
             &rights,
             "ok       HorizontalPodAutoscaler: autoscaling/v2",
             "ok       custom metrics: Service ns/op answers",
             "ok       Prometheus operator: serves ServiceMonitor, PrometheusRule and Prometheus",
             "ok       GPUs: 1 nvidia.com/gpu on gpu, 2 nvidia.com/mig-3g.40gb on gpu",
             "ok       StorageClass: fast is the default",
+            "ok       ingress controller: IngressClass nginx is the default",
             "ok       Gateway API: gateway.networking.k8s.io/v1 serves HTTPRoute",
+            "ok       Inference Extension: inference.networking.k8s.io/v1 serves InferencePool",
             "ok       KEDA: keda.sh/v1alpha1 serves ScaledObject",
         ]
     );
@@ -133,18 +144,21 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
     for (line, begins) in lines.iter().zip([
         "MISSING  Kubernetes: v1.32.0 is too old; upgrade",
         "MISSING  QwenService definition: qwenservices.qwen-operator.io is not installed; apply",
+        "MISSING  QwenServiceTemplate definition: qwenservicetemplates.qwen-operator.io is not installed; apply",
         "MISSING  rights: you may not get qwenservices.qwen-operator.io, list qwenservices",
         "MISSING  HorizontalPodAutoscaler: autoscaling/v2 is not served",
         "optional custom metrics: nobody serves them yet",
         "optional Prometheus operator: no ServiceMonitor, no PrometheusRule, no Prometheus; for scraping",
         "optional GPUs: no node offers nvidia.com/gpu; install",
         "optional StorageClass: there is none; claims",
+        "optional ingress controller: no IngressClass; only",
         "optional Gateway API: no HTTPRoute; only",
+        "optional Inference Extension: no InferencePool; only",
         "optional KEDA: no ScaledObject; only",
     ]) {
         assert!(line.starts_with(begins), "{line}");
     }
-    assert_eq!(lines.len(), 10);
+    assert_eq!(lines.len(), 13);
 }
 
 #[tokio::test]
@@ -156,11 +170,11 @@ async fn a_definition_of_another_release_is_told() {
         ),
         (("description", json!("other words")), ""),
     ] {
-        let mut crd = json!(QwenService::crd());
+        let mut crd = definition::service();
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]
             [change.0] = change.1;
         let told = lines(
-            move |call| match call.line.contains("customresourcedefinitions") {
+            move |call| match call.line.contains("customresourcedefinitions/qwenservices.") {
                 true => (200, crd.clone()),
                 false => whole(call),
             },
@@ -171,9 +185,12 @@ async fn a_definition_of_another_release_is_told() {
             "{told}"
         );
     }
-    let mut crd = json!(QwenService::crd());
+    let mut crd = definition::service();
     crd["spec"]["versions"][0]["served"] = json!(false);
-    let told = changed("customresourcedefinitions", move |_| (200, crd.clone())).await;
+    let told = changed("customresourcedefinitions/qwenservices.", move |_| {
+        (200, crd.clone())
+    })
+    .await;
     assert!(told.contains("does not serve v1alpha1; apply"), "{told}");
 }
 
@@ -259,7 +276,7 @@ async fn what_may_not_be_looked_up_is_missing_only_if_it_is_needed() {
             .starts_with("optional GPUs: cannot be looked up, ask as a user who may: no (403)")
     );
     assert!(
-        changed("customresourcedefinitions", forbidden)
+        changed("customresourcedefinitions/qwenservices.", forbidden)
             .await
             .starts_with("MISSING  QwenService definition: cannot be")
     );

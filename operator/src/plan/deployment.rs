@@ -47,10 +47,7 @@ pub fn build(valid: &Valid) -> Value {
                     "labels": meta::labels_over(valid, &valid.spec.pod_metadata.labels),
                     "annotations": annotations(valid),
                 },
-                "spec": match &valid.spec.pod_template {
-                    Some(template) => overlay::merge(pod(valid), &template.spec, ""),
-                    None => pod(valid),
-                },
+                "spec": replica(valid),
             },
         },
     })
@@ -62,6 +59,15 @@ fn annotations(valid: &Valid) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from(guards);
     annotations.extend(valid.spec.pod_metadata.annotations.clone());
     annotations
+}
+
+/// The pod of a replica, with what the user lays over it.
+#[must_use]
+pub fn replica(valid: &Valid) -> Value {
+    match &valid.spec.pod_template {
+        Some(template) => overlay::merge(pod(valid), &template.spec, ""),
+        None => pod(valid),
+    }
 }
 
 fn pod(valid: &Valid) -> Value {

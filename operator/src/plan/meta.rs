@@ -28,7 +28,7 @@ pub fn labels_over(valid: &Valid, extra: &BTreeMap<String, String>) -> BTreeMap<
     merged
 }
 
-/// Metadata of a child: every child is named like its service and owned by it.
+/// Metadata of a child that is named like its service, as nearly all are, and owned by it.
 #[must_use]
 pub fn metadata(valid: &Valid) -> Value {
     metadata_with(valid, &BTreeMap::new())

@@ -35,6 +35,7 @@ async fn a_refused_object_stops_no_other_and_is_told() {
 async fn what_is_refused_beside_the_replicas_is_told_where_it_belongs_and_the_service_is_ready() {
     for (kind, condition) in [
         ("PodDisruptionBudget", "RolloutComplete"),
+        ("DaemonSet", "RolloutComplete"),
         ("HorizontalPodAutoscaler", "ScalingActive"),
         ("ConfigMap", "MonitoringReady"),
         ("ServiceMonitor", "MonitoringReady"),
@@ -43,7 +44,9 @@ async fn what_is_refused_beside_the_replicas_is_told_where_it_belongs_and_the_se
     ] {
         let world = World::new(&MONITORING);
         world.fail(kind, Some((403, "no right")));
-        world.user_applies("chat", autoscaled(2, 3));
+        let mut spec = autoscaled(2, 3);
+        spec["warmUp"] = json!({});
+        world.user_applies("chat", spec);
         world.reconcile("chat").await.unwrap_err();
         world.another_writes("Deployment", "chat", &["status"], json!({
             "observedGeneration": 1, "replicas": 2, "readyReplicas": 2, "updatedReplicas": 2,
@@ -195,13 +198,16 @@ async fn a_hand_over_loses_no_replica_and_restarts_no_pod_whichever_request_fail
 #[tokio::test]
 async fn each_child_that_is_deleted_by_hand_comes_back_and_no_other_is_written() {
     let world = World::new(&MONITORING);
-    reconciled(&world, autoscaled(1, 3)).await;
+    let mut spec = autoscaled(1, 3);
+    spec["warmUp"] = json!({});
+    reconciled(&world, spec).await;
     let whole = world.plan();
     for kind in qwen_operator::plan::Kind::ALL {
-        if world.get(kind.name(), "chat").is_null() {
+        let name = kind.child_of("chat");
+        if world.get(kind.name(), &name).is_null() {
             continue;
         }
-        world.another_deletes(kind.name(), "chat");
+        world.another_deletes(kind.name(), &name);
         world.writes();
         world.reconcile("chat").await.unwrap();
         let writes = world.object_writes();
@@ -262,9 +268,18 @@ async fn monitoring_that_goes_and_comes_back_is_made_again() {
 #[tokio::test]
 async fn an_unreadable_object_gets_an_event_and_others_go_on() {
     let world = World::new(&MONITORING);
-    world.user_applies("odd", json!({ "model": 5 }));
+    world.user_applies("odd", json!("a text"));
     world.reconcile("odd").await.unwrap();
     assert_eq!(world.writes(), ["CREATE Event InvalidSpec"]);
+    // Of an operator that knows other fields than the definition.
+    world.user_applies("odder", json!({ "model": 5 }));
+    world.reconcile("odder").await.unwrap();
+    let condition = world.condition("odder", "Ready");
+    assert!(
+        condition
+            .starts_with("False InvalidSpec: the spec cannot be read, correct it: spec.model: invalid type"),
+        "{condition}"
+    );
     reconciled(&world, fixed(1)).await;
     assert_eq!(world.replicas("chat"), 1);
 }

@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 use qwen_operator::api::{CONTAINER, QwenService};
 use qwen_operator::plan::{Kind, plan};
+use qwen_operator::templates;
 use qwen_operator::valid::validate;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// What the standard `restricted` of https://kubernetes.io/docs/concepts/security/pod-security-standards/ refuses of a pod.
-fn not_restricted(pod: &Value) -> Vec<String> {
+pub fn not_restricted(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut want = |kept: bool, what: String| {
         if !kept {
@@ -111,7 +112,8 @@ proptest! {
         let mut service = QwenService::new("chat", serde_json::from_value(spec).unwrap());
         service.metadata.namespace = Some("team".to_owned());
         service.metadata.uid = Some("1".to_owned());
-        let plan = plan(&validate(&service, &settings(), None).unwrap());
+        let merged = templates::merged(&service, |_| None).unwrap();
+        let plan = plan(&validate(&service, merged, &settings(), None).unwrap());
         let deployment = plan.objects.into_iter().find(|desired| desired.kind == Kind::Deployment).unwrap();
         let pod = &deployment.body["spec"]["template"]["spec"];
         let container = &pod["containers"][0];

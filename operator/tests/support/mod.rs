@@ -128,6 +128,21 @@ impl World {
         }
     }
 
+    /// Writes a QwenServiceTemplate as a user would, with a new generation.
+    pub fn user_applies_template(&self, name: &str, spec: Value) {
+        let before = self.get("QwenServiceTemplate", name)["metadata"]["generation"].as_i64();
+        self.put(
+            "QwenServiceTemplate",
+            name,
+            json!({
+                "apiVersion": "qwen-operator.io/v1alpha1",
+                "kind": "QwenServiceTemplate",
+                "metadata": { "name": name, "namespace": "default", "generation": before.unwrap_or(0) + 1 },
+                "spec": spec,
+            }),
+        );
+    }
+
     /// One reconcile of a service, after the watches have caught up.
     pub async fn reconcile(&self, name: &str) -> Result<(), ReconcileError> {
         self.watches_catch_up();
@@ -140,6 +155,7 @@ impl World {
         for kind in Kind::ALL {
             list(caches.children(kind).unwrap(), self.all(kind.name(), true));
         }
+        list(&caches.templates, self.all("QwenServiceTemplate", false));
         list(&caches.prometheuses, self.all("Prometheus", false));
         list(&caches.alertmanagers, self.all("Alertmanager", false));
         let mut namespaces = self.all("Namespace", false);

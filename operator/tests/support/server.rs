@@ -59,9 +59,13 @@ pub struct State {
 pub fn path(kind: &str, name: &str) -> String {
     let (group, plural) = match kind {
         "QwenService" => return format!("{SERVICES}/{name}"),
+        "QwenServiceTemplate" => ("/apis/qwen-operator.io/v1alpha1", "qwenservicetemplates"),
         "Service" => ("/api/v1", "services"),
         "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
+        "Ingress" => ("/apis/networking.k8s.io/v1", "ingresses"),
+        "InferencePool" => ("/apis/inference.networking.k8s.io/v1", "inferencepools"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
+        "DaemonSet" => ("/apis/apps/v1", "daemonsets"),
         "ReplicaSet" => ("/apis/apps/v1", "replicasets"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
         "ScaledObject" => ("/apis/keda.sh/v1alpha1", "scaledobjects"),

@@ -129,7 +129,7 @@ impl Bench {
             "prometheus-operator",
             "example/prometheus-operator-crd",
         )?;
-        let ours = self.paths.root.join("crds/qwenservices.yaml");
+        let ours = self.paths.root.join("crds/qwen-operator.yaml");
         for path in [crds, ours] {
             let path = path.display().to_string();
             self.kube
