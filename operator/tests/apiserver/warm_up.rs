@@ -55,9 +55,9 @@ async fn somebody_elses_daemon_set_is_left_alone_and_named() {
     world.user_applies("chat", warm("good"));
     world.reconcile("chat").await.unwrap_err();
     assert_eq!(world.get("DaemonSet", "chat-warm-up"), foreign);
-    let told = world.condition("chat", "Ready");
+    let told = world.condition("chat", "RolloutComplete");
     assert!(
-        told.starts_with("False ApplyFailed: a DaemonSet named chat-warm-up exists"),
+        told.starts_with("False") && told.contains("; a DaemonSet named chat-warm-up exists"),
         "{told}"
     );
 }
