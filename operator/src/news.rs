@@ -17,7 +17,7 @@ enum Mild {
 use Mild::{Beginning, Calm, Step};
 
 /// All other reasons are news at once, and a warning unless their condition is true.
-const MILD: [(&str, &[Mild]); 11] = [
+const MILD: [(&str, &[Mild]); 12] = [
     (reasons::DISABLED, &[Beginning, Calm]),
     (reasons::CLAIM_PENDING, &[Beginning, Calm]),
     (reasons::WAITING_FOR_GATEWAY, &[Beginning, Calm]),
