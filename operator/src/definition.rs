@@ -105,7 +105,7 @@ impl<'a> Rules<'a> {
             }));
         }
         for mut rule in list(object.shift_remove("x-kubernetes-validations")) {
-            rule["rule"] = json!(self.from_root(rule["rule"].as_str().unwrap_or_default(), path));
+            rule["rule"] = json!(self.rooted(rule["rule"].as_str().unwrap_or_default(), path));
             if !path.is_empty() {
                 rule["fieldPath"] = json!(format!(".{}", path.join(".")));
             }
@@ -126,7 +126,7 @@ impl<'a> Rules<'a> {
     }
 
     /// A rule of the object at `path`, as it reads from the root, with the defaults of what is not written.
-    fn from_root(&self, rule: &str, path: &[String]) -> String {
+    fn rooted(&self, rule: &str, path: &[String]) -> String {
         // A pattern of ours that is tested; should it not compile, the rule stays as it is and the API server refuses it.
         let Ok(fields) = Regex::new(r"has\(self((?:\.\w+)+)\)|\bself((?:\.\w+)+)(\()?") else {
             return rule.to_owned();
