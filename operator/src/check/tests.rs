@@ -150,7 +150,7 @@ async fn a_bare_cluster_is_told_what_it_needs_and_what_it_may_have() {
         "optional custom metrics: nobody serves them yet",
         "optional Prometheus operator: no ServiceMonitor, no PrometheusRule, no Prometheus; for scraping",
         "optional GPUs: no node offers nvidia.com/gpu; install",
-        "optional StorageClass: there is none; claims",
+        "optional StorageClass: there is none; spec.model.cache.claim",
         "optional ingress controller: no IngressClass; only",
         "optional Gateway API: no HTTPRoute; only",
         "optional Inference Extension: no InferencePool; only",
