@@ -10,7 +10,7 @@ mod schema;
 use std::io::BufReader;
 use std::process::{Command, Output};
 
-use running::{PROMPT, Running, command, command_of, endless, first_chunk, rest};
+use running::{PROMPT, Running, command, command_of, endless, first_chunk, rest, terminate};
 use serde_json::{Value, json};
 
 #[test]
@@ -55,14 +55,7 @@ fn an_idle_program_does_nothing_but_wait_for_its_end() {
     let kilobytes: u32 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     // What a pod of it asks for is 16 MiB.
     assert!(kilobytes < 12 << 10, "{kilobytes} kB");
-    let id = idle.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    terminate(&idle);
     let output = idle.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }

@@ -10,6 +10,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::ListParams;
 use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::QwenService;
@@ -326,41 +327,59 @@ async fn gpus(client: &Client) -> Result<Found, kube::Error> {
 }
 
 async fn storage(client: &Client) -> Result<Found, kube::Error> {
-    let classes = Api::<StorageClass>::all(client.clone())
-        .list(&ListParams::default())
-        .await?;
-    let default = classes.iter().find(|class| {
-        let key = "storageclass.kubernetes.io/is-default-class";
-        class.annotations().get(key).is_some_and(|value| value == "true")
-    });
-    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
-    Ok(match default {
-        Some(class) => Found::Fine(format!("{} is the default", class.name_any())),
-        None if names.is_empty() => Found::Optional(
+    let default = "storageclass.kubernetes.io/is-default-class";
+    Ok(match classes::<StorageClass>(client, default).await? {
+        Classes::Default(name) => Found::Fine(format!("{name} is the default")),
+        Classes::None => Found::Optional(
             "there is none; spec.model.cache.claim needs a PersistentVolume of yours, or install a provisioner".to_owned(),
         ),
-        None => Found::Optional(format!("none is the default; name one in spec.model.cache.claim.storageClassName: {}", names.join(", "))),
+        Classes::Named(names) => Found::Optional(format!(
+            "none is the default; name one in spec.model.cache.claim.storageClassName: {names}"
+        )),
     })
 }
 
 async fn ingress(client: &Client) -> Result<Found, kube::Error> {
-    let classes = Api::<IngressClass>::all(client.clone())
-        .list(&ListParams::default())
-        .await?;
-    let default = classes.iter().find(|class| {
-        let key = "ingressclass.kubernetes.io/is-default-class";
-        class.annotations().get(key).is_some_and(|value| value == "true")
-    });
-    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
-    Ok(match default {
-        Some(class) => Found::Fine(format!("IngressClass {} is the default", class.name_any())),
-        None if names.is_empty() => Found::Optional(
+    let default = "ingressclass.kubernetes.io/is-default-class";
+    Ok(match classes::<IngressClass>(client, default).await? {
+        Classes::Default(name) => Found::Fine(format!("IngressClass {name} is the default")),
+        Classes::None => Found::Optional(
             "no IngressClass; only spec.network.ingress needs one, with its controller".to_owned(),
         ),
-        None => Found::Optional(format!(
-            "no IngressClass is the default; name one in spec.network.ingress.ingressClassName: {}",
-            names.join(", ")
+        Classes::Named(names) => Found::Optional(format!(
+            "no IngressClass is the default; name one in spec.network.ingress.ingressClassName: {names}"
         )),
+    })
+}
+
+/// Classes of a kind that the cluster has.
+enum Classes {
+    /// One is the default.
+    Default(String),
+    /// None is, of these.
+    Named(String),
+    None,
+}
+
+/// `default` is the annotation of the default class.
+async fn classes<K>(client: &Client, default: &str) -> Result<Classes, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned,
+{
+    let classes = Api::<K>::all(client.clone()).list(&ListParams::default()).await?;
+    let is_default = |class: &&K| {
+        class
+            .annotations()
+            .get(default)
+            .is_some_and(|value| value == "true")
+    };
+    if let Some(class) = classes.iter().find(is_default) {
+        return Ok(Classes::Default(class.name_any()));
+    }
+    let names: Vec<String> = classes.iter().map(ResourceExt::name_any).collect();
+    Ok(match names.is_empty() {
+        true => Classes::None,
+        false => Classes::Named(names.join(", ")),
     })
 }
 

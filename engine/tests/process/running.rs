@@ -132,14 +132,7 @@ impl Running {
     }
 
     pub fn signal(&self) {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        terminate(&self.child);
     }
 
     /// All lines until it has ended, and how it did.
@@ -179,4 +172,10 @@ pub fn rest(mut reader: BufReader<TcpStream>) -> String {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     text
+}
+
+pub fn terminate(child: &Child) {
+    let id = child.id().to_string();
+    let mut kill = Command::new("kill");
+    assert!(kill.args(["-TERM", &id]).status().unwrap().success());
 }
