@@ -1,5 +1,6 @@
 //! What holds at a time: which limits of replicas, and whether a window is open. Pure, with the clock given.
 use cronexpr::Crontab;
+use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::autoscaling::AutoscalingSpec;
@@ -56,28 +57,54 @@ pub fn at(
 /// # Errors
 /// The expression or the zone cannot be understood, or it never begins.
 pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<Spell>, String> {
-    let cron = parse(recurrence)?;
+    let (cron, zone) = parse(recurrence)?;
     let Some(now) = now else { return Ok(None) };
     let never = |_| format!("{:?} never begins", recurrence.schedule);
     let length = SignedDuration::try_from(std::time::Duration::from(recurrence.duration));
     let length = length.unwrap_or(SignedDuration::MAX);
     // The first beginning whose end is still to come.
     let since = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
-    let begin = cron.find_next(since).map_err(never)?.timestamp();
+    let begin = next(&cron, &zone, since).map_err(never)?;
     let end = begin.saturating_add(length).unwrap_or(Timestamp::MAX);
     Ok(Some(Spell { begin, end }))
 }
 
-fn parse(recurrence: &Recurrence) -> Result<Crontab, String> {
+/// The first time after `since`. An hour that a day lacks has none, one that it has twice has two.
+///
+/// From one change of clocks to the next the zone is an offset, in which alone `cron` searches: given a zone that goes
+/// back by half an hour, cronexpr 1.7 begins that hour again and again and never ends.
+fn next(cron: &Crontab, zone: &TimeZone, since: Timestamp) -> Result<Timestamp, cronexpr::Error> {
+    let (mut since, mut offset) = (since, zone.to_offset(since));
+    for change in zone.following(since) {
+        let found = next_at(cron, offset, since)?;
+        if found < change.timestamp() {
+            return Ok(found);
+        }
+        let before = change.timestamp().saturating_sub(SignedDuration::from_nanos(1));
+        (since, offset) = (before.unwrap_or(Timestamp::MIN), change.offset());
+    }
+    next_at(cron, offset, since)
+}
+
+/// The clock at the offset, read as if it were that of UTC.
+fn next_at(cron: &Crontab, offset: Offset, since: Timestamp) -> Result<Timestamp, cronexpr::Error> {
+    let ahead = SignedDuration::from_secs(offset.seconds().into());
+    let found = cron.find_next(since.saturating_add(ahead).unwrap_or(since))?.timestamp();
+    Ok(found.saturating_sub(ahead).unwrap_or(found))
+}
+
+fn parse(recurrence: &Recurrence) -> Result<(Crontab, TimeZone), String> {
     let Recurrence {
         schedule, time_zone, ..
     } = recurrence;
-    cronexpr::parse_crontab(&format!("{schedule} {time_zone}")).map_err(|error| {
+    let refused = |why: &str| format!("{schedule:?} in {time_zone:?} cannot be understood ({why})");
+    let zone = TimeZone::get(time_zone).map_err(|error| refused(&error.to_string()))?;
+    let cron = cronexpr::parse_crontab(&format!("{schedule} UTC")).map_err(|error| {
         // The expression and a mark below it come first.
         let error = error.to_string();
-        let why = error.rsplit_once("^ ").map_or(&*error, |(_, why)| why).trim();
-        format!("{schedule:?} in {time_zone:?} cannot be understood ({why})")
-    })
+        refused(error.rsplit_once("^ ").map_or(&*error, |(_, why)| why).trim())
+    })?;
+    Ok((cron, zone))
 }
 
 // === impl Spell ===
@@ -140,18 +167,24 @@ mod tests {
 
     #[test]
     fn an_hour_that_a_day_lacks_is_skipped_and_one_that_it_has_twice_begins_twice() {
-        let next = |schedule: &str, now: &str| {
+        let next_in = |zone: &str, schedule: &str, now: &str| {
             let night = autoscaling(json!([
-                { "schedule": schedule, "duration": "10m", "timeZone": "Europe/Berlin", "minReplicas": 3 },
+                { "schedule": schedule, "duration": "10m", "timeZone": zone, "minReplicas": 3 },
             ]));
             at_time(&night, now).3
         };
+        let next = |schedule: &str, now: &str| next_in("Europe/Berlin", schedule, now);
         // Clocks go from 2:00 to 3:00, which is 1:00 in UTC.
         assert_eq!(next("30 2 * * *", "2026-03-28T12:00:00Z"), "2026-03-30T00:30:00Z");
         // And from 3:00 back to 2:00.
         assert_eq!(next("30 2 * * *", "2026-10-24T12:00:00Z"), "2026-10-25T00:30:00Z");
         assert_eq!(next("30 2 * * *", "2026-10-25T01:00:00Z"), "2026-10-25T01:30:00Z");
         assert_eq!(next("0 8 * * *", "2026-10-24T12:00:00Z"), "2026-10-25T07:00:00Z");
+        // From 2:00 back to 1:30, which is 15:00 in UTC.
+        let island = |schedule: &str, now: &str| next_in("Australia/Lord_Howe", schedule, now);
+        assert_eq!(island("0 2 * * *", "2026-04-04T13:30:00Z"), "2026-04-04T15:30:00Z");
+        assert_eq!(island("45 1 * * *", "2026-04-04T14:00:00Z"), "2026-04-04T14:45:00Z");
+        assert_eq!(island("45 1 * * *", "2026-04-04T15:00:00Z"), "2026-04-04T15:15:00Z");
     }
 
     #[test]
