@@ -21,7 +21,7 @@ BENCH ?=
 
 CARGO_TEST := cargo test --release --locked
 # By name out of the whole workspace: another selection of packages has other features, which builds everything again.
-CLUSTER_TESTS := $(addprefix --test ,alerts cache chart clients dashboards drains faults history input installations life notifications path rollouts scaling traces traps)
+CLUSTER_TESTS := $(addprefix --test ,alerts cache chaos chart clients dashboards drains faults history input installations life lock notifications path rollouts scaling traces traps)
 section = @printf '\n==== %s ====\n' "$(1)"
 
 .PHONY: help
@@ -35,6 +35,10 @@ demo: need-cluster-tools ## The whole path: cluster, operator, model, chat, metr
 .PHONY: demo-down
 demo-down: need-rust ## Remove everything that the demo started
 	cargo xtask demo-down --cluster $(CLUSTER)
+
+.PHONY: chaos
+chaos: need-cluster-tools ## Faults on the local cluster, and which alerts fire and resolve when (FULL=1: default thresholds, a quarter of an hour; ONLY=name)
+	cargo xtask chaos $(if $(FULL),--full) $(addprefix --only ,$(ONLY))
 
 .PHONY: test
 test: lint test-code test-cluster ## Everything: lint, tests of the code, end-to-end tests on the local cluster

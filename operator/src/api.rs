@@ -35,6 +35,8 @@ pub const SERVICE_LABEL: &str = "qwen-operator.io/service";
 pub const ENGINE_PORT: u16 = 8000;
 /// Name of that port in pods and Services.
 pub const PORT_NAME: &str = "http";
+/// Name of the port of /metrics, where it has one of its own.
+pub const METRICS_PORT_NAME: &str = "http-metrics";
 /// Name of the engine's container in its pod.
 pub const CONTAINER: &str = "engine";
 /// Name of the init container that downloads into a claim.

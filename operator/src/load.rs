@@ -128,6 +128,8 @@ pub struct EnginePod {
     pub labels: BTreeMap<String, String>,
     /// Where to scrape it; `None` unless its phase is Running.
     pub address: Option<IpAddr>,
+    /// The port of its /metrics, where that is not the API's.
+    pub metrics_port: Option<u16>,
     /// It is being deleted: still counted while it answers, but not called silent.
     pub terminating: bool,
     /// Why it does not serve.

@@ -111,7 +111,7 @@ async fn rounds(client: kube::Client, board: LoadBoard, metrics: Metrics) {
 
 async fn visit(board: &LoadBoard, secrets: &Secrets, metrics: &Metrics, pod: EnginePod) {
     let Some(address) = pod.address else { return };
-    let address = SocketAddr::new(address, ENGINE_PORT);
+    let address = SocketAddr::new(address, pod.metrics_port.unwrap_or(ENGINE_PORT));
     let trust = secrets
         .ca(&pod)
         .map(|ca| Trust::new(ca, host(&pod.service, &pod.namespace)));

@@ -8,10 +8,10 @@ use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::conditions::reasons;
 use crate::api::engine::Device;
-use crate::api::spec::PodTemplate;
 use crate::api::status::AppliedTemplate;
 use crate::api::{
-    CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, PORT_NAME, QwenService, QwenServiceSpec, SERVICE_LABEL,
+    CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, METRICS_PORT_NAME, PORT_NAME, QwenService, QwenServiceSpec,
+    SERVICE_LABEL,
 };
 use crate::schedule::{self, Hours, Spell};
 use crate::sizing::{self, Sizing};
@@ -249,7 +249,7 @@ pub fn validate(
         (Some(limits), false) => Replicas::Autoscaled(Box::new(limits)),
         (None, false) => Replicas::Fixed(spec.replicas),
     };
-    spec.pod_template.as_ref().map_or(Ok(()), check_template)?;
+    check_template(&spec)?;
     let startup = spec.engine.startup_timeout;
     let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
     Ok(Valid {
@@ -300,16 +300,22 @@ fn gpus(spec: &QwenServiceSpec) -> i32 {
     spec.gpus.unwrap_or(i32::from(needed))
 }
 
-fn check_template(template: &PodTemplate) -> Result<(), Invalid> {
+fn check_template(spec: &QwenServiceSpec) -> Result<(), Invalid> {
+    let Some(template) = &spec.pod_template else {
+        return Ok(());
+    };
+    let apart = spec.monitoring.metrics_port.map(|_| METRICS_PORT_NAME);
     let lists = ["containers", "initContainers"].map(|list| template.spec[list].as_array());
     for container in lists.into_iter().flatten().flatten() {
         let name = container["name"].as_str().unwrap_or_default();
         let mut ports = container["ports"].as_array().into_iter().flatten();
         let taken = match name {
             CONTAINER | DOWNLOADER => OURS.into_iter().find(|field| container.get(field).is_some()),
-            _ => ports
-                .any(|port| port["name"] == PORT_NAME)
-                .then_some("a port `http`"),
+            _ => ports.find_map(|port| match port["name"].as_str() {
+                Some(PORT_NAME) => Some("a port `http`"),
+                name if name.is_some() && name == apart => Some("a port `http-metrics`"),
+                _ => None,
+            }),
         };
         if let Some(field) = taken {
             let container = name.to_owned();

@@ -414,6 +414,10 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "write the name of an object",
         ),
         (
+            with(json!({ "monitoring": { "metricsPort": 8000 } })),
+            "must not be 8000, the port of the API",
+        ),
+        (
             with(json!({ "disruption": { "maxUnavailable": 0 } })),
             "no node with a replica could ever be drained",
         ),

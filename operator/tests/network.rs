@@ -205,6 +205,26 @@ fn whoever_may_call_prometheus_and_the_operator_may_scrape() {
 }
 
 #[test]
+fn with_a_port_apart_who_calls_does_not_scrape_and_who_scrapes_does_not_call() {
+    let apart = |network: Value, port: i32| {
+        those_who_may_call(
+            json!({ "network": network, "monitoring": { "metricsPort": 9100 } }),
+            port,
+        )
+    };
+    let scrapers = ["operator", "prometheus"];
+    assert_eq!(apart(json!({}), 8000).len(), callers().len());
+    assert_eq!(apart(json!({}), 9100), scrapers);
+    assert_eq!(apart(json!({}), 9101), Vec::<&str>::new());
+    let own_namespace = json!({ "allowFrom": [{ "podSelector": {} }] });
+    assert_eq!(apart(own_namespace.clone(), 8000), ["neighbour"]);
+    assert_eq!(apart(own_namespace, 9100), scrapers);
+    assert_eq!(apart(json!({ "allowFrom": [] }), 8000), Vec::<&str>::new());
+    assert_eq!(apart(json!({ "allowFrom": [] }), 9100), scrapers);
+    assert_eq!(apart(json!({ "scrapeFrom": [] }), 9100), ["operator"]);
+}
+
+#[test]
 fn a_model_from_a_hub_may_be_downloaded_and_nothing_else_called() {
     let hub = policy(json!({ "model": { "source": "hf://Qwen/Qwen3-0.6B" } }));
     let dns = pod("kube-system", ("k8s-app", "kube-dns"));

@@ -189,6 +189,31 @@ fn secrets_are_files_that_follow_and_never_words_of_the_command_line() {
 }
 
 #[test]
+fn metrics_on_a_port_apart_are_found_there_by_flag_pod_service_and_monitor() {
+    let part = json!({ "monitoring": { "metricsPort": 9100 } });
+    let pod = planned(part.clone(), Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone();
+    let container = &pod["containers"][0];
+    assert!(container["args"].to_string().contains("\"--metrics-port=9100\""));
+    let names = |ports: &Value| -> Vec<String> {
+        ports
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| port["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&container["ports"]), ["http", "http-metrics"]);
+    assert_eq!(container["ports"][1]["containerPort"], 9100);
+    // The kubelet asks the API's port, as before.
+    assert_eq!(container["readinessProbe"]["httpGet"]["port"], "http");
+    let service = planned(part.clone(), Kind::Service).unwrap();
+    assert_eq!(names(&service["spec"]["ports"]), ["http", "http-metrics"]);
+    assert_eq!(service["spec"]["ports"][1]["port"], 9100);
+    let monitor = planned(part, Kind::ServiceMonitor).unwrap();
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], "http-metrics");
+}
+
+#[test]
 fn a_certificate_changes_every_way_to_the_replicas() {
     let part = json!({ "network": { "tls": { "secretName": "chat-tls" } } });
     let pod = planned(part.clone(), Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone();

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xtask::demo::manifest;
+pub use xtask::demo::manifest::merge;
 use xtask::demo::steps::{Demo, NAMESPACE};
 use xtask::kube::Kube;
 use xtask::paths::Paths;
@@ -49,17 +51,7 @@ impl Cluster {
 
     /// A QwenService of the nano model, as small as it goes; `spec` is JSON merged into its spec.
     pub fn nano(&self, name: &str, spec: Value) -> Value {
-        let mut manifest = serde_json::json!({
-            "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
-            "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {
-                "model": {"source": "embedded://nano"},
-                "engine": {"device": "Cpu", "imagePullPolicy": "IfNotPresent"},
-                "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-            },
-        });
-        merge(&mut manifest["spec"], spec);
-        manifest
+        manifest::nano(NAMESPACE, name, spec)
     }
 
     /// Applies a manifest; the server's words if it refuses.
@@ -138,18 +130,6 @@ pub fn waiting<T>(what: &str, limit: Duration, condition: impl FnMut() -> Result
         Ok(String::new())
     })?;
     answer.context("the step ended without an answer")
-}
-
-/// RFC 7386 without deletions: objects are merged, everything else replaces.
-pub fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 /// Everything that tells why a service is not as expected, for the message of a failing test.

@@ -173,6 +173,27 @@ fn no_rule_has_a_wildcard() -> Result<()> {
 
 #[test]
 #[ignore = "needs helm of the local cluster"]
+fn an_override_changes_its_alert_of_the_operator_and_no_other() -> Result<()> {
+    let rules = |values: &[&str]| -> Result<Vec<Value>> {
+        let objects = render(&[&["prometheusRule.enabled=true"], values].concat())?;
+        let rules = find(&objects, "PrometheusRule", RELEASE)?["spec"]["groups"][0]["rules"].clone();
+        rules.as_array().cloned().context("no rules")
+    };
+    let mut expected = rules(&[])?;
+    let down = expected
+        .iter_mut()
+        .find(|rule| rule["alert"] == "QwenOperatorDown");
+    let down = down.context("no QwenOperatorDown")?;
+    down["for"] = json!("10m");
+    down["labels"]["severity"] = json!("warning");
+    let key = "prometheusRule.overrides.QwenOperatorDown";
+    let changed = rules(&[&format!("{key}.for=10m"), &format!("{key}.severity=warning")])?;
+    assert_eq!(changed, expected);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm of the local cluster"]
 fn the_pod_satisfies_the_restricted_standard() -> Result<()> {
     let objects = render(&[])?;
     let pod = pod_spec(&objects)?;
@@ -305,6 +326,8 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
         "leaseNamespace=",
         "metricsApi.enabled=perhaps",
         "tokenSecrets[0].name=scrape",
+        "prometheusRule.overrides.QwenOperatorDown.for=soon",
+        "prometheusRule.overrides.OperatorDown.for=10m",
     ] {
         match render(&[value]) {
             Ok(_) => bail!("{value} was accepted"),

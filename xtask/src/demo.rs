@@ -1,5 +1,6 @@
 //! `make demo`: the whole path of a user, from an empty machine to an alert that fires and resolves.
 pub mod load;
+pub mod manifest;
 pub mod monitoring;
 pub mod steps;
 
@@ -36,19 +37,7 @@ pub struct Options {
 /// Runs every step and leaves the cluster running.
 pub fn up(paths: &Paths, options: &Options) -> Result<()> {
     let local = options.cluster == "local";
-    let kube = if local {
-        cluster::up(paths)?;
-        images::run(
-            paths,
-            &images::Options {
-                load: true,
-                ..Default::default()
-            },
-        )?;
-        Kube::local(paths)
-    } else {
-        Kube::current()
-    };
+    let kube = if local { start(paths)? } else { Kube::current() };
     let proxy = Proxy::start(&kube)?;
     let demo = Demo {
         kube: &kube,
@@ -68,6 +57,17 @@ pub fn up(paths: &Paths, options: &Options) -> Result<()> {
     }
     println!("{}", next_steps(paths, local));
     Ok(())
+}
+
+/// Starts the local cluster, if none runs, with the images of this checkout.
+pub fn start(paths: &Paths) -> Result<Kube> {
+    cluster::up(paths)?;
+    let load = images::Options {
+        load: true,
+        ..Default::default()
+    };
+    images::run(paths, &load)?;
+    Ok(Kube::local(paths))
 }
 
 /// Removes what [`up`] made: the local cluster whole, or from the user's own cluster service, operator and CRD.

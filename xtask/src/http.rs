@@ -17,11 +17,17 @@ fn agent(timeout: Duration) -> ureq::Agent {
 
 /// GET of a text.
 pub fn get_text(url: &str) -> Result<String> {
-    let mut response = agent(Duration::from_secs(10))
-        .get(url)
-        .call()
-        .with_context(|| format!("GET {url} failed"))?;
-    Ok(response.body_mut().read_to_string()?)
+    get_with(url, &[]).map(|(_, text)| text)
+}
+
+/// GET with headers; the status and the body as text.
+pub fn get_with(url: &str, headers: &[(&str, &str)]) -> Result<(u16, String)> {
+    let request = agent(Duration::from_secs(10)).get(url);
+    let request = headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value));
+    let mut response = request.call().with_context(|| format!("GET {url} failed"))?;
+    Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
 }
 
 /// GET of a JSON document; `query` is percent-encoded.

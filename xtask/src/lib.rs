@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod certs;
+pub mod chaos;
 pub mod cluster;
 pub mod debian;
 pub mod demo;

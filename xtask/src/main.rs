@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::paths::Paths;
-use xtask::{bench, cluster, demo, images};
+use xtask::{bench, chaos, cluster, demo, images};
 
 /// The project's chores.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Chore {
     Demo(demo::Options),
     /// Removes everything that the demo started.
     DemoDown(demo::Options),
+    /// Brings faults on services of the local cluster and measures which alerts fire, when, and when they resolve.
+    Chaos(chaos::Options),
 }
 
 #[derive(Subcommand)]
@@ -66,5 +68,6 @@ fn run(cli: Cli) -> Result<()> {
         Chore::BenchOperator(options) => bench::operator::run(&paths, &options),
         Chore::Demo(options) => demo::up(&paths, &options),
         Chore::DemoDown(options) => demo::down(&paths, &options),
+        Chore::Chaos(options) => chaos::run(&paths, &options),
     }
 }

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 use crate::progress::Step;
 
@@ -15,7 +15,26 @@ pub fn until<T>(
     step: &mut Step,
     what: &str,
     limit: Duration,
+    condition: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let note = |missing: &Error| step.note(&format!("waiting for {what}: {missing:#}"));
+    again(what, limit, Duration::from_millis(250), condition, note)
+}
+
+/// The same less often and without a word, for what goes on beside other things.
+///
+/// # Errors
+/// As [`until`].
+pub fn quietly<T>(what: &str, limit: Duration, condition: impl FnMut() -> Result<T>) -> Result<T> {
+    again(what, limit, Duration::from_secs(1), condition, |_| ())
+}
+
+fn again<T>(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
     mut condition: impl FnMut() -> Result<T>,
+    mut note: impl FnMut(&Error),
 ) -> Result<T> {
     let begun = Instant::now();
     loop {
@@ -24,8 +43,8 @@ pub fn until<T>(
             Err(missing) if begun.elapsed() >= limit => {
                 bail!("waited {} s for {what}: {missing:#}", limit.as_secs())
             }
-            Err(missing) => step.note(&format!("waiting for {what}: {missing:#}")),
+            Err(missing) => note(&missing),
         }
-        sleep(Duration::from_millis(250));
+        sleep(pause);
     }
 }

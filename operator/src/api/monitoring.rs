@@ -27,6 +27,11 @@ pub struct MonitoringSpec {
     /// The operator may read only the Secrets that the chart's value `tokenSecrets` names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKey>,
+    /// A port for /metrics alone, which then leaves port 8000: whoever calls the API cannot scrape, and whoever scrapes
+    /// cannot call. The NetworkPolicy opens it to `network.scrapeFrom` and the operator, whatever `network.allowFrom` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535), extend("x-kubernetes-validations" = [{"rule": "self != 8000", "message": "metricsPort must not be 8000, the port of the API: choose another one, or leave it out"}]))]
+    pub metrics_port: Option<i32>,
     /// Spans of requests go to a collector; nowhere when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<TracingSpec>,

@@ -143,8 +143,9 @@ pub struct PodTemplate {
     /// A part of a pod's spec, laid over the planned one as a strategic merge patch: containers, volumes, variables and
     /// the like are merged by name, null removes a field, `$patch: replace` in a map takes away what was in it,
     /// `$patch: delete` removes an item. The engine's container is `engine`, the one that downloads into a claim
-    /// `download`; their `args`, `command` and `ports`, and a port `http` of another container, are refused with
-    /// InvalidSpec, since probes, Services and policies rely on ours.
+    /// `download`; their `args`, `command` and `ports`, and a port `http` of another container (with
+    /// `monitoring.metricsPort` also `http-metrics`), are refused with InvalidSpec, since probes, Services and policies
+    /// rely on ours.
     #[schemars(transform = limits::pod_spec)]
     pub spec: Value,
 }

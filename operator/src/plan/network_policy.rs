@@ -1,7 +1,7 @@
 //! The NetworkPolicy: who may call and scrape engine pods, and whom they may call.
 //!
-//! It counts pods, addresses and ports, not paths: who may scrape may also call the API, and the other way round.
-//! Keys and the metrics token tell these apart.
+//! It counts pods, addresses and ports, not paths: who may scrape may also call the API, and the other way round,
+//! unless /metrics has a port of its own. Keys and the metrics token tell these apart.
 use std::collections::BTreeSet;
 
 use http::Uri;
@@ -27,24 +27,42 @@ pub fn build(valid: &Valid) -> Option<Value> {
             "spec": {
                 "podSelector": { "matchLabels": meta::match_labels(valid) },
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": [{ "from": callers(valid), "ports": [port("TCP", ENGINE_PORT)] }],
+                "ingress": ingress(valid),
                 "egress": destinations(valid),
             },
         })
     })
 }
 
-/// Everyone, or those that the spec names, those that scrape, and the operator.
-fn callers(valid: &Valid) -> Option<Vec<Value>> {
+/// Who may call and who may scrape: one rule where both do it on one port, two where /metrics has its own.
+fn ingress(valid: &Valid) -> Vec<Value> {
     let network = &valid.spec.network;
     let operator = json!({
         "namespaceSelector": { "matchLabels": { NAMESPACE_LABEL: valid.operator_namespace } },
         "podSelector": { "matchLabels": { "app.kubernetes.io/name": MANAGED_BY } },
     });
-    network.allow_from.as_ref().map(|named| {
-        let named = named.iter().chain(&network.scrape_from).map(|peer| json!(peer));
-        named.chain([operator]).collect()
-    })
+    let named = network.allow_from.as_ref();
+    let callers = named.map(|named| named.iter().map(|peer| json!(peer)).collect::<Vec<_>>());
+    let scrapers = network
+        .scrape_from
+        .iter()
+        .map(|peer| json!(peer))
+        .chain([operator]);
+    let rule = |from: Option<Vec<Value>>, port: Value| json!({ "from": from, "ports": [port] });
+    let api = port("TCP", ENGINE_PORT);
+    match valid.spec.monitoring.metrics_port {
+        None => vec![rule(
+            callers.map(|callers| callers.into_iter().chain(scrapers).collect()),
+            api,
+        )],
+        Some(apart) => {
+            // An empty list would let everyone in.
+            let nobody = callers.as_ref().is_some_and(Vec::is_empty);
+            let api = (!nobody).then(|| rule(callers, api));
+            let metrics = rule(Some(scrapers.collect()), port("TCP", apart));
+            api.into_iter().chain([metrics]).collect()
+        }
+    }
 }
 
 /// DNS anywhere, since a node's own cache has an address outside of every namespace, the hub, and the addresses of the spec.
@@ -136,6 +154,6 @@ impl Address {
     }
 }
 
-fn port(protocol: &str, number: u16) -> Value {
-    json!({ "protocol": protocol, "port": number })
+fn port(protocol: &str, number: impl Into<i32>) -> Value {
+    json!({ "protocol": protocol, "port": number.into() })
 }

@@ -2,7 +2,7 @@
 use serde_json::{Value, json};
 
 use super::meta;
-use crate::api::PORT_NAME;
+use crate::api::{METRICS_PORT_NAME, PORT_NAME};
 use crate::valid::{CA_KEY, Valid, host};
 
 /// Builds the ServiceMonitor, unless it is switched off.
@@ -27,7 +27,7 @@ pub fn build(valid: &Valid) -> Option<Value> {
             "spec": {
                 "selector": { "matchLabels": meta::match_labels(valid) },
                 "endpoints": [{
-                    "port": PORT_NAME,
+                    "port": valid.spec.monitoring.metrics_port.map_or(PORT_NAME, |_| METRICS_PORT_NAME),
                     "path": "/metrics",
                     "scheme": tls.as_ref().map(|_| "https"),
                     "tlsConfig": tls,

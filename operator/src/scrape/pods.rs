@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tracing::warn;
 
 use super::secrets;
-use crate::api::SERVICE_LABEL;
+use crate::api::{METRICS_PORT_NAME, SERVICE_LABEL};
 use crate::capabilities::Trigger;
 use crate::cause;
 use crate::load::{EnginePod, LoadBoard};
@@ -103,6 +103,7 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
         service: pod.labels().get(SERVICE_LABEL)?.clone(),
         labels: pod.labels().clone(),
         address: address.filter(|_| running),
+        metrics_port: metrics_port(pod),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         cause: cause::of_pod(pod),
         ready: status
@@ -124,6 +125,14 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
     })
 }
 
+/// Of the pod, not of its service's spec: while that changes there are pods of both.
+fn metrics_port(pod: &Pod) -> Option<u16> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let port = ports.find(|port| port.name.as_deref() == Some(METRICS_PORT_NAME))?;
+    port.container_port.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -143,6 +152,20 @@ mod tests {
     fn only_a_running_pod_has_an_address() {
         assert!(engine_pod(&pod("a", "Running")).unwrap().address.is_some());
         assert!(engine_pod(&pod("a", "Pending")).unwrap().address.is_none());
+    }
+
+    #[test]
+    fn a_pod_tells_by_its_port_where_its_metrics_are() {
+        let with = |name: &str| {
+            let mut pod = pod("a", "Running");
+            let ports =
+                json!([{"name": "http", "containerPort": 8000}, {"name": name, "containerPort": 9100}]);
+            let spec = json!({"containers": [{"name": "engine", "ports": ports}]});
+            pod.spec = serde_json::from_value(spec).unwrap();
+            engine_pod(&pod).unwrap().metrics_port
+        };
+        assert_eq!(with(METRICS_PORT_NAME), Some(9100));
+        assert_eq!(with("another"), None);
     }
 
     #[test]

@@ -239,9 +239,15 @@ fn a_pod_template_changes_the_pod_and_nothing_that_the_operator_relies_on() {
         (CONTAINER, "ports", json!([]), "ports"),
         (CONTAINER, "$patch", json!("delete"), "$patch"),
         ("sidecar", "ports", json!([{ "name": "http" }]), "a port `http`"),
+        (
+            "sidecar",
+            "ports",
+            json!([{ "name": "http-metrics" }]),
+            "a port `http-metrics`",
+        ),
     ] {
         let over = json!({ "spec": { "containers": [{ "name": name, field: value }] } });
-        let text = service(json!({ "podTemplate": over }));
+        let text = service(json!({ "podTemplate": over, "monitoring": { "metricsPort": 9100 } }));
         let refused = qwen_operator::render::plans(&text, &settings())
             .unwrap_err()
             .to_string();

@@ -129,6 +129,26 @@ pub fn end(processes: &[Process]) -> Result<()> {
     )
 }
 
+/// Processes of a container, by its id as a pod's status has it (`containerd://…`): an image without a shell has
+/// nothing else to send a signal by.
+///
+/// # Errors
+/// When this is no container's id, which could name any process.
+pub fn of_container(id: &str) -> Result<Vec<u32>> {
+    let id = id.rsplit('/').next().unwrap_or_default();
+    if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        bail!("{id:?} is no id of a container: is it still being created?");
+    }
+    let pids = fs::read_dir("/proc")?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let inside = |pid: &u32| {
+        // One that has ended meanwhile is in none.
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        cgroups.is_ok_and(|text| text.contains(id))
+    };
+    Ok(pids.filter(inside).collect())
+}
+
 /// Sends a signal to pids; a process that is gone meanwhile is no error.
 pub fn signal(name: &str, pids: impl Iterator<Item = u32>) -> Result<()> {
     for pid in pids {
@@ -192,6 +212,15 @@ mod tests {
                 started: 345
             }]
         );
+    }
+
+    #[test]
+    fn what_is_no_id_of_a_container_names_no_process() {
+        for id in ["", "containerd://", "/", "containerd://abc"] {
+            assert!(of_container(id).is_err(), "{id:?}");
+        }
+        let unknown = format!("containerd://{}", "0".repeat(64));
+        assert_eq!(of_container(&unknown).unwrap(), []);
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! What Prometheus, Alertmanager and the webhook receiver say, through the apiserver's proxy.
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
@@ -91,27 +93,35 @@ impl Monitoring {
 
     /// The state of an alert of the service in Prometheus: `inactive`, `pending` or `firing`.
     pub fn alert_state(&self, alert: &str, service: &str) -> Result<String> {
+        self.rule_state(alert, &format!("{service}-alerts"))
+    }
+
+    /// The same of an alert in a group of rules.
+    pub fn rule_state(&self, alert: &str, group: &str) -> Result<String> {
         let rules = http::get_json(&format!("{}/api/v1/rules", self.prometheus), &[("type", "alert")])?;
         let groups = rules["data"]["groups"].as_array().cloned().unwrap_or_default();
-        let name = format!("{service}-alerts");
         let rule = groups
             .iter()
-            .filter(|group| group["name"] == name.as_str())
+            .filter(|one| one["name"] == group)
             .flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default())
             .find(|rule| rule["name"] == alert);
-        let rule = rule.with_context(|| format!("Prometheus has no rule {alert} in a group {name}"))?;
+        let rule = rule.with_context(|| format!("Prometheus has no rule {alert} in a group {group}"))?;
         Ok(rule["state"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Whether Alertmanager holds an active alert of the service.
     pub fn alertmanager_has(&self, alert: &str, service: &str) -> Result<bool> {
-        let filter = [
-            ("filter", format!("alertname=\"{alert}\"")),
-            ("filter", format!("service=\"{service}\"")),
-        ];
-        let filter: Vec<_> = filter.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let alerts = http::get_json(&format!("{}/api/v2/alerts", self.alertmanager), &filter)?;
-        Ok(alerts.as_array().is_some_and(|alerts| !alerts.is_empty()))
+        let active = self.active(&format!("service=\"{service}\""))?;
+        Ok(active.contains(alert))
+    }
+
+    /// Names of the active alerts in Alertmanager that this matcher selects.
+    pub fn active(&self, matcher: &str) -> Result<BTreeSet<String>> {
+        let url = format!("{}/api/v2/alerts", self.alertmanager);
+        let alerts = http::get_json(&url, &[("filter", matcher)])?;
+        let names = alerts.as_array().into_iter().flatten();
+        let names = names.filter_map(|alert| alert["labels"]["alertname"].as_str());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// Whether the webhook got the alert with this status (`firing` or `resolved`).

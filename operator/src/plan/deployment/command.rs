@@ -33,6 +33,8 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
         flag("port", ENGINE_PORT),
         flag("device", device(engine.device)),
     ];
+    let monitoring = &valid.spec.monitoring;
+    args.extend(monitoring.metrics_port.map(|port| flag("metrics-port", port)));
     args.extend(engine.dtype.map(|numbers| flag("dtype", dtype(numbers))));
     args.extend(
         engine
@@ -74,7 +76,6 @@ pub fn args(valid: &Valid, command: &str) -> Vec<String> {
     }
     let caching = if engine.prefix_caching { "" } else { "no-" };
     args.push(format!("--{caching}enable-prefix-caching"));
-    let monitoring = &valid.spec.monitoring;
     if let Some(tracing) = monitoring.tracing.as_ref().filter(|_| command == SERVE) {
         args.push(flag("otlp-traces-endpoint", &tracing.otlp_endpoint));
     }

@@ -2,8 +2,8 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
-use super::{command, volumes};
-use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, PORT_NAME};
+use super::{EXIT_SECONDS, command, volumes};
+use crate::api::{CONTAINER, DOWNLOADER, ENGINE_PORT, METRICS_PORT_NAME, PORT_NAME};
 use crate::valid::{ENDPOINT_GRACE_SECONDS, Valid};
 
 /// Serves the model.
@@ -13,17 +13,20 @@ pub fn engine(valid: &Valid) -> Value {
     if downloaded {
         args.push("--offline".to_owned());
     }
+    let port = |name: &str, number: i32| json!({ "name": name, "containerPort": number, "protocol": "TCP" });
+    let apart = valid.spec.monitoring.metrics_port;
+    let ports = [port(PORT_NAME, ENGINE_PORT.into())].into_iter();
     json!({
         "name": CONTAINER,
         "image": valid.image,
         "imagePullPolicy": valid.spec.engine.image_pull_policy,
         "args": args,
         "env": command::env(valid, command::SERVE),
-        "ports": [{ "name": PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP" }],
+        "ports": ports.chain(apart.map(|number| port(METRICS_PORT_NAME, number))).collect::<Vec<_>>(),
         "resources": resources(valid),
         "startupProbe": probe(valid, "/ready", 1, valid.startup_seconds),
         "readinessProbe": probe(valid, "/ready", 2, 1),
-        "livenessProbe": probe(valid, "/health", 10, 3),
+        "livenessProbe": liveness(valid),
         // Endpoints learn of a leaving pod only after it is told to stop: until then it must still take requests.
         "lifecycle": { "preStop": { "sleep": { "seconds": ENDPOINT_GRACE_SECONDS } } },
         // The engine's last sentence, or else its last log lines, become the reason in the service's status.
@@ -73,6 +76,13 @@ fn without_devices(mut resources: Value) -> Value {
         }
     }
     resources
+}
+
+/// An engine that is stuck lets no stream end, however long the drain: it gets the time that the kubelet needs.
+fn liveness(valid: &Valid) -> Value {
+    let mut probe = probe(valid, "/health", 10, 3);
+    probe["terminationGracePeriodSeconds"] = json!(ENDPOINT_GRACE_SECONDS + EXIT_SECONDS);
+    probe
 }
 
 fn probe(valid: &Valid, path: &str, period: u32, failures: u64) -> Value {
