@@ -201,7 +201,7 @@ impl Chaos<'_> {
                 .kube
                 .run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
             // A setting once made stays in the release until it is set again.
-            let off = ["serviceMonitor.enabled=null", "prometheusRule=null"];
+            let off = ["serviceMonitor.enabled=null", "prometheusRule.enabled=null"];
             self.demo.install(&off).map(|()| String::new())
         })
     }
