@@ -123,15 +123,15 @@ cluster-down: need-rust ## Stop the local cluster and remove what it left on the
 .PHONY: generate
 generate: need-rust ## Write the generated files again: CRDs in crds/ and in the chart, page of fields, API document, tables of metrics
 	@mkdir -p crds target
-	cargo run --quiet --release --locked --package qwen-operator -- crds > target/crds.yaml
+	cargo run --quiet --release --locked --bin qwen-operator -- crds > target/crds.yaml
 	mkdir -p crds charts/qwen-operator/files
 	mv target/crds.yaml crds/qwen-operator.yaml
 	cp crds/qwen-operator.yaml charts/qwen-operator/files/crds.yaml
-	cargo run --quiet --release --locked --package qwen-operator -- fields > docs/fields.md
-	cargo run --quiet --release --locked --package qwen-operator -- own-alerts > charts/qwen-operator/files/alerts.yaml
+	cargo run --quiet --release --locked --bin qwen-operator -- fields > docs/fields.md
+	cargo run --quiet --release --locked --bin qwen-operator -- own-alerts > charts/qwen-operator/files/alerts.yaml
 	mkdir -p charts/qwen-operator/files/dashboards
-	for of in fleet operator; do cargo run --quiet --release --locked --package qwen-operator -- dashboard $$of > charts/qwen-operator/files/dashboards/qwen-$$of.json; done
-	UPDATE_EXPECT=1 $(CARGO_TEST) --package qwen-engine --test metrics
+	for of in fleet operator; do cargo run --quiet --release --locked --bin qwen-operator -- dashboard $$of > charts/qwen-operator/files/dashboards/qwen-$$of.json; done
+	UPDATE_EXPECT=1 $(CARGO_TEST) --workspace --test metrics
 
 .PHONY: test-gpu
 test-gpu: need-rust ## The engine's tests of its numbers on this machine's NVIDIA GPU (needs CUDA's toolkit)

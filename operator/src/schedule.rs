@@ -89,7 +89,9 @@ fn next(cron: &Crontab, zone: &TimeZone, since: Timestamp) -> Result<Timestamp, 
 /// The clock at the offset, read as if it were that of UTC.
 fn next_at(cron: &Crontab, offset: Offset, since: Timestamp) -> Result<Timestamp, cronexpr::Error> {
     let ahead = SignedDuration::from_secs(offset.seconds().into());
-    let found = cron.find_next(since.saturating_add(ahead).unwrap_or(since))?.timestamp();
+    let found = cron
+        .find_next(since.saturating_add(ahead).unwrap_or(since))?
+        .timestamp();
     Ok(found.saturating_sub(ahead).unwrap_or(found))
 }
 
@@ -182,9 +184,18 @@ mod tests {
         assert_eq!(next("0 8 * * *", "2026-10-24T12:00:00Z"), "2026-10-25T07:00:00Z");
         // From 2:00 back to 1:30, which is 15:00 in UTC.
         let island = |schedule: &str, now: &str| next_in("Australia/Lord_Howe", schedule, now);
-        assert_eq!(island("0 2 * * *", "2026-04-04T13:30:00Z"), "2026-04-04T15:30:00Z");
-        assert_eq!(island("45 1 * * *", "2026-04-04T14:00:00Z"), "2026-04-04T14:45:00Z");
-        assert_eq!(island("45 1 * * *", "2026-04-04T15:00:00Z"), "2026-04-04T15:15:00Z");
+        assert_eq!(
+            island("0 2 * * *", "2026-04-04T13:30:00Z"),
+            "2026-04-04T15:30:00Z"
+        );
+        assert_eq!(
+            island("45 1 * * *", "2026-04-04T14:00:00Z"),
+            "2026-04-04T14:45:00Z"
+        );
+        assert_eq!(
+            island("45 1 * * *", "2026-04-04T15:00:00Z"),
+            "2026-04-04T15:15:00Z"
+        );
     }
 
     #[test]

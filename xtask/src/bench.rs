@@ -49,15 +49,7 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     build(
         paths,
         "build the engine, the fake and the writer of weights",
-        &[
-            "-p",
-            "qwen-engine",
-            "--bins",
-            "--example",
-            "fake",
-            "--example",
-            "checkpoint",
-        ],
+        &["--bin=qwen-engine", "--example=fake", "--example=checkpoint"],
     )?;
     checkpoint(&programs.join("examples/checkpoint"), &model)?;
     let mut peer = Err(String::new());

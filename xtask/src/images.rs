@@ -92,14 +92,12 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         cargo.current_dir(&paths.root).args([
             "build",
             "--release",
-            "-p",
-            "qwen-operator",
-            "-p",
-            "qwen-engine",
+            "--bin=qwen-operator",
+            "--bin=qwen-engine",
+            "--locked",
+            "--color=never",
         ]);
-        shell::follow(cargo.args(["--bins", "--locked", "--color=never"]), |text| {
-            step.note(text.trim())
-        })?;
+        shell::follow(&mut cargo, |text| step.note(text.trim()))?;
         Ok(String::new())
     })?;
     if options.cuda {
