@@ -197,9 +197,12 @@ impl Chaos<'_> {
     /// Removes the services; the operator stays, as the demo leaves it.
     fn clean(&self) -> Result<()> {
         step("remove the services", |_| {
-            self.demo
-                .kube
-                .run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
+            let kube = self.demo.kube;
+            kube.run(&["delete", "qwen", "--all", "--namespace", NAMESPACE])?;
+            // A namespace with pods that still drain is looked at again only after half of their grace period.
+            let drained = ["wait", "pod", "--all", "--for=delete", "--timeout=120s"];
+            kube.run(&[&drained[..], &["--namespace", NAMESPACE]].concat())?;
+            kube.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
             // A setting once made stays in the release until it is set again.
             let off = ["serviceMonitor.enabled=null", "prometheusRule.enabled=null"];
             self.demo.install(&off).map(|()| String::new())
