@@ -82,6 +82,8 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
     /// Port of /metrics, where it is not the API's.
     pub metrics_port: Option<u16>,
+    /// Whether metrics have their old names too.
+    pub legacy_metrics: bool,
     /// File of the tokens that /metrics asks for.
     pub metrics_token_file: Option<PathBuf>,
     /// The certificate that connections are encrypted with, if they are.
@@ -227,6 +229,7 @@ impl Config {
             api_keys: api_keys(args.api_key)?,
             api_key_file: args.api_key_file,
             metrics_port: metrics_port(args.metrics_port, args.port)?,
+            legacy_metrics: args.legacy_metrics,
             metrics_token_file: args.metrics_token_file,
             tls: tls(args.ssl_certfile, args.ssl_keyfile)?,
             origins: origins.layer().map_err(Fatal)?,

@@ -14,12 +14,13 @@ use std::{
 
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, Registry, TextEncoder,
-    process_collector::ProcessCollector,
+    process_collector::ProcessCollector, proto::MetricFamily,
 };
 
 use self::{
     build::{Builder, Result},
     engine::{EngineMetrics, LengthMetrics},
+    families::Family,
     sizes::Sizes,
 };
 use crate::{
@@ -101,6 +102,7 @@ impl CacheInfo {
 /// The registry and a handle for each family.
 pub struct Metrics {
     registry: Registry,
+    legacy: bool,
     model_name: String,
     engine: EngineMetrics,
     /// Families whose buckets follow the model's length, which is known only once its config is read.
@@ -173,8 +175,15 @@ impl Metrics {
             model_info: ours.gauges(&families::MODEL_INFO)?,
             lengths: OnceLock::new(),
             model_name: model_name.to_owned(),
+            legacy: false,
             registry,
         })
+    }
+
+    /// Exposes what has an old name under that, too, if `legacy`.
+    #[must_use]
+    pub fn with_legacy(self, legacy: bool) -> Self {
+        Self { legacy, ..self }
     }
 
     /// Adds process_* of this process; apart, because a test cannot pin their values.
@@ -291,7 +300,12 @@ impl Metrics {
     /// The exposition as of `now`. Errors: the encoder's.
     pub fn render(&self, now: Instant) -> Result<String> {
         self.engine.scrape(now);
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        if self.legacy {
+            let old = families.iter().flat_map(renamed).collect::<Vec<_>>();
+            families.extend(old);
+        }
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 
@@ -306,6 +320,16 @@ impl Observer for Metrics {
             lengths.finished(request);
         }
     }
+}
+
+/// A family under each of its old names.
+fn renamed(family: &MetricFamily) -> impl Iterator<Item = MetricFamily> {
+    let of = |(_, now, _): &&(_, Family, _)| now.name == family.name();
+    families::LEGACY.iter().filter(of).map(|(old, _, _)| {
+        let mut family = family.clone();
+        family.set_name((*old).to_owned());
+        family
+    })
 }
 
 fn owned(labels: &[(&str, &str)]) -> HashMap<String, String> {

@@ -69,8 +69,9 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         None => None,
     };
     let address = format!("{}:{}", config.host, config.port);
-    let metrics =
-        Metrics::new(config.served_names.first().map_or("", String::as_str)).and_then(Metrics::with_process);
+    let metrics = Metrics::new(config.served_names.first().map_or("", String::as_str));
+    let metrics = metrics.map(|metrics| metrics.with_legacy(config.legacy_metrics));
+    let metrics = metrics.and_then(Metrics::with_process);
     let metrics = Arc::new(metrics.map_err(|error| Fatal(format!("cannot register the metrics: {error}")))?);
     let progress = Arc::new(Progress::default());
     let app = App::new(

@@ -21,7 +21,10 @@ const VLLM: &str = include_str!("metrics/vllm-0.32.txt");
 
 /// One request of 20 prompt tokens, 4 of them cached, and 3 tokens of output; one that left in the queue; one rejected.
 fn known_traffic() -> String {
-    let metrics = Metrics::new("qwen3").unwrap();
+    traffic(Metrics::new("qwen3").unwrap())
+}
+
+fn traffic(metrics: Metrics) -> String {
     metrics
         .model_known(
             2048,
@@ -190,6 +193,110 @@ fn families_of(text: &str) -> BTreeMap<String, Family> {
         }
     }
     families
+}
+
+/// What others ask /metrics for, as read in their sources: with our names alone, and with the old ones too.
+const READERS: &[(&str, bool, &[&str])] = &[
+    (
+        "vLLM's Grafana dashboards",
+        false,
+        &[
+            "vllm:e2e_request_latency_seconds_bucket",
+            "vllm:prompt_tokens_total",
+            "vllm:prompt_tokens_cached_total",
+            "vllm:generation_tokens_total",
+            "vllm:inter_token_latency_seconds_bucket",
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_waiting_by_reason",
+            "vllm:time_to_first_token_seconds_bucket",
+            "vllm:kv_cache_usage_perc",
+            "vllm:request_prompt_tokens_bucket",
+            "vllm:request_generation_tokens_bucket",
+            "vllm:request_success_total",
+            "vllm:request_queue_time_seconds_sum",
+            "vllm:request_prefill_time_seconds_sum",
+            "vllm:request_decode_time_seconds_sum",
+            "vllm:request_max_num_generation_tokens_sum",
+            "vllm:prefix_cache_queries_total",
+            "vllm:prefix_cache_hits_total",
+            "vllm:num_preemptions_total",
+            "http_requests_total",
+        ],
+    ),
+    (
+        "llm-d's endpoint picker",
+        false,
+        &[
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_running",
+            "vllm:kv_cache_usage_perc",
+            "vllm:cache_config_info",
+        ],
+    ),
+    (
+        "llm-d's autoscaler",
+        true,
+        &[
+            "vllm:kv_cache_usage_perc",
+            "vllm:num_requests_waiting",
+            "vllm:cache_config_info",
+            "vllm:request_prompt_tokens_sum",
+            "vllm:request_generation_tokens_count",
+            "vllm:time_to_first_token_seconds_sum",
+            "vllm:request_success_total",
+            "vllm:time_per_output_token_seconds_sum",
+            "vllm:prefix_cache_hits",
+            "vllm:prefix_cache_queries",
+        ],
+    ),
+    (
+        "AIBrix",
+        true,
+        &[
+            "vllm:gpu_cache_usage_perc",
+            "vllm:time_per_output_token_seconds_bucket",
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:e2e_request_latency_seconds_bucket",
+        ],
+    ),
+    (
+        "production-stack's router",
+        true,
+        &[
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:gpu_cache_usage_perc",
+            "vllm:gpu_prefix_cache_hits_total",
+            "vllm:gpu_prefix_cache_queries_total",
+        ],
+    ),
+];
+
+#[test]
+fn every_reader_finds_the_series_that_it_asks_for() {
+    let texts = [false, true].map(|legacy| traffic(Metrics::new("qwen3").unwrap().with_legacy(legacy)));
+    let [plain, with_old] = &texts;
+    for (reader, old, names) in READERS {
+        let text = if *old { with_old } else { plain };
+        for name in *names {
+            let series = |line: &str| line.split_once('{').is_some_and(|(of, _)| of == *name);
+            assert!(text.lines().any(series), "{reader} reads {name}");
+        }
+    }
+    let parts = ["{", "_bucket{", "_sum{", "_count{"];
+    for (old, now, _) in families::LEGACY {
+        let of = |text: &str, name: &str| {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+            lines
+                .filter(|rest| parts.iter().any(|part| rest.starts_with(part)))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(with_old, old), of(plain, now.name), "{old}");
+        assert!(of(plain, old).is_empty(), "{old} without being asked for");
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@ use crate::cache::{Cache, Caches, Key};
 use crate::child::Child;
 use crate::handover;
 use crate::observe::{self, Observed};
+use crate::ownership::{FIELD_MANAGER, HANDOVER_MANAGER, MANAGED_BY, MANAGER_LABEL, controls, owns};
 use crate::plan::{Desired, Kind, Plan};
-use crate::valid::{FIELD_MANAGER, HANDOVER_MANAGER, MANAGED_BY, MANAGER_LABEL, Valid, controls, owns};
+use crate::valid::Valid;
 use crate::words::server_words;
 
 /// What the API server made of a plan.

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use crate::api::cache::{AccessMode, CacheSpec};
 use crate::api::conditions::reasons;
 use crate::plan::Kind;
+use crate::source::Source;
 use crate::status::Facts;
-use crate::valid::Source;
 use crate::verdict::Verdict;
 
 /// Judges the cache of a service.

@@ -13,8 +13,8 @@ use serde::{Deserialize, de};
 use serde_json::{Value, json};
 
 use crate::api::SERVICE_LABEL;
+use crate::ownership::{FIELD_MANAGER, MANAGER_LABEL};
 use crate::plan::Kind;
-use crate::valid::{FIELD_MANAGER, MANAGER_LABEL};
 
 /// Prefix of annotations that are kept.
 const OURS: &str = "qwen-operator.io/";

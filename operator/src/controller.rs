@@ -17,6 +17,7 @@ use crate::apply::{self, ApplyError};
 use crate::cache::Caches;
 use crate::capabilities::Capabilities;
 use crate::hold;
+use crate::invalid::Invalid;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::MetricsApiState;
@@ -27,7 +28,7 @@ use crate::rollback;
 use crate::scope::Scope;
 use crate::status;
 use crate::templates::{self, Merged};
-use crate::valid::{Invalid, Settings, validate};
+use crate::valid::{Settings, validate};
 use crate::watches;
 
 /// A service is looked at this often even if nothing happens: the net under missed events.

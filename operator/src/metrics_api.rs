@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::capabilities::Trigger;
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
+use crate::ownership::{MANAGED_BY, MANAGER_LABEL};
 use crate::scope::Scope;
 use crate::scrape;
-use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
 mod authorize;
 mod certificate;

@@ -1,9 +1,10 @@
 //! Resource definition and planned objects as YAML, without a cluster.
 use serde_json::{Value, json};
 
+use crate::invalid::Invalid;
 use crate::manifest::{self, ManifestError};
 use crate::plan::{self, Plan, plan};
-use crate::valid::{Invalid, Settings, validate};
+use crate::valid::{Settings, validate};
 use crate::{definition, own_alerts, templates};
 
 /// Why a file cannot be rendered.

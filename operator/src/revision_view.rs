@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 
 use crate::api::conditions::reasons;
 use crate::api::status::ModelStatus;
+use crate::source::Source;
 use crate::status::Facts;
-use crate::valid::Source;
 use crate::verdict::Verdict;
 
 /// What replicas serve, after what they served. Those that still serve an earlier spec's model do not count.

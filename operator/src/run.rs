@@ -26,8 +26,9 @@ use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
 use crate::neighbours::Neighbours;
+use crate::ownership::MANAGED_BY;
 use crate::scope::Scope;
-use crate::valid::{MANAGED_BY, Settings};
+use crate::valid::Settings;
 use crate::{triggers, watches};
 
 /// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than

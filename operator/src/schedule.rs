@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::recurrence::Recurrence;
-use crate::valid::Invalid;
+use crate::invalid::Invalid;
 
 /// What the schedules of a service say at a time.
 #[derive(Debug, Clone, Default, PartialEq)]

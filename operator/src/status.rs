@@ -11,10 +11,11 @@ use crate::api::status::{
 use crate::apply::Applied;
 use crate::cause::{self, Cause};
 use crate::deferral::Deferral;
+use crate::invalid::Invalid;
 use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
 use crate::plan::{Kind, Plan};
-use crate::valid::{Invalid, Valid};
+use crate::valid::Valid;
 use crate::verdict::Verdict;
 use crate::{
     cache_view, monitoring_view, revision_view, rollout_view, route_view, scaling_history, scaling_view,

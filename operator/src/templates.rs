@@ -8,8 +8,8 @@ use crate::api::status::AppliedTemplate;
 use crate::api::template::{QwenServiceTemplate, TemplateRef};
 use crate::api::{QwenService, QwenServiceSpec};
 use crate::definition;
+use crate::invalid::Invalid;
 use crate::manifest::Judge;
-use crate::valid::Invalid;
 
 /// A whole spec, and the templates that are in it.
 #[derive(Debug, Clone, PartialEq)]

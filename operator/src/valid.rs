@@ -6,19 +6,23 @@ use serde_json::{Value, json};
 
 use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
-use crate::api::conditions::reasons;
 use crate::api::engine::Device;
 use crate::api::status::AppliedTemplate;
 use crate::api::{
-    CONTAINER, DOWNLOADER, ENGINE_PORT, GROUP, METRICS_PORT_NAME, PORT_NAME, QwenService, QwenServiceSpec,
+    CONTAINER, DOWNLOADER, ENGINE_PORT, METRICS_PORT_NAME, PORT_NAME, QwenService, QwenServiceSpec,
     SERVICE_LABEL,
 };
+use crate::invalid::Invalid;
 use crate::schedule::{self, Hours, Spell};
 use crate::sizing::{self, Sizing};
+use crate::source::Source;
 use crate::templates::Merged;
 
 /// Seconds in which the cluster forgets a leaving pod as an endpoint, while the engine still takes requests.
 pub const ENDPOINT_GRACE_SECONDS: u64 = 5;
+
+/// The key of a certificate's Secret that holds its CA.
+pub const CA_KEY: &str = "ca.crt";
 
 /// What the operator was started with and every service inherits.
 #[derive(Debug, Clone, Default)]
@@ -89,57 +93,6 @@ pub struct Valid {
     pub spec: QwenServiceSpec,
 }
 
-/// Which hub a model is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
-    /// `hf://`
-    HuggingFace,
-    /// `modelscope://`
-    ModelScope,
-    /// `s3://`, of which a folder of a bucket is the repository.
-    S3,
-}
-
-impl Site {
-    /// How the engine calls the hub, in the model's name and in the names of its flags.
-    #[must_use]
-    pub const fn scheme(self) -> &'static str {
-        match self {
-            Self::HuggingFace => "hf",
-            Self::ModelScope => "modelscope",
-            Self::S3 => "s3",
-        }
-    }
-
-    /// The branch that the engine takes where the spec names none.
-    #[must_use]
-    pub const fn default_revision(self) -> &'static str {
-        match self {
-            Self::HuggingFace => "main",
-            Self::ModelScope => "master",
-            Self::S3 => "latest",
-        }
-    }
-}
-
-/// Where the model is, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// Inside the engine.
-    Embedded(String),
-    /// On a hub, `ORGANISATION/NAME`, or in a bucket, `BUCKET/FOLDER`.
-    Hub(Site, String),
-    /// In a PersistentVolumeClaim.
-    Claim {
-        /// Name of the claim.
-        claim: String,
-        /// Directory inside it, without a leading slash; empty for its root.
-        path: String,
-    },
-    /// In an image that the kubelet mounts as a volume: its reference.
-    Image(String),
-}
-
 /// Who decides on the number of replicas.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Replicas {
@@ -147,65 +100,6 @@ pub enum Replicas {
     Fixed(i32),
     /// The autoscaler, within these limits, which are those of now.
     Autoscaled(Box<AutoscalingSpec>),
-}
-
-/// Why a service cannot work; the text says what to change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
-    /// The object lacks what the API server always sets.
-    #[error("the object has no {0}; it did not come from the API server")]
-    Incomplete(&'static str),
-    /// The spec has another form than this operator knows.
-    #[error("the spec cannot be read, correct it: {0}")]
-    Unreadable(String),
-    /// Templates are not there.
-    #[error(
-        "spec.templateRefs names QwenServiceTemplate {}, which the namespace does not have: create it, or remove the name; what runs goes on as it is",
-        .0.join(" and ")
-    )]
-    TemplateNotFound(Vec<String>),
-    /// A service with its templates is none that the API server would take.
-    #[error("merged with {}, the spec would be refused: {}", .templates.join(" and "), .problems.join("; "))]
-    Merged {
-        /// Names of its templates.
-        templates: Vec<String>,
-        /// A line for each, with the path of the field.
-        problems: Vec<String>,
-    },
-    /// The source has another form.
-    #[error(
-        "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
-    )]
-    Source(String),
-    /// No image is known.
-    #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
-    NoImage,
-    /// The template changes what the operator relies on.
-    #[error(
-        "spec.podTemplate.spec sets {field} of the container {container}, which is the operator's: remove or rename it; flags of the engine are spec.engine.extraArgs"
-    )]
-    PodTemplate {
-        /// Which container of ours.
-        container: String,
-        /// What must not be changed.
-        field: &'static str,
-    },
-    /// A schedule that cannot be understood.
-    #[error(
-        "{0}: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
-    )]
-    Schedule(String, String),
-}
-
-impl Invalid {
-    /// The reason of the condition that tells it.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::TemplateNotFound(_) => reasons::TEMPLATE_NOT_FOUND,
-            _ => reasons::INVALID_SPEC,
-        }
-    }
 }
 
 /// What nobody else may set of our own containers.
@@ -408,155 +302,4 @@ impl Valid {
 #[must_use]
 pub fn host(name: &str, namespace: &str) -> String {
     format!("{name}.{namespace}.svc")
-}
-
-// === impl Source ===
-
-impl Source {
-    fn parse(text: &str) -> Result<Self, Invalid> {
-        let refused = || Invalid::Source(text.to_owned());
-        let (scheme, rest) = text.split_once("://").ok_or_else(refused)?;
-        match scheme {
-            "embedded" if rest == "nano" => Ok(Self::Embedded(text.to_owned())),
-            "hf" | "modelscope"
-                if rest.split('/').filter(|part| !part.is_empty()).count() == 2
-                    && rest.matches('/').count() == 1 =>
-            {
-                let site = match scheme {
-                    "hf" => Site::HuggingFace,
-                    _ => Site::ModelScope,
-                };
-                Ok(Self::Hub(site, rest.to_owned()))
-            }
-            "s3" if !rest.is_empty() && rest.split('/').all(|part| !part.is_empty() && part != "..") => {
-                Ok(Self::Hub(Site::S3, rest.to_owned()))
-            }
-            "pvc"
-                if !rest.is_empty() && !rest.starts_with('/') && rest.split('/').all(|part| part != "..") =>
-            {
-                let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
-                Ok(Self::Claim {
-                    claim: claim.to_owned(),
-                    path: path.trim_matches('/').to_owned(),
-                })
-            }
-            "oci" if !rest.is_empty() => Ok(Self::Image(rest.to_owned())),
-            _ => Err(refused()),
-        }
-    }
-
-    fn default_name(&self) -> String {
-        match self {
-            Self::Embedded(_) => "qwen3-nano".to_owned(),
-            Self::Hub(Site::S3, folder) => folder.rsplit('/').next().unwrap_or(folder).to_owned(),
-            Self::Hub(_, repository) => repository.clone(),
-            Self::Image(reference) => {
-                let last = reference.rsplit('/').next().unwrap_or(reference);
-                last.split(['@', ':']).next().unwrap_or(last).to_owned()
-            }
-            Self::Claim { claim, path } => path
-                .rsplit('/')
-                .next()
-                .filter(|part| !part.is_empty())
-                .unwrap_or(claim)
-                .to_owned(),
-        }
-    }
-}
-
-/// The key of a certificate's Secret that holds its CA.
-pub const CA_KEY: &str = "ca.crt";
-/// Name of the field manager of children.
-pub const FIELD_MANAGER: &str = "qwen-operator";
-/// Name of the field manager that hands the number of replicas to the autoscaler.
-pub const HANDOVER_MANAGER: &str = "replicas-handover";
-/// Says who manages an object.
-pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Its value on ours.
-pub const MANAGED_BY: &str = "qwen-operator";
-
-/// Whether an object is a child of the service with this uid: our label and a direct owner reference.
-#[must_use]
-pub fn owns(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
-    let labelled = child
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(MANAGER_LABEL))
-        .is_some_and(|value| value == MANAGED_BY);
-    labelled && controls(uid, child)
-}
-
-/// Whether an object has a direct owner reference to the service with this uid, whatever its labels are.
-#[must_use]
-pub fn controls(uid: Option<&str>, child: &kube::core::ObjectMeta) -> bool {
-    child.owner_references.iter().flatten().any(|owner| {
-        Some(owner.uid.as_str()) == uid
-            && owner.api_version.starts_with(GROUP)
-            && owner.controller == Some(true)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_are_taken_apart() {
-        let claim = |path: &str| Source::Claim {
-            claim: "weights".into(),
-            path: path.into(),
-        };
-        for (text, source, name) in [
-            (
-                "embedded://nano",
-                Source::Embedded("embedded://nano".into()),
-                "qwen3-nano",
-            ),
-            (
-                "hf://Qwen/Qwen3-0.6B",
-                Source::Hub(Site::HuggingFace, "Qwen/Qwen3-0.6B".into()),
-                "Qwen/Qwen3-0.6B",
-            ),
-            (
-                "oci://registry.example:5000/models/qwen3-4b:v1",
-                Source::Image("registry.example:5000/models/qwen3-4b:v1".into()),
-                "qwen3-4b",
-            ),
-            (
-                "modelscope://Qwen/Qwen3-0.6B",
-                Source::Hub(Site::ModelScope, "Qwen/Qwen3-0.6B".into()),
-                "Qwen/Qwen3-0.6B",
-            ),
-            (
-                "s3://models/qwen/4b",
-                Source::Hub(Site::S3, "models/qwen/4b".into()),
-                "4b",
-            ),
-            ("pvc://weights/qwen/4b/", claim("qwen/4b"), "4b"),
-            ("pvc://weights", claim(""), "weights"),
-        ] {
-            let parsed = Source::parse(text).unwrap();
-            assert_eq!(parsed, source);
-            assert_eq!(parsed.default_name(), name);
-        }
-    }
-
-    #[test]
-    fn other_sources_are_refused() {
-        for text in [
-            "",
-            "nano",
-            "embedded://big",
-            "hf://Qwen",
-            "hf://a/b/c",
-            "modelscope://a",
-            "pvc://",
-            "pvc:///x",
-            "pvc://a/../b",
-            "s3://",
-            "s3://b/../k",
-        ] {
-            assert_eq!(Source::parse(text), Err(Invalid::Source(text.into())), "{text}");
-        }
-    }
 }

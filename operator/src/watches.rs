@@ -17,9 +17,9 @@ use crate::api::template::QwenServiceTemplate;
 use crate::cache::{Cache, Cached, Caches, Key};
 use crate::capabilities::{Capabilities, Trigger};
 use crate::observe::{KEDA_PREFIX, selecting_resource};
+use crate::ownership::{MANAGED_BY, MANAGER_LABEL};
 use crate::plan::Kind;
 use crate::scope::Scope;
-use crate::valid::{MANAGED_BY, MANAGER_LABEL};
 
 /// The kind of templates.
 const TEMPLATE: &str = "QwenServiceTemplate";

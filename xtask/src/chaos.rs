@@ -21,8 +21,9 @@ use scenarios::{OPERATOR_DOWN, SCENARIOS, Scenario};
 
 /// The namespace of all services that faults are brought on.
 pub const NAMESPACE: &str = "chaos";
-/// Until Prometheus scrapes a new service and has its rules; the kubelet may take a minute to write these down.
-const START: Duration = Duration::from_secs(180);
+/// Until Prometheus scrapes a new service and has its rules; the kubelet may take a minute to write these down. With the
+/// default windows, five minutes pass until the faults of an earlier run are forgotten.
+const START: Duration = Duration::from_secs(400);
 
 /// Which faults, and how slowly.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -126,10 +127,15 @@ impl Chaos<'_> {
         }
         wait::until(step, "target and rules in Prometheus", START, || {
             self.monitoring.targets_up(scenario.job())?;
-            for alert in scenario.alerts {
+            for alert in scenario.alerts(self.full) {
                 let state = self.monitoring.rule_state(alert, &scenario.group())?;
                 ensure!(state == "inactive", "{alert} is {state} before there is a fault");
             }
+            let before = self.monitoring.active(&scenario.matcher())?;
+            ensure!(
+                before.is_empty(),
+                "Alertmanager still has {before:?} of an earlier run"
+            );
             Ok(())
         })
     }
@@ -153,7 +159,7 @@ impl Chaos<'_> {
 
     /// One fault, from before its begin until its alerts have resolved.
     fn play(&self, scenario: &Scenario) -> Record {
-        let mut record = Record::new(scenario.name, scenario.alerts);
+        let mut record = Record::new(scenario.name, &scenario.alerts(self.full));
         let played = self.bring(scenario, &mut record);
         record.error = played.err().map(|error| format!("{error:#}"));
         if let Some(error) = &record.error {

@@ -1,7 +1,7 @@
 //! The tables of docs/metrics.md, from the table of families.
 use std::fmt::Write;
 
-use super::families::{GROUPS, LEFT_OUT};
+use super::families::{GROUPS, LEFT_OUT, LEGACY};
 
 /// Every family under its heading, then those of vLLM that are left out.
 pub fn tables() -> String {
@@ -13,6 +13,15 @@ pub fn tables() -> String {
         }
         text.push('\n');
     }
+    section(
+        &mut text,
+        "With --legacy-metrics, the same once more",
+        "name | is | read by",
+    );
+    for (old, family, reader) in LEGACY {
+        row(&mut text, &[old, family.name, reader]);
+    }
+    text.push('\n');
     section(
         &mut text,
         "What vLLM has and this engine leaves out",

@@ -452,6 +452,23 @@ pub const GROUPS: &[(&str, &[Family])] = &[
     ("HTTP", &[HTTP_REQUESTS, HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE, HTTP_HIGHR, HTTP_DURATION]),
 ];
 
+/// Names that vLLM has given up or never had, and that others still ask for, behind `--legacy-metrics`: the old one, the
+/// family that it is, and who asks.
+pub const LEGACY: &[(&str, Family, &str)] = &[
+    (
+        "vllm:gpu_cache_usage_perc",
+        KV_USAGE,
+        "production-stack's router, AIBrix",
+    ),
+    ("vllm:gpu_prefix_cache_queries_total", PREFIX_QUERIES, ROUTER),
+    ("vllm:gpu_prefix_cache_hits_total", PREFIX_HITS, ROUTER),
+    ("vllm:prefix_cache_queries", PREFIX_QUERIES, WVA),
+    ("vllm:prefix_cache_hits", PREFIX_HITS, WVA),
+    ("vllm:time_per_output_token_seconds", INTER_TOKEN, "WVA, AIBrix"),
+];
+const ROUTER: &str = "production-stack's router";
+const WVA: &str = "llm-d's autoscaler WVA";
+
 /// Families that vLLM 0.32 serves and this engine does not, each with the reason.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("vllm:estimated_flops_per_gpu_total", NO_ESTIMATES),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::api::SERVICE_LABEL;
-use crate::valid::{MANAGED_BY, MANAGER_LABEL, Valid};
+use crate::ownership::{MANAGED_BY, MANAGER_LABEL};
+use crate::valid::Valid;
 
 /// Labels of children and pods.
 #[must_use]

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::meta;
 use crate::api::ENGINE_PORT;
-use crate::valid::{MANAGED_BY, Source, Valid};
+use crate::ownership::MANAGED_BY;
+use crate::source::Source;
+use crate::valid::Valid;
 
 /// The label by which Kubernetes itself names a namespace.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Kind, deployment, meta, sparse};
 use crate::api::CONTAINER;
-use crate::valid::{MANAGED_BY, MANAGER_LABEL, Valid};
+use crate::ownership::{MANAGED_BY, MANAGER_LABEL};
+use crate::valid::Valid;
 
 /// Its pods' label. They must not have that of replicas, or the Service would lead to them.
 const LABEL: &str = "qwen-operator.io/warm-up";

@@ -20,7 +20,9 @@ pub struct Scenario {
     /// What is done.
     pub act: Act,
     /// Alerts that must fire and resolve.
-    pub alerts: &'static [&'static str],
+    alerts: &'static [&'static str],
+    /// More of them in a short run: by default the fault is over before these have held for long enough.
+    short_alerts: &'static [&'static str],
     /// The part of the spec that the fault needs.
     spec: fn() -> Value,
     /// The part that makes it short.
@@ -45,6 +47,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "two clients send prompts that nearly fill maxModelLen to an engine with little CPU",
         act: Act::Load(2, |client| tokens(client, 3900, 64), 1),
         alerts: &["HighRequestLatency"],
+        short_alerts: &[],
         // A prompt alone takes some eight seconds of a core.
         spec: || json!({"engine": {"maxModelLen": 4096, "prefixCaching": false}, "resources": {"limits": {"cpu": "500m"}}}),
         short: || json!({}),
@@ -54,6 +57,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "32 clients ask at once",
         act: Act::Load(32, story, 2),
         alerts: &["RequestQueueBuildup"],
+        short_alerts: &[],
         spec: || {
             json!({"engine": {"maxNumSeqs": 4, "maxQueuedRequests": 64}, "resources": {"limits": {"cpu": "200m"}},
                    "autoscaling": {"maxReplicas": 2, "queueDepth": {"perReplica": 3}}})
@@ -68,6 +72,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "three clients stream answers that need nearly the whole KV cache",
         act: Act::Load(3, |client| streamed(tokens(client, 940, 80)), 1),
         alerts: &["GPUCacheOverloaded"],
+        short_alerts: &[],
         spec: || {
             json!({"engine": {"maxModelLen": 1024, "extraArgs": ["--num-gpu-blocks-override=64"]},
                    "resources": {"limits": {"cpu": "50m"}}})
@@ -79,6 +84,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "16 clients, and places for two requests that run and eight that wait",
         act: Act::Load(16, story, 1),
         alerts: &["RequestsRejected"],
+        short_alerts: &[],
         spec: || json!({"engine": {"maxNumSeqs": 2, "maxQueuedRequests": 8}, "resources": {"limits": {"cpu": "100m"}}}),
         short: || json!({}),
     },
@@ -87,6 +93,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "the engine gets SIGKILL, as from the kernel where memory is short",
         act: Act::Signal("KILL"),
         alerts: &["EngineRestarted"],
+        short_alerts: &[],
         spec: || json!({}),
         short: || json!({}),
     },
@@ -94,7 +101,8 @@ pub static SCENARIOS: [Scenario; 7] = [
         name: "frozen",
         fault: "the engine gets SIGSTOP, until the liveness probe has it killed",
         act: Act::Signal("STOP"),
-        alerts: &["TargetDown", "EngineRestarted"],
+        alerts: &["EngineRestarted"],
+        short_alerts: &["TargetDown"],
         spec: || json!({}),
         short: || {
             let probe = json!({"periodSeconds": 2, "timeoutSeconds": 1, "failureThreshold": 3});
@@ -107,6 +115,7 @@ pub static SCENARIOS: [Scenario; 7] = [
         fault: "the operator's Deployment is scaled to 0",
         act: Act::NoOperator,
         alerts: &["QwenOperatorDown"],
+        short_alerts: &[],
         spec: || json!({}),
         short: || json!({}),
     },
@@ -128,9 +137,16 @@ impl Scenario {
         manifest::nano(NAMESPACE, self.name, spec)
     }
 
+    /// Alerts that must fire and resolve.
+    pub fn alerts(&self, full: bool) -> Vec<&'static str> {
+        let short: &[_] = if full { &[] } else { self.short_alerts };
+        [short, self.alerts].concat()
+    }
+
     /// Scrapes and windows as short as they go, and no time for which the alerts must hold.
     fn at_once(&self) -> Value {
-        let alerts = self.alerts.iter().filter(|_| self.name != OPERATOR_DOWN);
+        let alerts = self.alerts(false);
+        let alerts = alerts.iter().filter(|_| self.name != OPERATOR_DOWN);
         let overrides: Value = alerts
             .map(|alert| ((*alert).to_owned(), json!({"for": "0s"})))
             .collect();
@@ -202,11 +218,8 @@ mod tests {
                 "{}",
                 scenario.name
             );
-            for alert in scenario
-                .alerts
-                .iter()
-                .filter(|name| !name.starts_with("QwenOperator"))
-            {
+            let expected = scenario.alerts(false);
+            for alert in expected.iter().filter(|name| !name.starts_with("QwenOperator")) {
                 assert_eq!(
                     alerts(&short)["overrides"][*alert]["for"],
                     "0s",

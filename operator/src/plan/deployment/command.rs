@@ -7,7 +7,8 @@ use super::volumes;
 use crate::api::ENGINE_PORT;
 use crate::api::engine::{Device, Dtype, KvCacheDtype, Quantization};
 use crate::api::telemetry::{LogFormat, LogLevel};
-use crate::valid::{Site, Source, Valid};
+use crate::source::{Site, Source};
+use crate::valid::Valid;
 
 /// The variable that brings the pod's name into another one; OpenTelemetry's operator calls it so.
 const POD: &str = "OTEL_RESOURCE_ATTRIBUTES_POD_NAME";

@@ -1,7 +1,8 @@
 //! The volumes of a pod, and where its containers find them.
 use serde_json::{Value, json};
 
-use crate::valid::{Source, Valid};
+use crate::source::Source;
+use crate::valid::Valid;
 
 /// Where a claim or an image with a model is mounted.
 pub const MODELS: &str = "/models";
