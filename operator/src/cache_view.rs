@@ -111,6 +111,7 @@ mod tests {
         });
         let settings = Settings {
             engine_image: Some("image".to_owned()),
+            cuda_engine_image: Some("image".to_owned()),
             ..Settings::default()
         };
         let service = serde_json::from_value(service).unwrap();

@@ -66,6 +66,9 @@ pub struct RunArgs {
     /// Engine image of services that name none.
     #[arg(long, env = "ENGINE_IMAGE")]
     pub engine_image: Option<String>,
+    /// Engine image of services on NVIDIA GPUs that name none.
+    #[arg(long, env = "CUDA_ENGINE_IMAGE")]
+    pub cuda_engine_image: Option<String>,
     /// The release's ClusterRole: it owns the APIServices of the custom metrics API.
     #[arg(long)]
     pub release_cluster_role: Option<String>,
@@ -101,6 +104,9 @@ pub struct RenderArgs {
     /// Engine image of services that name none.
     #[arg(long, env = "ENGINE_IMAGE", default_value = concat!("qwen-engine:", env!("CARGO_PKG_VERSION")))]
     pub engine_image: String,
+    /// Engine image of services on NVIDIA GPUs that name none.
+    #[arg(long, env = "CUDA_ENGINE_IMAGE", default_value = concat!("qwen-engine-cuda:", env!("CARGO_PKG_VERSION")))]
+    pub cuda_engine_image: String,
     /// Namespace of the operator, which the NetworkPolicy lets in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "qwen-system")]
     pub operator_namespace: String,
@@ -115,6 +121,7 @@ impl RenderArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             engine_image: Some(self.engine_image.clone()),
+            cuda_engine_image: Some(self.cuda_engine_image.clone()),
             namespace: self.operator_namespace.clone(),
             links: self.links.clone(),
         }

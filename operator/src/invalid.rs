@@ -29,9 +29,9 @@ pub enum Invalid {
         "spec.model.source is {0:?}; it must be hf://ORGANISATION/NAME, modelscope://ORGANISATION/NAME, s3://BUCKET/FOLDER, pvc://CLAIM/PATH, oci://IMAGE or embedded://nano"
     )]
     Source(String),
-    /// No image is known.
-    #[error("no engine image is known: set spec.engine.image, or start the operator with --engine-image")]
-    NoImage,
+    /// No image is known; the operator's flag for one.
+    #[error("no engine image is known: set spec.engine.image, or start the operator with {0}")]
+    NoImage(&'static str),
     /// The template changes what the operator relies on.
     #[error(
         "spec.podTemplate.spec sets {field} of the container {container}, which is the operator's: remove or rename it; flags of the engine are spec.engine.extraArgs"

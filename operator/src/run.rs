@@ -299,6 +299,7 @@ impl Operator {
             recorder: Recorder::new(self.client.clone(), reporter),
             settings: Settings {
                 engine_image: self.args.engine_image.clone(),
+                cuda_engine_image: self.args.cuda_engine_image.clone(),
                 namespace: self.args.namespace.clone(),
                 links: self.args.links.clone(),
             },

@@ -29,6 +29,8 @@ pub const CA_KEY: &str = "ca.crt";
 pub struct Settings {
     /// Engine image of services that name none.
     pub engine_image: Option<String>,
+    /// The same for those on NVIDIA GPUs.
+    pub cuda_engine_image: Option<String>,
     /// Namespace of the operator, whose pods scrape the services.
     pub namespace: String,
     /// Where alerts lead to.
@@ -122,13 +124,12 @@ pub fn validate(
         .served_name
         .clone()
         .unwrap_or_else(|| source.default_name());
-    let image = spec
-        .engine
-        .image
-        .as_deref()
-        .or(settings.engine_image.as_deref())
-        .ok_or(Invalid::NoImage)?
-        .to_owned();
+    let (default, flag) = match spec.engine.device {
+        Device::Cuda => (&settings.cuda_engine_image, "--cuda-engine-image"),
+        Device::Cpu => (&settings.engine_image, "--engine-image"),
+    };
+    let image = spec.engine.image.as_ref().or(default.as_ref());
+    let image = image.ok_or(Invalid::NoImage(flag))?.clone();
     let scaled = spec
         .autoscaling
         .as_ref()

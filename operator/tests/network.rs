@@ -101,6 +101,7 @@ fn policy(part: Value) -> NetworkPolicy {
     });
     let settings = Settings {
         engine_image: Some("qwen-engine:test".to_owned()),
+        cuda_engine_image: Some("qwen-engine-cuda:test".to_owned()),
         namespace: "qwen-system".to_owned(),
         ..Settings::default()
     };

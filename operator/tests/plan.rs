@@ -23,6 +23,7 @@ fn plans(text: &str) -> Vec<Plan> {
 fn settings() -> Settings {
     Settings {
         engine_image: Some("qwen-engine:test".to_owned()),
+        cuda_engine_image: Some("qwen-engine-cuda:test".to_owned()),
         namespace: "qwen-system".to_owned(),
         ..Settings::default()
     }

@@ -109,7 +109,8 @@ def ended(metrics: Metrics, reason: str) -> float:
 def send(page: Page, question: str) -> None:
     page.locator("#chat-input").click()
     page.keyboard.type(question)
-    page.keyboard.press("Enter")
+    # The Enter key does nothing, and says nothing, until the page is connected; the button is waited for.
+    page.locator("#chat-submit").click()
 
 
 def ask(page: Page, question: str) -> str:

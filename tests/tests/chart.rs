@@ -215,42 +215,43 @@ fn the_pod_satisfies_the_restricted_standard() -> Result<()> {
 #[test]
 #[ignore = "needs helm of the local cluster"]
 fn images_follow_the_registry_and_their_own_values() -> Result<()> {
-    let images = |values: &[&str]| -> Result<(Value, Value)> {
+    let images = |values: &[&str]| -> Result<[Value; 3]> {
         let objects = render(values)?;
         let container = &pod_spec(&objects)?["containers"][0];
         let env = container["env"].as_array().context("no env")?;
-        let engine = env
-            .iter()
-            .find(|variable| variable["name"] == "ENGINE_IMAGE")
-            .context("no ENGINE_IMAGE")?;
-        Ok((container["image"].clone(), engine["value"].clone()))
+        let of = |name: &str| {
+            let found = env.iter().find(|variable| variable["name"] == name);
+            found.map_or(Value::Null, |variable| variable["value"].clone())
+        };
+        Ok([
+            container["image"].clone(),
+            of("ENGINE_IMAGE"),
+            of("CUDA_ENGINE_IMAGE"),
+        ])
     };
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         images(&[])?,
-        (
-            json!(format!("qwen-operator:{version}")),
-            json!(format!("qwen-engine:{version}"))
-        )
+        ["operator", "engine", "engine-cuda"].map(|name| json!(format!("qwen-{name}:{version}")))
     );
     assert_eq!(
         images(&["image.registry=registry.example/team/"])?,
-        (
-            json!(format!("registry.example/team/qwen-operator:{version}")),
-            json!(format!("registry.example/team/qwen-engine:{version}"))
-        )
+        ["operator", "engine", "engine-cuda"]
+            .map(|name| json!(format!("registry.example/team/qwen-{name}:{version}")))
     );
     assert_eq!(
         images(&[
             "image.registry=a.example",
             "image.tag=x",
             "engineImage.registry=b.example",
-            "engineImage.tag=cuda"
+            "engineImage.tag=y",
+            "cudaEngineImage.repository=engine/gpu"
         ])?,
-        (
+        [
             json!("a.example/qwen-operator:x"),
-            json!("b.example/qwen-engine:cuda")
-        )
+            json!("b.example/qwen-engine:y"),
+            json!(format!("a.example/engine/gpu:{version}"))
+        ]
     );
     Ok(())
 }

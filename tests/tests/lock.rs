@@ -17,7 +17,8 @@ const LOCKED: &str = "locked";
 const APART: &str = "locked-apart";
 const PORT: u16 = 9100;
 const SECRET: &str = "scrape";
-const LIMIT: Duration = Duration::from_secs(120);
+/// A kubelet looks at a Secret every minute or so, and here two do one after the other: the engine's and Prometheus's.
+const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]
 #[ignore = "needs the local cluster"]

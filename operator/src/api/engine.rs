@@ -79,7 +79,7 @@ pub enum ImagePullPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EngineSpec {
-    /// Engine image; by default the one of the operator's own release.
+    /// Engine image; by default that of the operator's own release for the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub image: Option<String>,

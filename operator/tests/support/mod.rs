@@ -85,6 +85,7 @@ impl World {
             recorder: Recorder::new(client, reporter),
             settings: Settings {
                 engine_image: Some(image.into()),
+                cuda_engine_image: Some(image.into()),
                 namespace: "qwen-system".into(),
                 ..Settings::default()
             },
