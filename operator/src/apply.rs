@@ -135,7 +135,9 @@ pub async fn apply(
         ..Applied::default()
     };
     for (kind, object) in &observed.children {
-        let planned = plan.objects.iter().any(|desired| desired.kind == *kind);
+        // Replicas of a template of before may still need their claim.
+        let mounted = plan.reached.is_some() && *kind == Kind::PersistentVolumeClaim;
+        let planned = mounted || plan.objects.iter().any(|desired| desired.kind == *kind);
         let leaves = object.metadata.deletion_timestamp.is_some();
         if planned || leaves || !owns(uid(valid), &object.metadata) {
             continue;

@@ -86,6 +86,9 @@ impl Context {
     /// # Errors
     /// A template is not there, or the whole is no spec.
     pub fn merged(&self, service: &QwenService) -> Result<Merged, Invalid> {
+        if !templates::named(service).is_empty() && !watches::templates_served(&self.capabilities.borrow()) {
+            return Err(Invalid::TemplatesNotServed);
+        }
         let namespace = service.namespace().unwrap_or_default();
         templates::merged(service, |name| {
             self.caches.templates.get(&(namespace.clone(), name.to_owned()))
@@ -189,6 +192,10 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     let valid = match merged.and_then(|merged| validate(service, merged, &ctx.settings, Some(now))) {
         Ok(valid) => valid,
         Err(error) => {
+            if matches!(error, Invalid::Unreadable(_)) {
+                ctx.metrics.unreadable();
+                tracing::warn!(namespace = service.namespace(), service = service.name_any(), %error, "a QwenService cannot be read");
+            }
             let new = status::invalid(service.metadata.generation, &error, &old, now);
             ctx.metrics.status_written(send(new).await? == Reported::Written);
             return Ok(Some(Action::await_change()));
@@ -219,7 +226,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         None => Some(ctx.scope.obstacle()),
     };
     let facts = status::Facts {
-        valid: &valid,
+        valid: plan.reached.as_deref().unwrap_or(&valid),
         plan: &plan,
         observed: &observed,
         applied: &applied,
@@ -264,7 +271,7 @@ async fn unreadable(invalid: &InvalidObject, ctx: &Context) {
     reference.uid = invalid.metadata.uid.clone();
     let event = Event {
         type_: EventType::Warning,
-        reason: reasons::INVALID_SPEC.to_owned(),
+        reason: reasons::UNREADABLE_SPEC.to_owned(),
         note: Some(
             format!("the object cannot be read, correct it: {}", invalid.error)
                 .chars()

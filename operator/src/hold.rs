@@ -13,6 +13,7 @@ use crate::deferral::{Deferral, Replicas, decide};
 use crate::marks::PodFacts;
 use crate::observe::{ObserveError, Observed};
 use crate::plan::{Kind, Plan, sparse};
+use crate::reached;
 use crate::rollback::{BECAUSE, INSTEAD, WANTED, digest, said};
 use crate::valid::Valid;
 use crate::words::server_words;
@@ -54,7 +55,10 @@ pub async fn consider(
     let Some(template) = live_template(client, valid).await? else {
         return Ok(None);
     };
-    desired["spec"]["template"] = template;
+    reached::instead(plan, valid, template);
+    let Some(desired) = plan.find(Kind::Deployment) else {
+        return Ok(None);
+    };
     let since = deferral.idle_since.map(|since| since.to_string());
     let stay = [WANTED, INSTEAD, BECAUSE].map(|name| (name, said(live, name).cloned()));
     for (name, value) in stay.into_iter().chain([(SINCE, since)]) {

@@ -10,6 +10,11 @@ pub enum Invalid {
     /// The spec has another form than this operator knows.
     #[error("the spec cannot be read, correct it: {0}")]
     Unreadable(String),
+    /// Nor can they be.
+    #[error(
+        "spec.templateRefs needs the definition of QwenServiceTemplate, which the cluster does not have: apply what `qwen-operator crds` prints, or remove the field"
+    )]
+    TemplatesNotServed,
     /// Templates are not there.
     #[error(
         "spec.templateRefs names QwenServiceTemplate {}, which the namespace does not have: create it, or remove the name; what runs goes on as it is",
@@ -54,7 +59,8 @@ impl Invalid {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::TemplateNotFound(_) => reasons::TEMPLATE_NOT_FOUND,
+            Self::TemplateNotFound(_) | Self::TemplatesNotServed => reasons::TEMPLATE_NOT_FOUND,
+            Self::Unreadable(_) => reasons::UNREADABLE_SPEC,
             _ => reasons::INVALID_SPEC,
         }
     }

@@ -31,6 +31,7 @@ pub mod observe;
 pub mod own_alerts;
 pub mod ownership;
 pub mod plan;
+pub mod reached;
 pub mod reference;
 pub mod render;
 pub mod report;

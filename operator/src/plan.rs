@@ -168,12 +168,14 @@ pub struct Desired {
 }
 
 /// Everything that should exist for a service; kinds that are missing here should not.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// In the order of application.
     pub objects: Vec<Desired>,
     /// Whether a prometheus-adapter must answer the autoscaler.
     pub by_adapter: bool,
+    /// The service as its replicas are reached, while they run a template of before.
+    pub reached: Option<Box<Valid>>,
 }
 
 impl Plan {
@@ -217,6 +219,7 @@ pub fn plan(valid: &Valid) -> Plan {
     Plan {
         objects,
         by_adapter: source == Some(MetricsSource::PrometheusAdapter),
+        reached: None,
     }
 }
 

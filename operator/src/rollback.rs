@@ -16,6 +16,7 @@ use crate::cause::{self, Cause};
 use crate::child::Child;
 use crate::observe::{ObserveError, Observed};
 use crate::plan::{Kind, Plan, sparse};
+use crate::reached;
 use crate::valid::Valid;
 use crate::words::server_words;
 
@@ -70,7 +71,7 @@ pub async fn consider(
     if let Some(set) = set {
         desired["metadata"]["annotations"][INSTEAD] = json!(set.name_any());
         desired["metadata"]["annotations"][BECAUSE] = json!(because);
-        desired["spec"]["template"] = template(&set);
+        reached::instead(plan, valid, template(&set));
     }
     Ok(())
 }

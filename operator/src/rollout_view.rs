@@ -12,7 +12,8 @@ use crate::verdict::Verdict;
 #[must_use]
 pub fn judge(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {
     let mut verdict = rollout(facts, deployment, cause);
-    if let Some(words) = outage(facts, deployment) {
+    let outage = outage(facts, deployment).map(str::to_owned);
+    for words in outage.into_iter().chain(warming(facts)) {
         verdict.message = format!("{}; {words}", verdict.message);
     }
     // Both are parts of the spec that the replicas run under, and no condition is nearer to them.
@@ -32,6 +33,16 @@ fn outage(facts: &Facts<'_>, deployment: Option<&Deployment>) -> Option<&'static
     (wanted == Some(1) && rollback::is_none(&facts.valid.spec.rollout.max_surge)).then_some(
         "spec.rollout.maxSurge is 0, so a change takes the only replica away before the next one serves: set it to 1 where there is room for two",
     )
+}
+
+/// Without numbers, which would be a status write for each node.
+fn warming(facts: &Facts<'_>) -> Option<String> {
+    let status = facts.applied.live.get(&Kind::DaemonSet)?.status();
+    let nodes = |key: &str| status[key].as_i64().unwrap_or_default();
+    let name = Kind::DaemonSet.child_of(&facts.valid.name);
+    (nodes("numberReady") < nodes("desiredNumberScheduled")).then(|| {
+        format!("spec.warmUp has not brought the image to every node yet, of which kubectl describe daemonset {name} and its pods tell")
+    })
 }
 
 fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Cause>) -> Verdict {

@@ -136,11 +136,10 @@ fn balancer(facts: &Facts<'_>) -> Option<Way> {
             url: address
                 .as_ref()
                 .map(|at| format!("{scheme}://{at}:{ENGINE_PORT}/v1")),
-            verdict: addressed(
-                "Service",
-                address,
-                "the cluster must have load balancers, such as a cloud's or MetalLB",
-            ),
+            verdict: absent(facts, Kind::Service, "", "").unwrap_or_else(|| {
+                let waiting = "the cluster must have load balancers, such as a cloud's or MetalLB";
+                addressed("Service", address, waiting)
+            }),
         }
     })
 }

@@ -59,26 +59,33 @@ pub fn at(
 pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<Spell>, String> {
     let (cron, zone) = parse(recurrence)?;
     let Some(now) = now else { return Ok(None) };
-    let never = |_| format!("{:?} never begins", recurrence.schedule);
     let length = SignedDuration::try_from(std::time::Duration::from(recurrence.duration));
     let length = length.unwrap_or(SignedDuration::MAX);
     // The first beginning whose end is still to come.
     let since = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
-    let begin = next(&cron, &zone, since).map_err(never)?;
+    let begin = next(&cron, &zone, since);
+    let begin = begin.ok_or_else(|| format!("{:?} never begins", recurrence.schedule))?;
     let end = begin.saturating_add(length).unwrap_or(Timestamp::MAX);
     Ok(Some(Spell { begin, end }))
 }
 
-/// The first time after `since`. An hour that a day lacks has none, one that it has twice has two.
+/// In which every date has been, the 29th of February too. Zones change their clocks for ever, so this must end.
+const HORIZON: SignedDuration = SignedDuration::from_hours(24 * 366 * 5);
+
+/// The first time after `since`, if there is any. An hour that a day lacks has none, one that it has twice has two.
 ///
 /// From one change of clocks to the next the zone is an offset, in which alone `cron` searches: given a zone that goes
 /// back by half an hour, cronexpr 1.7 begins that hour again and again and never ends.
-fn next(cron: &Crontab, zone: &TimeZone, since: Timestamp) -> Result<Timestamp, cronexpr::Error> {
+fn next(cron: &Crontab, zone: &TimeZone, since: Timestamp) -> Option<Timestamp> {
+    let last = since.saturating_add(HORIZON).unwrap_or(Timestamp::MAX);
     let (mut since, mut offset) = (since, zone.to_offset(since));
     for change in zone.following(since) {
         let found = next_at(cron, offset, since)?;
         if found < change.timestamp() {
-            return Ok(found);
+            return Some(found);
+        }
+        if change.timestamp() > last {
+            return None;
         }
         let before = change.timestamp().saturating_sub(SignedDuration::from_nanos(1));
         (since, offset) = (before.unwrap_or(Timestamp::MIN), change.offset());
@@ -86,13 +93,12 @@ fn next(cron: &Crontab, zone: &TimeZone, since: Timestamp) -> Result<Timestamp, 
     next_at(cron, offset, since)
 }
 
-/// The clock at the offset, read as if it were that of UTC.
-fn next_at(cron: &Crontab, offset: Offset, since: Timestamp) -> Result<Timestamp, cronexpr::Error> {
+/// The clock at the offset, read as if it were that of UTC. Nothing within four years, where cronexpr gives up.
+fn next_at(cron: &Crontab, offset: Offset, since: Timestamp) -> Option<Timestamp> {
     let ahead = SignedDuration::from_secs(offset.seconds().into());
-    let found = cron
-        .find_next(since.saturating_add(ahead).unwrap_or(since))?
-        .timestamp();
-    Ok(found.saturating_sub(ahead).unwrap_or(found))
+    let found = cron.find_next(since.saturating_add(ahead).unwrap_or(since));
+    let found = found.ok()?.timestamp();
+    Some(found.saturating_sub(ahead).unwrap_or(found))
 }
 
 fn parse(recurrence: &Recurrence) -> Result<(Crontab, TimeZone), String> {
@@ -241,6 +247,9 @@ mod tests {
                 "in \"Europe/Atlantis\" cannot be understood (",
             ),
             ("0 8 30 2 *", "UTC", "\"0 8 30 2 *\" never begins"),
+            // Only within the hour that this Sunday lacks.
+            ("30 2 * 3 SUN#2", "America/New_York", "never begins"),
+            ("30 2 * 3 SUNL", "Europe/Berlin", "never begins"),
         ] {
             let broken = autoscaling(
                 json!([{ "schedule": schedule, "timeZone": zone, "duration": "1h", "minReplicas": 2 }]),

@@ -30,8 +30,8 @@ use secrets::Secrets;
 use text::SeriesReader;
 use tls::Trust;
 
-mod pods;
-mod secrets;
+pub mod pods;
+pub mod secrets;
 mod text;
 mod tls;
 

@@ -11,6 +11,7 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio::sync::watch;
 
 use crate::api::QwenService;
+use crate::api::conditions::reasons;
 use crate::api::status::LoadingStatus;
 use crate::capabilities::Trigger;
 use crate::controller::Context;
@@ -63,7 +64,7 @@ pub async fn load(
     loop {
         clock.tick().await;
         let all = ours(&ctx, &services);
-        let unreadable = all.iter().filter(|service| service.0.is_err()).count();
+        let unreadable = all.iter().filter(|service| unreadable(service)).count();
         ctx.metrics.set_services(all.len(), unreadable);
         let mut now = HashMap::new();
         for service in &all {
@@ -87,6 +88,15 @@ pub async fn load(
         seen = now;
         forget(&ctx, &services);
     }
+}
+
+/// Whether nothing of a service is carried out: its object or, as its reconcile has found, its spec cannot be read.
+fn unreadable(service: &DeserializeGuard<QwenService>) -> bool {
+    let Ok(service) = &service.0 else { return true };
+    let conditions = service.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .into_iter()
+        .any(|condition| condition.reason == reasons::UNREADABLE_SPEC)
 }
 
 fn ours(
@@ -213,5 +223,29 @@ mod tests {
         let concerned = concerned(small, &services);
         let names: Vec<&str> = concerned.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["both"]);
+    }
+
+    #[test]
+    fn a_service_of_which_nothing_is_carried_out_is_unreadable() {
+        let service = |spec, reason| {
+            let condition = json!({ "type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-11-25T12:00:00Z" });
+            let service = json!({
+                "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService", "metadata": { "name": "chat" },
+                "spec": spec, "status": { "conditions": [condition] },
+            });
+            serde_json::from_value::<DeserializeGuard<QwenService>>(service).unwrap()
+        };
+        for (spec, reason, wanted) in [
+            (json!({}), "Available", false),
+            (json!({}), "InvalidSpec", false),
+            (json!({ "model": 5 }), "UnreadableSpec", true),
+            (json!("a text"), "Available", true),
+        ] {
+            assert_eq!(
+                unreadable(&service(spec.clone(), reason)),
+                wanted,
+                "{spec} {reason}"
+            );
+        }
     }
 }

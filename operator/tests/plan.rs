@@ -190,7 +190,7 @@ fn secrets_are_files_that_follow_and_never_words_of_the_command_line() {
 }
 
 #[test]
-fn metrics_on_a_port_apart_are_found_there_by_flag_pod_service_and_monitor() {
+fn metrics_on_a_port_apart_are_found_there_by_flag_pod_and_monitor() {
     let part = json!({ "monitoring": { "metricsPort": 9100 } });
     let pod = planned(part.clone(), Kind::Deployment).unwrap()["spec"]["template"]["spec"].clone();
     let container = &pod["containers"][0];
@@ -207,11 +207,13 @@ fn metrics_on_a_port_apart_are_found_there_by_flag_pod_service_and_monitor() {
     assert_eq!(container["ports"][1]["containerPort"], 9100);
     // The kubelet asks the API's port, as before.
     assert_eq!(container["readinessProbe"]["httpGet"]["port"], "http");
+    // A Service may lead outside; Prometheus finds the pods' ports behind it.
     let service = planned(part.clone(), Kind::Service).unwrap();
-    assert_eq!(names(&service["spec"]["ports"]), ["http", "http-metrics"]);
-    assert_eq!(service["spec"]["ports"][1]["port"], 9100);
+    assert_eq!(names(&service["spec"]["ports"]), ["http"]);
     let monitor = planned(part, Kind::ServiceMonitor).unwrap();
-    assert_eq!(monitor["spec"]["endpoints"][0]["port"], "http-metrics");
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!(endpoint["targetPort"], "http-metrics");
+    assert!(endpoint.get("port").is_none());
 }
 
 #[test]

@@ -63,12 +63,17 @@ pub fn prove(demo: &Demo, options: &Options) -> Result<()> {
         begun: Instant::now(),
     };
     let records = chaos.prepare(&scenarios).map(|()| chaos.play_all(&scenarios));
-    chaos.clean()?;
+    let cleaned = chaos.clean();
     let records = records?;
     println!("\n{}", record::table(&records));
     let failed: Vec<_> = records.iter().filter_map(Record::failure).collect();
     ensure!(failed.is_empty(), "not as expected: {}", failed.join("; "));
-    Ok(())
+    let (all, seen) = (scenarios.len(), records.len());
+    ensure!(
+        seen == all,
+        "{seen} of {all} faults left a record, a thread panicked: see above"
+    );
+    cleaned
 }
 
 /// The cluster, and how the faults are brought.
@@ -151,7 +156,7 @@ impl Chaos<'_> {
                 .map(|one| scope.spawn(|| self.play(one)))
                 .collect();
             let mut records: Vec<_> = in_turn.into_iter().map(|one| self.play(one)).collect();
-            // A thread that panicked leaves no record, which the table then lacks.
+            // A thread that panicked leaves no record.
             records.extend(beside.into_iter().filter_map(|thread| thread.join().ok()));
             records
         })

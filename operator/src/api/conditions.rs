@@ -23,6 +23,8 @@ pub mod reasons {
     pub const SUSPENDED: &str = "Suspended";
     /// The spec cannot work.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The spec has another form than this operator knows.
+    pub const UNREADABLE_SPEC: &str = "UnreadableSpec";
     /// A template that the spec names is not there.
     pub const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
     /// The API server refused an object of the service.

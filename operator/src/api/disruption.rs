@@ -25,12 +25,27 @@ pub struct DisruptionSpec {
 
 /// Whether a drain may take one of so many replicas; `unbound` says where there is no budget of them.
 pub fn drainable(replicas: &str, unbound: &str) -> Rule {
+    budget(&format!("{unbound} || {}", leaves_one(replicas)))
+}
+
+/// The same of the fewest replicas of each schedule.
+pub fn drainable_at_all_times() -> Rule {
+    let leaves_one = leaves_one("one.minReplicas");
+    budget(&format!(
+        "!has(self.autoscaling) || !has(self.autoscaling.schedules) || self.autoscaling.schedules.all(one, !has(one.minReplicas) || {leaves_one})"
+    ))
+}
+
+/// A share is rounded up, so one of the replicas may go when a whole one is left over.
+fn leaves_one(replicas: &str) -> String {
     let least = "string(self.disruption.minAvailable)";
-    // A share is rounded up, so one of them may go when a whole one is left over.
-    let rule = format!(
-        "!has(self.disruption.minAvailable) || {unbound} || ({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
-    );
-    Rule::new(rule).message(
-        "disruption.minAvailable is as many as there may be replicas, so no node with one could be drained: lower it, raise replicas or autoscaling.minReplicas, or write disruption.maxUnavailable: 1 instead",
+    format!(
+        "({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
+    )
+}
+
+fn budget(holds: &str) -> Rule {
+    Rule::new(format!("!has(self.disruption.minAvailable) || {holds}")).message(
+        "disruption.minAvailable is as many as there may be replicas, so no node with one could be drained: lower it, raise replicas, autoscaling.minReplicas or that of a schedule, or write disruption.maxUnavailable: 1 instead",
     )
 }

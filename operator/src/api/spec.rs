@@ -30,7 +30,8 @@ use super::warm_up::WarmUpSpec;
     "!has(self.autoscaling) || self.autoscaling.queueDepth.perReplica < self.engine.maxQueuedRequests"
 ).message("autoscaling.queueDepth.perReplica must be below engine.maxQueuedRequests, or the queue is full before replicas are added: lower perReplica or raise maxQueuedRequests"))]
 #[x_kube(validation = disruption::drainable("self.replicas", "has(self.autoscaling) || self.replicas <= 1"))]
-#[x_kube(validation = disruption::drainable("self.autoscaling.minReplicas", "!has(self.autoscaling) || self.autoscaling.maxReplicas == 1"))]
+#[x_kube(validation = disruption::drainable("self.autoscaling.minReplicas", "!has(self.autoscaling) || (self.autoscaling.maxReplicas == 1 && !has(self.autoscaling.schedules))"))]
+#[x_kube(validation = disruption::drainable_at_all_times())]
 #[x_kube(validation = Rule::new(
     "!self.monitoring.alerts.enabled || (self.monitoring.alerts.thresholds.queueDepth < self.engine.maxQueuedRequests && self.monitoring.alerts.thresholds.queueDepthWarning < self.engine.maxQueuedRequests)"
 ).message("the alert thresholds queueDepth and queueDepthWarning must be below engine.maxQueuedRequests, or these alerts can never fire: lower them or raise maxQueuedRequests"))]

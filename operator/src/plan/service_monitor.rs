@@ -12,6 +12,7 @@ use crate::valid::{CA_KEY, Valid, host};
 pub fn build(valid: &Valid) -> Option<Value> {
     let monitor = &valid.spec.monitoring.service_monitor;
     let token = &valid.spec.monitoring.token_secret_ref;
+    let apart = valid.spec.monitoring.metrics_port;
     let tls = valid.spec.network.tls.as_ref().map(|tls| {
         json!({
             "ca": { "secret": { "name": tls.secret_name, "key": CA_KEY } },
@@ -27,7 +28,9 @@ pub fn build(valid: &Valid) -> Option<Value> {
             "spec": {
                 "selector": { "matchLabels": meta::match_labels(valid) },
                 "endpoints": [{
-                    "port": valid.spec.monitoring.metrics_port.map_or(PORT_NAME, |_| METRICS_PORT_NAME),
+                    // A port apart is the pods' alone: the Service may be open to the outside.
+                    "port": apart.is_none().then_some(PORT_NAME),
+                    "targetPort": apart.map(|_| METRICS_PORT_NAME),
                     "path": "/metrics",
                     "scheme": tls.as_ref().map(|_| "https"),
                     "tlsConfig": tls,

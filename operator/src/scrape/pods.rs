@@ -126,7 +126,7 @@ fn engine_pod(pod: &Pod) -> Option<EnginePod> {
 }
 
 /// Of the pod, not of its service's spec: while that changes there are pods of both.
-fn metrics_port(pod: &Pod) -> Option<u16> {
+pub fn metrics_port(pod: &Pod) -> Option<u16> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     let port = ports.find(|port| port.name.as_deref() == Some(METRICS_PORT_NAME))?;

@@ -392,3 +392,43 @@ async fn a_window_that_never_opens_is_told() {
         "{told}"
     );
 }
+
+/// How replicas are reached is theirs: the spec that waits for the window is not yet that of any replica.
+#[tokio::test]
+async fn what_leads_to_replicas_follows_them_and_not_the_change_that_waits() {
+    let world = World::new(&MONITORING);
+    let (window, _) = closed();
+    let mut before = spec("one", &window);
+    before["model"] = json!({
+        "source": "hf://Qwen/Qwen3-0.6B", "cache": { "claim": { "size": "5Gi" , "deleteWithService": true } },
+    });
+    before["network"] = json!({ "allowFrom": [] });
+    reconciled(&world, before.clone()).await;
+    serve(&world, 1);
+    tell(&world, true, Some(0.0));
+    let leading = ["Service", "NetworkPolicy", "ServiceMonitor"];
+    let seen = |world: &World| leading.map(|kind| world.get(kind, "chat")["spec"].clone());
+    let was = seen(&world);
+    let claimed = |world: &World| world.get("PersistentVolumeClaim", "chat")["kind"].is_string();
+    assert!(claimed(&world));
+
+    let mut after = before;
+    after["model"]["cache"] = json!({});
+    after["network"]["tls"] = json!({ "secretName": "certificate" });
+    after["monitoring"] =
+        json!({ "metricsPort": 9100, "tokenSecretRef": { "name": "scrape", "key": "token" } });
+    reconciled(&world, after.clone()).await;
+    assert!(deferred(&world), "{}", world.condition("chat", "RolloutComplete"));
+    assert_eq!(seen(&world), was);
+    assert!(claimed(&world), "replicas still mount it");
+    let url = &world.get("QwenService", "chat")["status"]["url"];
+    assert!(url.as_str().unwrap().starts_with("http://"), "{url}");
+
+    after["rollout"] = open();
+    reconciled(&world, after).await;
+    let [service, policy, monitor] = seen(&world);
+    assert_eq!(service["ports"][0]["appProtocol"], "https");
+    assert_eq!(policy["ingress"][0]["ports"][0]["port"], 9100);
+    assert_eq!(monitor["endpoints"][0]["targetPort"], "http-metrics");
+    assert!(!claimed(&world));
+}

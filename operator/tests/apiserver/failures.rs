@@ -270,14 +270,15 @@ async fn an_unreadable_object_gets_an_event_and_others_go_on() {
     let world = World::new(&MONITORING);
     world.user_applies("odd", json!("a text"));
     world.reconcile("odd").await.unwrap();
-    assert_eq!(world.writes(), ["CREATE Event InvalidSpec"]);
+    assert_eq!(world.writes(), ["CREATE Event UnreadableSpec"]);
     // Of an operator that knows other fields than the definition.
     world.user_applies("odder", json!({ "model": 5 }));
     world.reconcile("odder").await.unwrap();
     let condition = world.condition("odder", "Ready");
     assert!(
-        condition
-            .starts_with("False InvalidSpec: the spec cannot be read, correct it: spec.model: invalid type"),
+        condition.starts_with(
+            "False UnreadableSpec: the spec cannot be read, correct it: spec.model: invalid type"
+        ),
         "{condition}"
     );
     reconciled(&world, fixed(1)).await;

@@ -25,6 +25,20 @@ async fn images_are_kept_on_nodes_as_long_as_the_spec_asks_for_it() {
     world.writes();
     world.reconcile("chat").await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
+    let serves = json!({ "observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1 });
+    world.another_writes("Deployment", "chat", &["status"], serves);
+    for (ready, told) in [(1, true), (2, false)] {
+        let status = json!({ "desiredNumberScheduled": 2, "numberReady": ready });
+        world.another_writes("DaemonSet", "chat-warm-up", &["status"], status);
+        world.watches_catch_up();
+        world.reconcile("chat").await.unwrap();
+        let condition = world.condition("chat", "RolloutComplete");
+        assert_eq!(
+            condition.contains("has not brought the image to every node yet"),
+            told,
+            "{condition}"
+        );
+    }
     reconciled(&world, fixed(1)).await;
     assert!(world.writes().contains(&"DELETE DaemonSet".to_owned()));
     assert!(world.get("DaemonSet", "chat-warm-up").is_null());

@@ -12,6 +12,16 @@ fn a_budget_that_keeps_every_replica_is_refused_with_what_to_write_instead() {
     };
     let fixed = |replicas: i32| json!({ "replicas": replicas });
     let scaled = |min: i32, max: i32| json!({ "autoscaling": { "minReplicas": min, "maxReplicas": max } });
+    let scheduled = |min: i32, max: i32, changes: Value| {
+        let mut part = scaled(min, max);
+        let mut schedule = json!({ "schedule": "0 20 * * *", "duration": "8h" });
+        schedule
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
+        part["autoscaling"]["schedules"] = json!([schedule]);
+        part
+    };
     for (least, part) in [
         (json!(3), fixed(3)),
         (json!(5), fixed(3)),
@@ -20,6 +30,9 @@ fn a_budget_that_keeps_every_replica_is_refused_with_what_to_write_instead() {
         (json!(1), scaled(1, 4)),
         (json!("1%"), scaled(1, 4)),
         (json!(2), scaled(2, 4)),
+        // At night one replica would be kept where it is, and by day the budget exists.
+        (json!(2), scheduled(3, 4, json!({ "minReplicas": 1 }))),
+        (json!(1), scheduled(1, 1, json!({ "maxReplicas": 5 }))),
     ] {
         let messages = told(least.clone(), part.clone());
         assert!(
@@ -39,6 +52,8 @@ fn a_budget_that_keeps_every_replica_is_refused_with_what_to_write_instead() {
         (json!(1), scaled(1, 1)),
         (json!(1), scaled(2, 4)),
         (json!("50%"), scaled(2, 4)),
+        (json!(1), scheduled(3, 4, json!({ "minReplicas": 2 }))),
+        (json!(1), scheduled(2, 4, json!({ "maxReplicas": 5 }))),
     ] {
         assert_eq!(
             told(least.clone(), part.clone()),
