@@ -203,7 +203,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
     };
     // observe (client)
     let capabilities = ctx.capabilities.borrow().clone();
-    let observed = observe(&ctx.client, &ctx.caches, &ctx.board, &valid, capabilities).await?;
+    let observed = observe(&ctx.client, &ctx.caches, &ctx.board, &valid, capabilities, now).await?;
     // plan (no client)
     let mut plan = plan(&valid);
     // hold back (client, only where a change waits)

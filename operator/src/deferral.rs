@@ -54,56 +54,54 @@ pub fn decide(
     idle_since: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<Deferral> {
-    let serves = replicas.ready > 0;
-    let closed = window.filter(|window| serves && !window.runs(now));
-    match (&rollout.wait_for_idle, closed) {
-        (None, _) if rollout.window.is_none() => None,
-        // Replicas that are already told of the change would begin with it as soon as the pause ends, whatever the hour.
-        _ if rollout.paused && serves => Some(Deferral {
-            reason: reasons::PAUSED,
-            message: "the change waits: set spec.rollout.paused to false to bring it to the replicas"
-                .to_owned(),
-            idle_since: None,
-            again: None,
-        }),
-        (_, Some(window)) => Some(Deferral {
-            reason: reasons::ROLLOUT_DEFERRED,
-            message: format!(
-                "the change waits for the window of spec.rollout.window, which opens at {}; remove that field to bring it to the replicas now",
-                window.begin
-            ),
-            idle_since: None,
-            again: Some(window.begin),
-        }),
-        (None, None) => None,
-        (Some(wait), None) => {
-            let said = match work(replicas) {
-                Work::Idle => return None,
-                Work::Busy => String::new(),
-                Work::Unknown(pods) => format!("; what {} is doing is not known", pods.join(" and ")),
-            };
-            let open = window.filter(|window| window.runs(now));
-            let since = idle_since.filter(|since| *since <= now).unwrap_or(now);
-            // It counts within a window, which lasts longer: a wait that went on for ever would begin anew in each.
-            let since = open.map_or(since, |open| since.max(open.begin));
-            let timeout = SignedDuration::try_from(std::time::Duration::from(wait.timeout));
-            let deadline = since.saturating_add(timeout.unwrap_or(SignedDuration::MAX));
-            let deadline = deadline.unwrap_or(Timestamp::MAX);
-            let next = [
-                Some(deadline),
-                open.map(|open| open.end),
-                now.checked_add(LOOK).ok(),
-            ];
-            (now < deadline).then(|| Deferral {
-                reason: reasons::ROLLOUT_DEFERRED,
-                message: format!(
-                    "the change waits until no replica has a request, until {deadline} at the latest (spec.rollout.waitForIdle){said}"
-                ),
-                idle_since: Some(since),
-                again: next.into_iter().flatten().min(),
-            })
-        }
+    if rollout.window.is_none() && rollout.wait_for_idle.is_none() {
+        return None;
     }
+    let serves = replicas.ready > 0;
+    let waits = |reason, message, again| Deferral {
+        reason,
+        message,
+        idle_since: None,
+        again,
+    };
+    // Replicas that are already told of the change would begin with it as soon as the pause ends, whatever the hour.
+    if rollout.paused && serves {
+        let message = "the change waits: set spec.rollout.paused to false to bring it to the replicas";
+        return Some(waits(reasons::PAUSED, message.to_owned(), None));
+    }
+    if let Some(window) = window.filter(|window| serves && !window.runs(now)) {
+        let message = format!(
+            "the change waits for the window of spec.rollout.window, which opens at {}; remove that field to bring it to the replicas now",
+            window.begin
+        );
+        return Some(waits(reasons::ROLLOUT_DEFERRED, message, Some(window.begin)));
+    }
+    let wait = rollout.wait_for_idle.as_ref()?;
+    let said = match work(replicas) {
+        Work::Idle => return None,
+        Work::Busy => String::new(),
+        Work::Unknown(pods) => format!("; what {} is doing is not known", pods.join(" and ")),
+    };
+    let open = window.filter(|window| window.runs(now));
+    let since = idle_since.filter(|since| *since <= now).unwrap_or(now);
+    // It counts within a window, which lasts longer: a wait that went on for ever would begin anew in each.
+    let since = open.map_or(since, |open| since.max(open.begin));
+    let timeout = SignedDuration::try_from(std::time::Duration::from(wait.timeout));
+    let deadline = since.saturating_add(timeout.unwrap_or(SignedDuration::MAX));
+    let deadline = deadline.unwrap_or(Timestamp::MAX);
+    let next = [
+        Some(deadline),
+        open.map(|open| open.end),
+        now.checked_add(LOOK).ok(),
+    ];
+    let message = format!(
+        "the change waits until no replica has a request, until {deadline} at the latest (spec.rollout.waitForIdle){said}"
+    );
+    let again = next.into_iter().flatten().min();
+    (now < deadline).then(|| Deferral {
+        idle_since: Some(since),
+        ..waits(reasons::ROLLOUT_DEFERRED, message, again)
+    })
 }
 
 /// Pods that leave anyway do not count.

@@ -98,6 +98,7 @@ pub async fn observe(
     board: &LoadBoard,
     valid: &Valid,
     capabilities: Capabilities,
+    now: Timestamp,
 ) -> Result<Observed, ObserveError> {
     let failed = |what: &'static str| move |reason: String| ObserveError::new(what, reason);
     let (namespace, name) = (&valid.namespace, &valid.name);
@@ -120,7 +121,6 @@ pub async fn observe(
     let of_keda = (namespace.clone(), format!("{KEDA_PREFIX}{name}"));
     let autoscalers = caches.children(Kind::HorizontalPodAutoscaler);
     let mut causes = board.causes(namespace, name).await.map_err(failed("the pods"))?;
-    let now = Timestamp::now();
     let later = causes.iter().filter_map(|cause| cause.from);
     let next_cause = later.filter(|from| now < *from).min();
     causes.retain(|cause| cause.told_at(now));

@@ -130,8 +130,8 @@ pub fn url_path(schema: &mut Schema) {
     schema.insert("maxLength".to_owned(), json!(256));
     rule(
         schema,
-        "self.startsWith('/') && !self.contains('//') && !self.contains('/../') && !self.contains(' ')",
-        "path begins with / and has neither //, /../ nor spaces: write /v1, or one such as /chat/v1 that your controller rewrites",
+        "self.startsWith('/') && !self.matches('//|/[.]{1,2}(/|$)|%2[fF]| ')",
+        "path begins with / and has neither //, /./, /../, %2f nor spaces: write /v1, or one such as /chat/v1 that your controller rewrites",
     );
 }
 

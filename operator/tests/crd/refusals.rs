@@ -282,6 +282,14 @@ fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "path begins with /",
         ),
         (
+            with(json!({ "network": { "ingress": { "path": "/chat/.." } } })),
+            "path begins with /",
+        ),
+        (
+            with(json!({ "network": { "ingress": { "path": "/a%2fb" } } })),
+            "path begins with /",
+        ),
+        (
             with(json!({ "network": { "ingress": { "hosts": ["chat.example.com:443"] } } })),
             "write a host name such as",
         ),

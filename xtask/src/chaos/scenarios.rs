@@ -2,6 +2,7 @@
 use serde_json::{Value, json};
 
 use super::NAMESPACE;
+use crate::demo::load;
 use crate::demo::manifest::{self, merge};
 use crate::demo::steps::SYSTEM;
 
@@ -186,10 +187,8 @@ impl Scenario {
     }
 }
 
-/// A short prompt and an answer of 160 tokens.
 fn story(client: usize) -> Value {
-    json!({"model": MODEL, "max_tokens": 160, "ignore_eos": true, "seed": client,
-           "prompt": format!("Story number {client}: once upon a time")})
+    load::story(MODEL, client)
 }
 
 /// A prompt of exactly so many tokens, of which no two clients share the beginning, and its answer.

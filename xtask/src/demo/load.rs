@@ -27,14 +27,16 @@ pub struct Counts {
     pub failed: AtomicUsize,
 }
 
+/// A client's completion: a short prompt and an answer of 160 tokens.
+pub fn story(model: &str, client: usize) -> Value {
+    json!({"model": model, "max_tokens": 160, "ignore_eos": true, "seed": client,
+           "prompt": format!("Story number {client}: once upon a time")})
+}
+
 impl Load {
     /// Starts `clients` clients against `base` (…/v1) that end by themselves after `limit`.
     pub fn start(base: &str, model: &str, clients: usize, limit: Duration) -> Self {
-        let body = |client| {
-            json!({"model": model, "max_tokens": 160, "ignore_eos": true, "seed": client,
-                   "prompt": format!("Story number {client}: once upon a time")})
-        };
-        Self::with(base, clients, limit, body)
+        Self::with(base, clients, limit, |client| story(model, client))
     }
 
     /// The same with a completion of one's own for each client.
