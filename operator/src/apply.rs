@@ -76,6 +76,19 @@ impl ApplyError {
         }
     }
 
+    /// Whether the API server will say the same again as long as nothing changes.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        match self {
+            Self::Request {
+                source: kube::Error::Api(status),
+                ..
+            } => matches!(status.code, 400 | 403 | 422),
+            Self::Foreign { .. } => true,
+            _ => false,
+        }
+    }
+
     /// How long the API server asked to be left alone.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

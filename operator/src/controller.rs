@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::QwenService;
 use crate::api::conditions::reasons;
 use crate::apply::{self, ApplyError};
+use crate::backoff::Backoff;
 use crate::cache::Caches;
 use crate::capabilities::Capabilities;
 use crate::hold;
@@ -37,8 +38,6 @@ const RESYNC: Duration = Duration::from_secs(600);
 const ECHO: Duration = Duration::from_secs(15);
 /// Services worked on at the same time: more only lengthens the API server's queue.
 const TURNS: usize = 8;
-/// A failed reconcile is tried again after this time.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// What reconciles share. A new one is made for each term: its memory must not outlive it.
 pub struct Context {
@@ -66,6 +65,8 @@ pub struct Context {
     pub applied: apply::Memory,
     /// What was reported.
     pub reported: report::Memory,
+    /// What failed of late.
+    pub backoff: Backoff,
     /// Who works next: who waits the longest.
     pub turns: Turns,
 }
@@ -141,6 +142,11 @@ impl ReconcileError {
 }
 
 impl ReconcileError {
+    /// Whether it stays as long as neither the service nor an object of it changes.
+    fn refused(&self) -> bool {
+        matches!(self, Self::Apply(errors) if errors.iter().all(ApplyError::refused))
+    }
+
     /// How long the API server asked to be left alone.
     fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -171,6 +177,7 @@ pub async fn reconcile(
             let _turn = ctx.turns.0.acquire().await.ok();
             drop(waits);
             if let Some(action) = pass(service, &ctx).await? {
+                ctx.backoff.succeeded(&service.uid().unwrap_or_default());
                 return Ok(action);
             }
         },
@@ -293,13 +300,17 @@ pub fn error_policy(
     ctx: Arc<Context>,
 ) -> Action {
     ctx.metrics.reconcile_failed(error.category());
-    let source = std::error::Error::source(error).map(ToString::to_string);
-    tracing::warn!(
-        namespace = service.namespace(),
-        service = service.name_any(),
-        step = error.category(),
-        cause = source,
-        "{error}"
-    );
-    Action::requeue(RETRY.max(error.retry_after().unwrap_or_default()))
+    let uid = service.uid().unwrap_or_default();
+    let (wait, news) = ctx.backoff.failed(&uid, &error.to_string(), error.refused());
+    if news {
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(
+            namespace = service.namespace(),
+            service = service.name_any(),
+            step = error.category(),
+            cause = source,
+            "{error}"
+        );
+    }
+    Action::requeue(wait.max(error.retry_after().unwrap_or_default()))
 }

@@ -48,9 +48,7 @@ pub enum Invalid {
         field: &'static str,
     },
     /// A schedule that cannot be understood.
-    #[error(
-        "{0}: {1}; write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
-    )]
+    #[error("{0}: {1}")]
     Schedule(String, String),
 }
 

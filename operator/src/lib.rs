@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod api;
 pub mod apply;
+pub mod backoff;
 pub mod cache;
 pub mod cache_view;
 pub mod capabilities;

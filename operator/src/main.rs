@@ -73,6 +73,9 @@ fn print_plans(args: &RenderArgs) -> Result<(), Failure> {
     };
     let plans = render::plans(&text, &args.settings())?;
     for plan in &plans {
+        for sentence in &plan.left_out {
+            eprintln!("warning: {sentence}");
+        }
         put(&render::documents(plan)?)?;
     }
     put(&render::adapter_rule(&plans)?)

@@ -120,14 +120,27 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             Some(format!("no {server} selects the {kind}: {first}"))
         })
         .collect();
-    if !problems.is_empty() {
-        Verdict::no(reasons::NOT_SELECTED, problems.join("; "))
-    } else if valid.spec.monitoring.alerts.enabled && !valid.unusable_rules.is_empty() {
-        Verdict::no(reasons::INVALID_RULE, valid.unusable_rules.join("; "))
+    let alerts = &valid.spec.monitoring.alerts;
+    let unusable = valid.unusable_rules.iter().filter(|_| alerts.enabled).cloned();
+    let reason = if problems.is_empty() {
+        reasons::INVALID_RULE
     } else {
+        reasons::NOT_SELECTED
+    };
+    let problems: Vec<String> = problems.into_iter().chain(unusable).collect();
+    if !problems.is_empty() {
+        Verdict::no(reason, problems.join("; "))
+    } else {
+        // The operator may not read the Secrets of notifications.
+        let told = valid.spec.monitoring.notifications.as_ref().map(|_| {
+            format!("; whether an Alertmanager takes the notifications, whose Secrets must exist, is told by kubectl describe alertmanagerconfig {}", valid.name)
+        });
         Verdict::yes(
             reasons::SELECTED,
-            "a Prometheus scrapes this service and evaluates its alerts",
+            format!(
+                "a Prometheus scrapes this service and evaluates its alerts{}",
+                told.unwrap_or_default()
+            ),
         )
     }
 }

@@ -174,6 +174,8 @@ pub struct Plan {
     pub objects: Vec<Desired>,
     /// Whether a prometheus-adapter must answer the autoscaler.
     pub by_adapter: bool,
+    /// What of the spec is left out, and why: a sentence for each.
+    pub left_out: Vec<String>,
     /// The service as its replicas are reached, while they run a template of before.
     pub reached: Option<Box<Valid>>,
 }
@@ -219,6 +221,7 @@ pub fn plan(valid: &Valid) -> Plan {
     Plan {
         objects,
         by_adapter: source == Some(MetricsSource::PrometheusAdapter),
+        left_out: valid.unusable_rules.clone(),
         reached: None,
     }
 }

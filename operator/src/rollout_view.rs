@@ -82,6 +82,8 @@ fn rollout(facts: &Facts<'_>, deployment: Option<&Deployment>, cause: Option<&Ca
     }
     if let Some(cause) = cause.filter(|cause| rollback::waits_for_room(facts.valid, Some(cause)))
         && status.ready_replicas > Some(0)
+        // The first replicas of a service replace nobody.
+        && status.updated_replicas < status.replicas
     {
         return Verdict::no(
             reasons::NO_ROOM_FOR_SURGE,

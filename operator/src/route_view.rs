@@ -24,7 +24,13 @@ struct Way {
 /// leads to the service, else the one inside of the cluster.
 #[must_use]
 pub fn judge(facts: &Facts<'_>) -> (Verdict, String) {
-    let ways = [pool(facts), route(facts), ingress(facts), balancer(facts)];
+    let ways = [
+        pool(facts),
+        route(facts),
+        ingress(facts),
+        balancer(facts),
+        nodes(facts),
+    ];
     let (open, shut): (Vec<Way>, Vec<Way>) = ways
         .into_iter()
         .flatten()
@@ -140,6 +146,22 @@ fn balancer(facts: &Facts<'_>) -> Option<Way> {
                 let waiting = "the cluster must have load balancers, such as a cloud's or MetalLB";
                 addressed("Service", address, waiting)
             }),
+        }
+    })
+}
+
+/// Through a port of every node, which the Service alone tells.
+fn nodes(facts: &Facts<'_>) -> Option<Way> {
+    (facts.valid.spec.network.service.type_ == ServiceType::NodePort).then(|| {
+        let open = || {
+            let name = &facts.valid.name;
+            let told =
+                format!("a port of every node leads to the service, which kubectl get service {name} tells");
+            Verdict::yes(reasons::ACCEPTED, told)
+        };
+        Way {
+            verdict: absent(facts, Kind::Service, "", "").unwrap_or_else(open),
+            url: None,
         }
     })
 }

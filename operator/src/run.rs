@@ -316,6 +316,7 @@ impl Operator {
             metrics: self.metrics.clone(),
             applied: Default::default(),
             reported: Default::default(),
+            backoff: Default::default(),
             turns: Default::default(),
         }
     }

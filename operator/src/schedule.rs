@@ -58,15 +58,22 @@ pub fn at(
 /// The expression or the zone cannot be understood, or it never begins.
 pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<Spell>, String> {
     let (cron, zone) = parse(recurrence)?;
-    let Some(now) = now else { return Ok(None) };
     let length = SignedDuration::try_from(std::time::Duration::from(recurrence.duration));
     let length = length.unwrap_or(SignedDuration::MAX);
     // The first beginning whose end is still to come.
-    let since = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
+    let since = now
+        .unwrap_or_default()
+        .saturating_sub(length)
+        .unwrap_or(Timestamp::MIN);
     let begin = next(&cron, &zone, since);
-    let begin = begin.ok_or_else(|| format!("{:?} never begins", recurrence.schedule))?;
+    let begin = begin.ok_or_else(|| {
+        format!(
+            "{:?} never begins, since no calendar or clock of {:?} shows that time; name one that comes",
+            recurrence.schedule, recurrence.time_zone
+        )
+    })?;
     let end = begin.saturating_add(length).unwrap_or(Timestamp::MAX);
-    Ok(Some(Spell { begin, end }))
+    Ok(now.map(|_| Spell { begin, end }))
 }
 
 /// In which every date has been, the 29th of February too. Zones change their clocks for ever, so this must end.
@@ -105,7 +112,11 @@ fn parse(recurrence: &Recurrence) -> Result<(Crontab, TimeZone), String> {
     let Recurrence {
         schedule, time_zone, ..
     } = recurrence;
-    let refused = |why: &str| format!("{schedule:?} in {time_zone:?} cannot be understood ({why})");
+    let refused = |why: &str| {
+        format!(
+            "{schedule:?} in {time_zone:?} cannot be understood ({why}); write the five fields of cron and an IANA time zone, such as '0 8 * * MON-FRI' and Europe/Berlin"
+        )
+    };
     let zone = TimeZone::get(time_zone).map_err(|error| refused(&error.to_string()))?;
     let cron = cronexpr::parse_crontab(&format!("{schedule} UTC")).map_err(|error| {
         // The expression and a mark below it come first.
@@ -254,8 +265,11 @@ mod tests {
             let broken = autoscaling(
                 json!([{ "schedule": schedule, "timeZone": zone, "duration": "1h", "minReplicas": 2 }]),
             );
-            let error = at(&broken, now).unwrap_err().to_string();
-            assert!(error.contains(words) && !error.contains('\n'), "{error}");
+            // By `render` too, which has no clock.
+            for now in [now, None] {
+                let error = at(&broken, now).unwrap_err().to_string();
+                assert!(error.contains(words) && !error.contains('\n'), "{error}");
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::deferral::Deferral;
 use crate::invalid::Invalid;
 use crate::load::{Performance, ServiceLoad};
 use crate::observe::Observed;
+use crate::ownership::controls;
 use crate::plan::{Kind, Plan};
 use crate::valid::Valid;
 use crate::verdict::Verdict;
@@ -138,7 +139,10 @@ pub fn invalid(
 }
 
 fn typed<K: serde::de::DeserializeOwned>(facts: &Facts<'_>, kind: Kind) -> Option<K> {
-    facts.applied.live.get(&kind)?.typed()
+    // Somebody else's object of that name tells nothing of this service.
+    let uid = facts.valid.owner["uid"].as_str();
+    let child = facts.applied.live.get(&kind)?;
+    controls(uid, &child.metadata).then(|| child.typed())?
 }
 
 fn count(deployment: Option<&Deployment>) -> Replicas {

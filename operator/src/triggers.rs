@@ -117,6 +117,7 @@ fn forget(ctx: &Context, services: &Store<DeserializeGuard<QwenService>>) {
         .map(|service| (service.namespace().unwrap_or_default(), service.name_any()))
         .collect();
     ctx.reported.retain(|uid| uids.contains(uid));
+    ctx.backoff.retain(|uid| uids.contains(uid));
     let exists = |namespace: &str, name: &str| keys.contains(&(namespace.to_owned(), name.to_owned()));
     ctx.applied.retain(exists);
     ctx.metrics.retain_services(exists);

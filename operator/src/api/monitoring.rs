@@ -13,6 +13,7 @@ use super::telemetry::{LogsSpec, TracingSpec};
 /// Monitoring of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.alerts.enabled || !self.serviceMonitor.enabled || !self.alerts.window.matches('^[1-9][0-9]*(s|m|h)$') || !self.serviceMonitor.interval.matches('^[1-9][0-9]*(s|m)$') || duration(self.alerts.window) >= duration(self.serviceMonitor.interval) + duration(self.serviceMonitor.interval) + duration(self.serviceMonitor.interval) + duration(self.serviceMonitor.interval)", "message": "alerts.window must be at least four times serviceMonitor.interval, or rates over it have no values and these alerts can never fire: raise window or lower interval"}]))]
 pub struct MonitoringSpec {
     /// The ServiceMonitor.
     pub service_monitor: ServiceMonitorSpec,

@@ -140,6 +140,16 @@ async fn a_load_balancer_is_told_by_its_address_and_the_service_can_go_back() {
 }
 
 #[tokio::test]
+async fn a_port_of_every_node_is_a_way_in_unless_it_is_refused() {
+    let world = World::new(&[]);
+    let exposed = with(json!({ "service": { "type": "NodePort" } }));
+    reconciled(&world, exposed).await;
+    let told = world.condition("chat", "RouteReady");
+    assert!(told.starts_with("True Accepted: a port of every node"), "{told}");
+    assert_eq!(url(&world), INSIDE);
+}
+
+#[tokio::test]
 async fn a_pool_follows_when_its_kind_comes_and_what_a_gateway_says_of_it_is_told() {
     let world = World::new(&[]);
     let pooled =

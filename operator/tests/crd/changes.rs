@@ -238,6 +238,14 @@ fn monitoring_that_cannot_work_is_refused_with_what_to_write_instead() {
             "such as 5m",
         ),
         (json!({ "alerts": { "window": "0m" } }), "such as 5m"),
+        (
+            json!({ "alerts": { "window": "39s" } }),
+            "four times serviceMonitor.interval",
+        ),
+        (
+            json!({ "serviceMonitor": { "interval": "2m" } }),
+            "four times serviceMonitor.interval",
+        ),
         (notified(json!({})), "notifications go to nobody"),
         (
             notified(json!({ "webhook": [{ "url": "http://a", "urlSecretRef": secret }] })),

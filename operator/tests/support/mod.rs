@@ -98,6 +98,7 @@ impl World {
             metrics: Metrics::new().unwrap(),
             applied: Default::default(),
             reported: Default::default(),
+            backoff: Default::default(),
             turns: Default::default(),
         };
         Self {

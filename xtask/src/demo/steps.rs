@@ -87,7 +87,12 @@ impl Demo<'_> {
         article_queries(SERVICE)
             .into_iter()
             .map(|query| {
-                let value = wait::until(step, &query, Duration::from_secs(60), || monitoring.sum(&query))?;
+                // A rate has a value once the chat lies between two scrapes.
+                let value = wait::until(step, &query, Duration::from_secs(60), || {
+                    let value = monitoring.sum(&query)?;
+                    ensure!(!value.is_nan(), "no request was seen by two scrapes yet");
+                    Ok(value)
+                })?;
                 Ok((query, value))
             })
             .collect()
