@@ -62,7 +62,7 @@ pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<S
     let length = length.unwrap_or(SignedDuration::MAX);
     // The first beginning whose end is still to come.
     let since = now
-        .unwrap_or_default()
+        .unwrap_or(ANY_DAY)
         .saturating_sub(length)
         .unwrap_or(Timestamp::MIN);
     let begin = next(&cron, &zone, since);
@@ -76,6 +76,8 @@ pub fn spell(recurrence: &Recurrence, now: Option<Timestamp>) -> Result<Option<S
     Ok(now.map(|_| Spell { begin, end }))
 }
 
+/// 2026-01-01, from which it is seen whether a time ever begins where there is no clock.
+const ANY_DAY: Timestamp = Timestamp::constant(1_767_225_600, 0);
 /// In which every date has been, the 29th of February too. Zones change their clocks for ever, so this must end.
 const HORIZON: SignedDuration = SignedDuration::from_hours(24 * 366 * 5);
 
