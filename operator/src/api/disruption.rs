@@ -25,23 +25,24 @@ pub struct DisruptionSpec {
 
 /// Whether a drain may take one of so many replicas; `unbound` says where there is no budget of them.
 pub fn drainable(replicas: &str, unbound: &str) -> Rule {
-    budget(&format!("{unbound} || {}", leaves_one(replicas)))
-}
-
-/// The same of the fewest replicas of each schedule.
-pub fn drainable_at_all_times() -> Rule {
-    let leaves_one = leaves_one("one.minReplicas");
+    let least = "string(self.disruption.minAvailable)";
+    // A share is rounded up, so one of them may go when a whole one is left over.
     budget(&format!(
-        "!has(self.autoscaling) || !has(self.autoscaling.schedules) || self.autoscaling.schedules.all(one, !has(one.minReplicas) || {leaves_one})"
+        "{unbound} || ({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
     ))
 }
 
-/// A share is rounded up, so one of the replicas may go when a whole one is left over.
-fn leaves_one(replicas: &str) -> String {
+/// The same of the fewest replicas of each schedule. The text is read once and bound, since the API server limits what a
+/// rule may cost.
+pub fn drainable_at_all_times() -> Rule {
     let least = "string(self.disruption.minAvailable)";
-    format!(
-        "({least}.endsWith('%') ? {replicas} * (100 - int({least}.replace('%', ''))) >= 100 : int({least}) < {replicas})"
-    )
+    let all =
+        |leaves: &str| format!("self.autoscaling.schedules.all(one, !has(one.minReplicas) || {leaves})");
+    let share = all("one.minReplicas * (100 - least) >= 100");
+    let count = all("least < one.minReplicas");
+    budget(&format!(
+        "!has(self.autoscaling) || !has(self.autoscaling.schedules) || ({least}.endsWith('%') ? [int({least}.replace('%', ''))].all(least, {share}) : [int({least})].all(least, {count}))"
+    ))
 }
 
 fn budget(holds: &str) -> Rule {
