@@ -62,7 +62,7 @@ test-cluster: need-cluster-tools ## End-to-end and chart tests on the local clus
 	$(CARGO_TEST) --workspace $(CLUSTER_TESTS) -- --ignored --nocapture --test-threads=1; \
 	trap - EXIT; finish
 
-# Apart from the others: it brings 300 MB of packages, and has stood still on a busy machine for a cause not found yet.
+# Apart from the others: it brings 300 MB of packages.
 .PHONY: test-browser
 test-browser: need-cluster-tools ## The Chainlit example in a headless Chromium, in front of the engine (needs a running local cluster for one of its tests)
 	cargo build --release --locked --workspace --bins

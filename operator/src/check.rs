@@ -290,7 +290,9 @@ async fn metrics(client: &Client, args: &CheckArgs) -> Result<Found, kube::Error
             Found::Fine(format!("Service {holder} answers"))
         }
         Some(condition) if condition.status == "True" => Found::Optional(format!(
-            "Service {holder} serves them, so the operator does not; delete APIService {METRICS} to scale on the operator's own"
+            "Service {holder} serves them, and {}/{} does not; if {holder} is the operator, name its release by --namespace and --release; \
+             if it is another adapter, delete APIService {METRICS} to scale on the operator's own",
+            args.namespace, args.release
         )),
         other => Found::Missing(format!(
             "Service {holder} is registered and does not answer, which also stops the deletion of namespaces; start it and \

@@ -17,7 +17,6 @@ const LOCKED: &str = "locked";
 const APART: &str = "locked-apart";
 const PORT: u16 = 9100;
 const SECRET: &str = "scrape";
-/// A kubelet looks at a Secret every minute or so, and here two do one after the other: the engine's and Prometheus's.
 const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]
@@ -76,30 +75,14 @@ fn guarded(cluster: &Cluster) -> Result<()> {
     policy(cluster)?;
 
     token(cluster, "second")?;
-    // The kubelet looks at mounted Secrets with the next work on a pod, a minute later at most.
-    for (namespace, selector) in [
-        (
-            NAMESPACE,
-            format!("qwen-operator.io/service in ({LOCKED},{APART})"),
-        ),
-        ("monitoring", "app.kubernetes.io/name=prometheus".to_owned()),
-    ] {
-        let annotate = [
-            "annotate",
-            "pods",
-            "-l",
-            &selector,
-            "--overwrite",
-            "looked-at=now",
-        ];
-        cluster.kube.run(&[&["-n", namespace], &annotate[..]].concat())?;
-    }
     for (name, url) in [(LOCKED, &locked), (APART, &apart)] {
         waiting("the engine to ask for the new token", LIMIT, || {
+            nudge(cluster)?;
             opens(url, "second", "first")
         })?;
         let changed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         waiting(&format!("a scrape of {name} with it"), LIMIT, || {
+            nudge(cluster)?;
             let up = format!("up{{job=\"{name}\"}}");
             monitoring
                 .query(&format!("{up} == 1 and timestamp({up}) > {changed}"))
@@ -109,6 +92,22 @@ fn guarded(cluster: &Cluster) -> Result<()> {
     }
     let after = pods()?;
     ensure!(after == before, "pods were touched: {before:?} became {after:?}");
+    Ok(())
+}
+
+/// The kubelet looks at mounted Secrets with the next work on a pod, or else minutes later: engines mount the Secret
+/// itself, and Prometheus one that the Prometheus operator writes after it.
+fn nudge(cluster: &Cluster) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let engines = format!("qwen-operator.io/service in ({LOCKED},{APART})");
+    for (namespace, selector) in [
+        (NAMESPACE, engines.as_str()),
+        ("monitoring", "app.kubernetes.io/name=prometheus"),
+    ] {
+        let looked = format!("looked-at={now}");
+        let annotate = ["annotate", "pods", "-l", selector, "--overwrite", &looked];
+        cluster.kube.run(&[&["-n", namespace], &annotate[..]].concat())?;
+    }
     Ok(())
 }
 

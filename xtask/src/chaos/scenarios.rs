@@ -49,8 +49,8 @@ pub static SCENARIOS: [Scenario; 7] = [
         act: Act::Load(2, |client| tokens(client, 3900, 64), 1),
         alerts: &["HighRequestLatency"],
         short_alerts: &[],
-        // A prompt alone takes some eight seconds of a core.
-        spec: || json!({"engine": {"maxModelLen": 4096, "prefixCaching": false}, "resources": {"limits": {"cpu": "500m"}}}),
+        // A prompt alone takes more than a second of a core.
+        spec: || json!({"engine": {"maxModelLen": 4096, "prefixCaching": false}, "resources": {"limits": {"cpu": "100m"}}}),
         short: || json!({}),
     },
     Scenario {
