@@ -17,6 +17,7 @@ const LOCKED: &str = "locked";
 const APART: &str = "locked-apart";
 const PORT: u16 = 9100;
 const SECRET: &str = "scrape";
+/// Prometheus' reloader may miss a file that changes within seconds of the last time, and looks again after three minutes.
 const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]
