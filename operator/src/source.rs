@@ -1,7 +1,7 @@
 //! Where a model is: `spec.model.source`, taken apart.
 use crate::invalid::Invalid;
 
-/// Which hub a model is on.
+/// Which hub a model is on. The engine has the like of it: depending on the engine for three names would bring candle along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Site {
     /// `hf://`
