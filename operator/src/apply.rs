@@ -223,7 +223,7 @@ impl Pass<'_> {
             Some(autoscaling) if kind == Kind::Deployment => handover::before(&live, autoscaling),
             _ => None,
         };
-        let asked = hash(&desired.body.to_string());
+        let asked = hash(&desired.body);
         let mark = Mark {
             desired: asked,
             owned: live.owned,
@@ -262,7 +262,7 @@ impl Pass<'_> {
         {
             object = self.set_replicas(replicas).await?;
         }
-        self.remember(kind, hash(&desired.body.to_string()), &object);
+        self.remember(kind, hash(&desired.body), &object);
         Ok(Some(object))
     }
 

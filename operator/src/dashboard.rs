@@ -44,22 +44,16 @@ struct Scope {
     alerts: String,
 }
 
-/// The dashboard of one service.
+/// The dashboard of one service, under an identifier.
 #[must_use]
-pub fn of_service(namespace: &str, service: &str, limits: &Thresholds) -> Value {
+pub fn of_service(uid: &str, namespace: &str, service: &str, limits: &Thresholds) -> Value {
     let scope = Scope {
         matchers: format!("namespace=\"{namespace}\",job=\"{service}\""),
         alerts: format!("namespace=\"{namespace}\",service=\"{service}\""),
     };
     let mut panels = Vec::new();
     views(&mut panels, &scope, limits);
-    dashboard(
-        &uid(namespace, service),
-        &format!("Qwen {namespace}/{service}"),
-        &scope,
-        [],
-        panels,
-    )
+    dashboard(uid, &format!("Qwen {namespace}/{service}"), &scope, [], panels)
 }
 
 /// The dashboard of all services, with a choice of them.

@@ -134,13 +134,14 @@ pub struct EngineSpec {
     pub api_keys_secret_ref: Option<SecretKey>,
     /// More flags of the engine, after those that the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 1024)), extend("x-kubernetes-validations" = [{
+    #[schemars(length(max = 64), inner(length(min = 1, max = 1024)), extend("x-kubernetes-validations" = [{
         "rule": "self.all(arg, !arg.startsWith('-q') && !arg.matches('^--(host|port|served[-_]model[-_]name|device|dtype|quantization|kv[-_]cache[-_]dtype|max[-_]model[-_]len|max[-_]num[-_]seqs|max[-_]num[-_]batched[-_]tokens|max[-_]queued[-_]requests|gpu[-_]memory[-_]utilization|(no[-_])?enable[-_]prefix[-_]caching|drain[-_]timeout|revision|hf[-_]endpoint|hf[-_]token|modelscope[-_]endpoint|modelscope[-_]token|s3[-_]endpoint|s3[-_]region|s3[-_]access[-_]key[-_]id|s3[-_]secret[-_]access[-_]key|s3[-_]session[-_]token|download[-_]dir|api[-_]key|api[-_]key[-_]file|metrics[-_]token[-_]file|metrics[-_]port|benchmark[-_]seconds|ssl[-_]keyfile|ssl[-_]certfile)(=.*)?$'))",
         "message": "extraArgs must not repeat a flag that the operator sets: use the field of spec.engine, spec.model or spec.rollout with that name; keys and tokens come from Secrets, by spec.engine.apiKeysSecretRef and spec.monitoring.tokenSecretRef, certificates by spec.network.tls; the port of metrics is spec.monitoring.metricsPort; host, port and download-dir are fixed",
     }]))]
     pub extra_args: Vec<String>,
     /// Environment of the engine's container; it wins over what the operator sets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
 }
 

@@ -137,7 +137,8 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
         name: "TargetDown",
         panel: "replicas",
         expr: format!("{up} == 0"),
-        for_: "1m",
+        // As long as for NoReadyReplica, which silences it: an outage of all replicas is told once.
+        for_: "2m",
         severity: "critical",
         summary: "A replica does not answer Prometheus",
         summary_zh: "副本无法被 Prometheus 抓取",

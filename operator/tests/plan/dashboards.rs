@@ -11,7 +11,12 @@ use super::planned;
 
 /// All dashboards.
 fn boards() -> [Value; 3] {
-    let service = dashboard::of_service("default", "chat", &Thresholds::default());
+    let service = dashboard::of_service(
+        &dashboard::uid("default", "chat"),
+        "default",
+        "chat",
+        &Thresholds::default(),
+    );
     [service, dashboard::of_fleet(), dashboard::of_operator()]
 }
 

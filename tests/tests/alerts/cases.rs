@@ -103,12 +103,18 @@ pub const CASES: &[Case] = &[
     case("GPUCacheOverloaded", "90 % all the time", &[
         (of!("vllm:gpu_cache_usage"), "0.9x40"),
     ]).quiet(&["4m", "6m"]),
-    case("TargetDown", "the replica is silent for two minutes", &[
-        (of!("up"), "0x12 1x30"),
-    ]).quiet(&["50s", "3m"]).fires(&["1m30s"]).told("1m30s", REPLICA, ""),
+    case("TargetDown", "the replica is silent for three minutes", &[
+        (of!("up"), "0x18 1x30"),
+    ]).quiet(&["1m50s", "4m"]).fires(&["2m30s"]).told("2m30s", REPLICA, ""),
     case("TargetDown", "one lost scrape", &[
         (of!("up"), "1x6 0 1x30"),
     ]).quiet(&["1m10s", "2m", "4m"]),
+    case("TargetDown", "the only replica hangs: at once with NoReadyReplica, which silences it", &[
+        (of!("up"), "1x6 0x30"), (of!("qwen:ready"), "1x6 stale"),
+    ]).quiet(&["3m"]).fires(&["3m10s"]),
+    case("NoReadyReplica", "the only replica hangs", &[
+        (of!("up"), "1x6 0x30"), (of!("qwen:ready"), "1x6 stale"),
+    ]).quiet(&["3m"]).fires(&["3m10s"]),
     case("NoReadyReplica", "the only replica loads for three minutes", &[
         (of!("qwen:ready"), "0x18 1x30"),
     ]).quiet(&["1m50s", "4m"]).fires(&["2m30s"]),
