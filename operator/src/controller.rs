@@ -87,12 +87,15 @@ impl Context {
     /// # Errors
     /// A template is not there, or the whole is no spec.
     pub fn merged(&self, service: &QwenService) -> Result<Merged, Invalid> {
-        if !templates::named(service).is_empty() && !watches::templates_served(&self.capabilities.borrow()) {
-            return Err(Invalid::TemplatesNotServed);
-        }
         let namespace = service.namespace().unwrap_or_default();
-        templates::merged(service, |name| {
+        let merged = templates::merged(service, |name| {
             self.caches.templates.get(&(namespace.clone(), name.to_owned()))
+        });
+        merged.map_err(|error| match error {
+            Invalid::TemplateNotFound(_) if !watches::templates_served(&self.capabilities.borrow()) => {
+                Invalid::TemplatesNotServed
+            }
+            error => error,
         })
     }
 

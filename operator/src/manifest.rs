@@ -91,7 +91,6 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
     if objects.is_empty() {
         return Err(ManifestError::Empty);
     }
-    let whole = LazyLock::new(|| Judge::new(definition::whole()));
     let part = LazyLock::new(|| Judge::new(definition::schema(definition::service())));
     let template = LazyLock::new(|| Judge::new(definition::schema(definition::template())));
     let mut found = Manifest::default();
@@ -100,7 +99,7 @@ pub fn read(text: &str) -> Result<Manifest, ManifestError> {
         if object["kind"] == *QwenServiceTemplate::kind(&()) {
             found.templates.push(Arc::new(taken(&template, &place, object)?));
         } else if object["spec"]["templateRefs"].is_null() {
-            found.services.push(alone(&whole, &place, object)?);
+            found.services.push(alone(Judge::whole(), &place, object)?);
         } else {
             found.services.push(taken(&part, &place, object)?);
         }
@@ -161,6 +160,13 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// Of a service that is whole: made once, for it takes a while.
+    #[must_use]
+    pub fn whole() -> &'static Self {
+        static WHOLE: LazyLock<Judge> = LazyLock::new(|| Judge::new(definition::whole()));
+        &WHOLE
+    }
+
     /// Of a definition's own schema.
     #[must_use]
     pub fn new(schema: Value) -> Self {
@@ -456,11 +462,11 @@ mod tests {
             "format",
             "default",
             "nullable",
-            // Held by nobody: words, and lists of the status.
+            "x-kubernetes-list-map-keys",
+            // Held by nobody: words, and what the keys of a list have said.
             "description",
             "title",
             "x-kubernetes-list-type",
-            "x-kubernetes-list-map-keys",
             "$schema",
         ];
         found.retain(|keyword| !known.contains(&keyword.as_str()));

@@ -8,6 +8,9 @@ use crate::plan::Kind;
 use crate::status::{self, Facts};
 use crate::verdict::Verdict;
 
+/// The words of the HPA controller while every pod loads: nothing that a person must put right.
+const NONE_READY: &str = "pods might be unready";
+
 /// Judges the condition ScalingActive. Why the operator cannot read a pod's load is told whoever scales.
 #[must_use]
 pub fn judge(facts: &Facts<'_>, autoscaler: Option<&HorizontalPodAutoscaler>) -> Verdict {
@@ -176,7 +179,14 @@ fn told(autoscaler: Option<&HorizontalPodAutoscaler>, named: &str) -> Option<Ver
             "the autoscaler has not looked at the service yet",
         ));
     };
-    (active.status != "True").then(|| cannot(&format!("{}{named}", words(active))))
+    (active.status != "True").then(|| {
+        let words = words(active);
+        if words.contains(NONE_READY) {
+            let message = format!("the autoscaler counts ready replicas only, and none is{named}");
+            return Verdict::no(reasons::WAITING_FOR_PODS, message);
+        }
+        cannot(&format!("{words}{named}"))
+    })
 }
 
 /// Which of our metrics the autoscaler has no value of. One metric, be it the CPU, is enough for it to call itself active.

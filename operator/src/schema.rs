@@ -49,6 +49,15 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
             }
         }
         Value::Array(items) => {
+            if let Some(key) = schema["x-kubernetes-list-map-keys"][0].as_str() {
+                let twice = items
+                    .iter()
+                    .enumerate()
+                    .find(|(at, item)| items[..*at].iter().any(|before| before[key] == item[key]));
+                if let Some((_, item)) = twice {
+                    refuse(format!("has {key} {} twice; keep one of them", item[key]));
+                }
+            }
             for (at, item) in items.iter().enumerate() {
                 walk(&schema["items"], item, &format!("{path}[{at}]"), found);
             }
@@ -119,6 +128,7 @@ mod tests {
                 "list": { "type": "array", "maxItems": 1, "items": { "type": "boolean" } },
                 "map": { "type": "object", "maxProperties": 1, "additionalProperties": { "type": "string" } },
                 "open": { "type": "object" },
+                "env": { "type": "array", "x-kubernetes-list-map-keys": ["name"], "items": { "type": "object" } },
             },
         });
         for (value, refused) in [
@@ -170,6 +180,14 @@ mod tests {
             (
                 json!({ "name": "ab", "list": [1, true] }),
                 vec!["list: has 2 items; write at most 1", "list[0]: 1 is no boolean"],
+            ),
+            (
+                json!({ "name": "ab", "env": [{ "name": "A" }, { "name": "B" }] }),
+                vec![],
+            ),
+            (
+                json!({ "name": "ab", "env": [{ "name": "A" }, { "name": "B" }, { "name": "A" }] }),
+                vec!["env: has name \"A\" twice; keep one of them"],
             ),
             (
                 json!({ "name": "ab", "map": { "k": 1, "l": "" } }),

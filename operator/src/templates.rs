@@ -1,5 +1,5 @@
 //! What a service is once its templates are merged into it: pure.
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use crate::api::status::AppliedTemplate;
 use crate::api::template::{QwenServiceTemplate, TemplateRef};
 use crate::api::{QwenService, QwenServiceSpec};
-use crate::definition;
 use crate::invalid::Invalid;
 use crate::manifest::Judge;
 
@@ -73,9 +72,8 @@ pub fn merged(
 
 /// What the schema and the rules of a whole service refuse, as the API server does without templates.
 fn problems(service: &QwenService, whole: &Value) -> Vec<String> {
-    static WHOLE: LazyLock<Judge> = LazyLock::new(|| Judge::new(definition::whole()));
     let object = json!({ "metadata": { "name": service.name_any() }, "spec": whole });
-    WHOLE.problems(&object)
+    Judge::whole().problems(&object)
 }
 
 /// Lays `over` over `base`: objects are merged field by field, everything else is replaced.

@@ -148,19 +148,7 @@ pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
                 .args(["--base-url", &demo.api(), "--model", SERVICE]),
         )
     })?;
-    step("the same with curl", |_| {
-        let body = format!(r#"{{"model":"{SERVICE}","messages":[{{"role":"user","content":"Hello!"}}]}}"#);
-        let url = format!("{}/chat/completions", demo.api());
-        shell::output(Command::new("curl").args([
-            "-sS",
-            "--fail-with-body",
-            "-H",
-            "Content-Type: application/json",
-            "-d",
-            &body,
-            &url,
-        ]))
-    })
+    step("the same with curl", |_| demo.chat())
 }
 
 /// Step 6: the target is UP and the article's queries answer.

@@ -29,7 +29,7 @@ pub mod reasons {
     pub const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
     /// The API server refused an object of the service.
     pub const APPLY_FAILED: &str = "ApplyFailed";
-    /// No pod exists yet.
+    /// No pod exists yet, or none is ready for the autoscaler.
     pub const WAITING_FOR_PODS: &str = "WaitingForPods";
     /// No node takes the pod.
     pub const UNSCHEDULABLE: &str = "Unschedulable";

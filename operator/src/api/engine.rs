@@ -4,7 +4,7 @@ use kube::core::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::secret::SecretKey;
+use super::{limits, secret::SecretKey};
 
 /// What computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -122,8 +122,7 @@ pub struct EngineSpec {
     pub prefix_caching: bool,
     /// How long a replica may take from the start of the engine until it is ready, such as `2h`, a download into its
     /// own storage included; then it is started anew. A download into a claim comes before and does not count.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')", "message": "startupTimeout must be whole seconds, minutes or hours from 1m to 24h, such as 2h"}]))]
-    #[schemars(length(max = 16))]
+    #[schemars(transform = limits::lasting("startupTimeout", "1m", "24h", "2h"))]
     pub startup_timeout: Duration,
     /// Seconds for which each replica may measure its speed before it is ready; `.status.performance` has the numbers.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -40,6 +40,27 @@ pub fn pause(schema: &mut Schema) {
     );
 }
 
+/// A time between two limits, written as Go does.
+pub fn lasting(
+    field: &'static str,
+    least: &'static str,
+    most: &'static str,
+    example: &'static str,
+) -> impl Fn(&mut Schema) {
+    move |schema| {
+        schema.insert("maxLength".to_owned(), json!(16));
+        rule(
+            schema,
+            &format!(
+                "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+            ),
+            &format!(
+                "{field} must be whole seconds, minutes or hours from {least} to {most}, such as {example}"
+            ),
+        );
+    }
+}
+
 /// The rule of a field with an address.
 pub fn http_address(field: &str) -> Rule {
     let message = format!("{field} must begin with http:// or https://");

@@ -3,6 +3,8 @@ use kube::KubeSchema;
 use kube::core::Duration;
 use serde::{Deserialize, Serialize};
 
+use super::limits;
+
 /// A time that comes again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -14,10 +16,7 @@ pub struct Recurrence {
     #[schemars(length(max = 128))]
     pub schedule: String,
     /// How long it lasts, such as `10h`; at most a week.
-    #[x_kube(validation = Rule::new(
-        "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('1m') && duration(self) <= duration('168h')"
-    ).message("duration must be whole seconds, minutes or hours from 1m to 168h, such as 10h"))]
-    #[schemars(length(max = 16))]
+    #[schemars(transform = limits::lasting("duration", "1m", "168h", "10h"))]
     pub duration: Duration,
     /// The time zone of `schedule` by its IANA name, such as `Europe/Berlin`.
     #[serde(default = "utc")]

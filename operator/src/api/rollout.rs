@@ -19,8 +19,7 @@ pub struct RolloutSpec {
     #[schemars(transform = limits::count_or_percentage)]
     pub max_unavailable: IntOrString,
     /// How long a leaving replica may finish running streams, such as `90s` or `5m`; at most 1 h.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) <= duration('1h')", "message": "drainTimeout must be whole seconds, minutes or hours up to 1h, such as 90s or 5m"}]))]
-    #[schemars(length(max = 16))]
+    #[schemars(transform = limits::lasting("drainTimeout", "0s", "1h", "90s or 5m"))]
     pub drain_timeout: Duration,
     /// The maintenance window: a change of the pods goes out only while it is open, and one that has begun goes on.
     /// Neither the first replicas nor those of a service without a ready replica wait, nor does the way back of `rollback`.
@@ -34,8 +33,7 @@ pub struct RolloutSpec {
     /// How long a change may make no progress before it is told as failed, such as `30m`; as long as
     /// `engine.startupTimeout` when unset. Where a claim is filled first, the download needs its time on top.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')", "message": "progressDeadline must be whole seconds, minutes or hours from 10s to 24h, such as 30m"}]))]
-    #[schemars(length(max = 16))]
+    #[schemars(transform = limits::lasting("progressDeadline", "10s", "24h", "30m"))]
     pub progress_deadline: Option<Duration>,
     /// Brings the replicas of before back where those of a changed spec are not ready within `progressDeadline`.
     pub rollback: bool,
@@ -61,8 +59,7 @@ impl Default for RolloutSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct WaitForIdle {
     /// The change goes out after this time even though requests run, such as `30m`; streams then have `drainTimeout`.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')", "message": "timeout must be whole seconds, minutes or hours from 10s to 24h, such as 1h"}]))]
-    #[schemars(length(max = 16))]
+    #[schemars(transform = limits::lasting("timeout", "10s", "24h", "1h"))]
     pub timeout: Duration,
 }
 

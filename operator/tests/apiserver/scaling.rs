@@ -58,6 +58,12 @@ async fn an_autoscaler_that_cannot_scale_is_told() {
         );
     }
     reconciled(&world, by_adapter(1, 4)).await;
+    let unready = "the HPA was unable to compute the replica count: unable to get metric vllm:num_requests_waiting: did not receive metrics for targeted pods (pods might be unready)";
+    let loading = ("ScalingActive", "False", "FailedGetPodsMetric", unready);
+    assert_eq!(
+        told(&world, "chat", says(1, &[loading])).await,
+        "False WaitingForPods: the autoscaler counts ready replicas only, and none is"
+    );
     let condition = told(&world, "chat", says(4, &[COUNTS, full])).await;
     assert!(
         condition.starts_with("True MetricsAvailable") && condition.ends_with("; at the maximum of 4"),

@@ -1,7 +1,8 @@
 //! The path of a user from a manifest to an alert, one function a step; each fails with what it waited for.
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::load::{Load, PodClient};
 use super::monitoring::{Monitoring, article_queries};
@@ -79,6 +80,14 @@ impl Demo<'_> {
         self.kube.run(&["-n", NAMESPACE, "get", kinds, SERVICE])
     }
 
+    /// One chat with curl; the answer's JSON.
+    pub fn chat(&self) -> Result<String> {
+        let body = format!(r#"{{"model":"{SERVICE}","messages":[{{"role":"user","content":"Hello!"}}]}}"#);
+        let url = format!("{}/chat/completions", self.api());
+        let header = "Content-Type: application/json";
+        shell::output(Command::new("curl").args(["-sS", "--fail-with-body", "-H", header, "-d", &body, &url]))
+    }
+
     /// Prometheus scrapes the service under its own name, and the article's queries answer.
     pub fn observed(&self, step: &mut Step, monitoring: &Monitoring) -> Result<Vec<(String, f64)>> {
         wait::until(step, "the target to be UP", Duration::from_secs(90), || {
@@ -87,7 +96,14 @@ impl Demo<'_> {
         article_queries(SERVICE)
             .into_iter()
             .map(|query| {
-                let value = wait::until(step, &query, Duration::from_secs(60), || monitoring.sum(&query))?;
+                let value = wait::until(step, &query, Duration::from_secs(60), || {
+                    let value = monitoring.sum(&query)?;
+                    if !value.is_finite() {
+                        self.chat()?;
+                        bail!("no latency yet: it takes requests between two scrapes");
+                    }
+                    Ok(value)
+                })?;
                 Ok((query, value))
             })
             .collect()
