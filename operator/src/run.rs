@@ -34,8 +34,9 @@ use crate::{triggers, watches};
 /// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than
 /// Kubernetes waits.
 const LAST: Duration = Duration::from_secs(10);
-/// Reconciles under way have no limit of their own: they wait for their turn, in the order in which they came.
-const UNLIMITED: u16 = 0;
+/// Reconciles under way: far more than work at a time, so that they wait for their turn in the order in which they
+/// came, and are seen to wait. kube looks at each of them whenever anything happens, which a thousand make dear.
+const UNDER_WAY: u16 = 256;
 /// Triggers that are held for a term that is slow to take them; more are taken as one for all services.
 const TRIGGERS: usize = 4096;
 
@@ -345,7 +346,7 @@ impl Operator {
         Controller::for_stream(services, reader)
             .reconcile_on(triggers::of_one(self.triggers.subscribe(), known))
             .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
-            .with_config(controller::Config::default().concurrency(UNLIMITED))
+            .with_config(controller::Config::default().concurrency(UNDER_WAY))
             .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
     }
 }
