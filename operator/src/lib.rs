@@ -40,6 +40,7 @@ pub mod revision_view;
 pub mod rollback;
 pub mod rollout_view;
 pub mod route_view;
+pub mod rules;
 pub mod run;
 pub mod scaling_history;
 pub mod scaling_view;
@@ -51,6 +52,7 @@ pub mod sizing;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod template_text;
 pub mod templates;
 #[cfg(test)]
 mod testing;

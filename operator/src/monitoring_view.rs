@@ -137,11 +137,25 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         });
         Verdict::yes(
             reasons::SELECTED,
-            format!(
-                "a Prometheus scrapes this service and evaluates its alerts{}",
-                told.unwrap_or_default()
-            ),
+            format!("{}{}", selected(valid), told.unwrap_or_default()),
         )
+    }
+}
+
+/// What follows where everything is selected that the spec wants.
+fn selected(valid: &Valid) -> String {
+    let monitoring = &valid.spec.monitoring;
+    match (monitoring.service_monitor.enabled, monitoring.alerts.enabled) {
+        (true, true) => "a Prometheus scrapes this service and evaluates its alerts".to_owned(),
+        (true, false) => {
+            "a Prometheus scrapes this service, whose alerts are switched off (spec.monitoring.alerts.enabled)"
+                .to_owned()
+        }
+        (false, true) => format!(
+            "a Prometheus evaluates the alerts of this service; without a ServiceMonitor (spec.monitoring.serviceMonitor.enabled) they see it only if something else scrapes it under the job {}, and NoReadyReplica is left out",
+            valid.name
+        ),
+        (false, false) => "an Alertmanager takes messages about alerts of this service, which are switched off (spec.monitoring.alerts.enabled)".to_owned(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::api::{
     SERVICE_LABEL,
 };
 use crate::invalid::Invalid;
+use crate::rules;
 use crate::schedule::{self, Hours, Spell};
 use crate::sizing::{self, Sizing};
 use crate::source::Source;
@@ -85,9 +86,9 @@ pub struct Valid {
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
     pub sizing: Option<Sizing>,
-    /// The user's own rules that Prometheus can evaluate.
+    /// The user's own rules that a Prometheus takes.
     pub extra_rules: Vec<ExtraRule>,
-    /// What is wrong with the others: a sentence for each.
+    /// What is wrong with the others, and with changes of alerts: a sentence for each.
     pub unusable_rules: Vec<String>,
     /// The templates that are in its spec.
     pub templates: Vec<AppliedTemplate>,
@@ -117,7 +118,7 @@ pub fn validate(
     settings: &Settings,
     now: Option<Timestamp>,
 ) -> Result<Valid, Invalid> {
-    let Merged { spec, templates } = merged;
+    let Merged { mut spec, templates } = merged;
     let source = Source::parse(&spec.model.source)?;
     let served_name = spec
         .model
@@ -146,7 +147,9 @@ pub fn validate(
     };
     check_template(&spec)?;
     let startup = spec.engine.startup_timeout;
-    let (extra_rules, unusable_rules) = usable(&spec.monitoring.alerts.extra_rules);
+    let alerts = &mut spec.monitoring.alerts;
+    let (extra_rules, mut unusable_rules) = rules::usable(&alerts.extra_rules);
+    unusable_rules.extend(rules::prune(alerts));
     Ok(Valid {
         name: service.name_any(),
         namespace: service.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -218,22 +221,6 @@ fn check_template(spec: &QwenServiceSpec) -> Result<(), Invalid> {
         }
     }
     Ok(())
-}
-
-/// Rules that can be evaluated, and what is wrong with the others. One broken expression would make Prometheus
-/// refuse all alerts of the service.
-fn usable(rules: &[ExtraRule]) -> (Vec<ExtraRule>, Vec<String>) {
-    let mut unusable = Vec::new();
-    let kept = rules.iter().enumerate().filter(|(at, rule)| {
-        let parsed = promql_parser::parser::parse(&rule.expr);
-        unusable.extend(parsed.as_ref().err().map(|error| {
-            let error = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            format!("spec.monitoring.alerts.extraRules[{at}].expr is no PromQL ({error}); correct it, the rule is left out until then")
-        }));
-        parsed.is_ok()
-    });
-    let kept = kept.map(|(_, rule)| rule.clone()).collect();
-    (kept, unusable)
 }
 
 // === impl Valid ===

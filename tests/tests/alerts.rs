@@ -16,7 +16,21 @@ use xtask::{paths::Paths, shell};
 const SERVICE: &str = r#"{
     "apiVersion": "qwen-operator.io/v1alpha1", "kind": "QwenService",
     "metadata": {"name": "chat", "namespace": "team"},
-    "spec": {"model": {"source": "embedded://nano"}, "engine": {"device": "Cpu"}, "autoscaling": {"maxReplicas": 2}}
+    "spec": {
+        "model": {"source": "embedded://nano"}, "engine": {"device": "Cpu"}, "autoscaling": {"maxReplicas": 2},
+        "monitoring": {"alerts": {
+            "overrides": {"TargetDown": {"severity": "page", "labels": {"team": "chat", "my-team": "left out"}}},
+            "extraRules": [
+                {"record": "job:up:sum", "expr": "sum by (job) (up)", "labels": {"kind": "mine"}},
+                {"alert": "Left", "expr": "limitk(1, up)"},
+                {"alert": "Mine", "expr": "1 > bool 0", "for": "5m", "labels": {"where": "{{ $labels.pod }}"}, "annotations": {
+                    "summary": "{{ with query \"up\" }}{{ . | first | value | humanize }}{{ else if eq $value 1.0 }}one{{ end }}",
+                    "listed": "{{ range $i, $one := query \"up{job='x'}\" }}{{ $one.Labels.pod }}: {{ $i }}{{ end }}",
+                    "noted": "{{/* a }} remark */}}{{ `raw` }}{{ reReplaceAll \"a\" \"c\" $labels.job }}"
+                }}
+            ]
+        }}
+    }
 }"#;
 
 /// Groups of rules of the service and of the operator, as Prometheus reads them.
@@ -42,8 +56,13 @@ fn every_alert_fires_and_resolves_and_is_quiet_otherwise() -> Result<()> {
         .iter()
         .flat_map(|group| group["rules"].as_array().into_iter().flatten());
     let alerts: Vec<&Value> = rules.filter(|rule| rule["alert"].is_string()).collect();
+    // Rules of the user's own are there to be loaded by a real Prometheus' parser.
+    let users = |name: &Value| name == "Mine";
     for alert in &alerts {
         let name = &alert["alert"];
+        if users(name) {
+            continue;
+        }
         ensure!(
             CASES.iter().any(|case| name == case.alert),
             "no case tests {name}"

@@ -1,6 +1,7 @@
 //! The Helm chart, rendered by the helm of the local cluster (target/cluster/bin/helm) without a cluster.
 //!
 //! Run with: `cargo xtask cluster programs`, then `cargo test -p qwen-tests --test chart -- --include-ignored`.
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -95,6 +96,19 @@ fn the_charts_crds_are_those_of_the_folder_crds() -> Result<()> {
         read(chart().join(CRD))? == read(root().join("crds/qwen-operator.yaml"))?,
         "charts/qwen-operator/{CRD} is not crds/qwen-operator.yaml: run `make generate`"
     );
+    Ok(())
+}
+
+#[test]
+fn the_schema_takes_overrides_of_the_operators_alerts_and_of_no_others() -> Result<()> {
+    let read = |path: &str| std::fs::read_to_string(chart().join(path)).with_context(|| path.to_owned());
+    let schema: Value = serde_json::from_str(&read("values.schema.json")?)?;
+    let known = &schema["properties"]["prometheusRule"]["properties"]["overrides"]["properties"];
+    let known = known.as_object().context("no overrides")?.keys();
+    let alerts: Value = serde_saphyr::from_str(&read("files/alerts.yaml")?)?;
+    let rules = alerts["groups"][0]["rules"].as_array().context("no rules")?;
+    let names: BTreeSet<_> = rules.iter().filter_map(|rule| rule["alert"].as_str()).collect();
+    assert_eq!(known.map(String::as_str).collect::<BTreeSet<_>>(), names);
     Ok(())
 }
 
@@ -329,6 +343,7 @@ fn the_schema_refuses_values_that_cannot_work() -> Result<()> {
         "tokenSecrets[0].name=scrape",
         "prometheusRule.overrides.QwenOperatorDown.for=soon",
         "prometheusRule.overrides.OperatorDown.for=10m",
+        "prometheusRule.overrides.QwenOperatorDwon.for=10m",
     ] {
         match render(&[value]) {
             Ok(_) => bail!("{value} was accepted"),

@@ -28,6 +28,7 @@ const GPU_MIB: f64 = 20512.0;
 #[ignore = "needs the local cluster"]
 fn every_panel_shows_what_known_traffic_was() -> Result<()> {
     with_services(&[NAME], |cluster| {
+        let before = cluster.demo().values()?;
         cluster.demo().install(&[
             "serviceMonitor.enabled=true",
             "serviceMonitor.interval=5s",
@@ -37,8 +38,7 @@ fn every_panel_shows_what_known_traffic_was() -> Result<()> {
         let mut delete = cluster.kube.command();
         delete.args(["delete", "--ignore-not-found", "-f", "-"]);
         shell::output_with_input(&mut delete, &dcgm(""))?;
-        // A setting once made stays in the release until it is set again.
-        cluster.demo().install(&["serviceMonitor.enabled=false"])?;
+        cluster.demo().restore(&before)?;
         tested
     })
 }

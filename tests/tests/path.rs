@@ -20,7 +20,7 @@ fn one_manifest_leads_to_a_model_a_fleet_and_an_alert() -> Result<()> {
 
 fn walk(cluster: &Cluster) -> Result<()> {
     let demo = cluster.demo();
-    demo::deploy(&demo, "")?;
+    demo::deploy(&demo, &demo::WATCHED)?;
     columns(cluster)?;
     demo::talk(&demo, &cluster.paths)?;
     let monitoring = Monitoring::local(&cluster.proxy);

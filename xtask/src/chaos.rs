@@ -58,6 +58,7 @@ pub fn prove(demo: &Demo, options: &Options) -> Result<()> {
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(wanted).collect();
     let chaos = Chaos {
         demo,
+        before: demo.values()?,
         monitoring: Monitoring::local(demo.proxy),
         full: options.full,
         begun: Instant::now(),
@@ -79,6 +80,8 @@ pub fn prove(demo: &Demo, options: &Options) -> Result<()> {
 /// The cluster, and how the faults are brought.
 pub struct Chaos<'a> {
     demo: &'a Demo<'a>,
+    /// The release's values, which it gets back at the end.
+    before: String,
     monitoring: Monitoring,
     full: bool,
     begun: Instant,
@@ -88,18 +91,15 @@ impl Chaos<'_> {
     /// Operator, services, targets and rules.
     fn prepare(&self, scenarios: &[&Scenario]) -> Result<()> {
         step("the operator, watched by Prometheus", |_| {
-            let mut values = vec![
-                "serviceMonitor.enabled=true",
-                "serviceMonitor.labels.release=monitoring",
-                "prometheusRule.enabled=true",
-                "prometheusRule.labels.release=monitoring",
+            let times = [
+                format!("serviceMonitor.interval={}", if self.full { "30s" } else { "2s" }),
+                format!(
+                    "prometheusRule.overrides.QwenOperatorDown.for={}s",
+                    self.operator_down_for()
+                ),
             ];
-            if !self.full {
-                values.extend([
-                    "serviceMonitor.interval=2s",
-                    "prometheusRule.overrides.QwenOperatorDown.for=5s",
-                ]);
-            }
+            let mut values = demo::WATCHED.to_vec();
+            values.extend(times.iter().map(String::as_str));
             self.demo.install(&values).map(|()| String::new())
         })?;
         step(
@@ -119,6 +119,11 @@ impl Chaos<'_> {
         )
     }
 
+    /// Seconds that QwenOperatorDown holds before it fires; two minutes are the chart's default.
+    fn operator_down_for(&self) -> u32 {
+        if self.full { 120 } else { 5 }
+    }
+
     fn ready(&self, step: &mut Step, scenario: &Scenario) -> Result<()> {
         let name = scenario.name;
         self.demo
@@ -135,6 +140,15 @@ impl Chaos<'_> {
             for alert in scenario.alerts(self.full) {
                 let state = self.monitoring.rule_state(alert, &scenario.group())?;
                 ensure!(state == "inactive", "{alert} is {state} before there is a fault");
+            }
+            if scenario.name == OPERATOR_DOWN {
+                // Prometheus may still have the rule that the release had before.
+                let held = self.monitoring.rule_for("QwenOperatorDown", &scenario.group())?;
+                let wanted = f64::from(self.operator_down_for());
+                ensure!(
+                    (held - wanted).abs() < 0.5,
+                    "QwenOperatorDown holds for {held} s in Prometheus, not yet for {wanted} s"
+                );
             }
             let before = self.monitoring.active(&scenario.matcher())?;
             ensure!(
@@ -205,18 +219,21 @@ impl Chaos<'_> {
         );
     }
 
-    /// Removes the services; the operator stays, as the demo leaves it.
+    /// Removes the services; the operator stays, with the values that it had.
     fn clean(&self) -> Result<()> {
-        step("remove the services", |_| {
+        let removed = step("remove the services", |_| {
             let kube = self.demo.kube;
             kube.run(&["delete", "qwen", "--all", "--namespace", NAMESPACE])?;
             // A namespace with pods that still drain is looked at again only after half of their grace period.
             let drained = ["wait", "pod", "--all", "--for=delete", "--timeout=120s"];
             kube.run(&[&drained[..], &["--namespace", NAMESPACE]].concat())?;
-            kube.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
-            // A setting once made stays in the release until it is set again.
-            let off = ["serviceMonitor.enabled=null", "prometheusRule.enabled=null"];
-            self.demo.install(&off).map(|()| String::new())
-        })
+            kube.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])
+                .map(|_| String::new())
+        });
+        // Also where services are left: those are seen, values are not.
+        let restored = step("give the release its own values back", |_| {
+            self.demo.restore(&self.before).map(|()| String::new())
+        });
+        removed.and(restored)
     }
 }

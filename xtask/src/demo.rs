@@ -23,6 +23,17 @@ const CLIENTS: usize = 48;
 /// Tokens of a stream that is open while its pod leaves.
 const STREAM: usize = 900;
 
+/// Values with which the local Prometheus, which selects by a label, watches the operator too. In the user's own cluster
+/// label and choice are the owner's.
+pub const WATCHED: [&str; 4] = [
+    "serviceMonitor.enabled=true",
+    "serviceMonitor.labels.release=monitoring",
+    "prometheusRule.enabled=true",
+    "prometheusRule.labels.release=monitoring",
+];
+/// The operator's job and its group of rules.
+const OPERATOR: &str = "qwen-operator";
+
 /// Which cluster the demo uses.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
@@ -44,7 +55,15 @@ pub fn up(paths: &Paths, options: &Options) -> Result<()> {
         proxy: &proxy,
         paths,
     };
-    deploy(&demo, &options.registry)?;
+    let registry = format!("image.registry={}", options.registry);
+    let mut values = Vec::new();
+    if !options.registry.is_empty() {
+        values.push(registry.as_str());
+    }
+    if local {
+        values.extend(WATCHED);
+    }
+    deploy(&demo, &values)?;
     talk(&demo, paths)?;
     if local {
         let monitoring = Monitoring::local(&proxy);
@@ -125,11 +144,10 @@ fn next_steps(paths: &Paths, local: bool) -> String {
     )
 }
 
-/// Steps 3 and 4: the operator from its chart, the service from its manifest.
-pub fn deploy(demo: &Demo, registry: &str) -> Result<()> {
+/// Steps 3 and 4: the operator from its chart with these values, the service from its manifest.
+pub fn deploy(demo: &Demo, values: &[&str]) -> Result<()> {
     step("helm install of the operator", |_| {
-        demo.install(&[&format!("image.registry={registry}")])
-            .map(|()| String::new())
+        demo.install(values).map(|()| String::new())
     })?;
     step("kubectl apply -f examples/quickstart.yaml, until Ready", |_| {
         demo.apply()
@@ -151,7 +169,7 @@ pub fn talk(demo: &Demo, paths: &Paths) -> Result<()> {
     step("the same with curl", |_| demo.chat())
 }
 
-/// Step 6: the target is UP and the article's queries answer.
+/// Step 6: the target is UP and the article's queries answer; the operator is watched too.
 pub fn observe(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
     step(
         "Prometheus scrapes the service and answers the article's queries",
@@ -161,6 +179,18 @@ pub fn observe(demo: &Demo, monitoring: &Monitoring) -> Result<()> {
                 .iter()
                 .map(|(query, value)| format!("\n     {query} = {value}"))
                 .collect())
+        },
+    )?;
+    step(
+        "Prometheus scrapes the operator and has the alerts about it",
+        |step| {
+            // A scrape every 30 s, after the minute that the kubelet may take to write the configuration down.
+            let limit = Duration::from_secs(150);
+            wait::until(step, "the operator's target and alerts", limit, || {
+                monitoring.targets_up(OPERATOR)?;
+                monitoring.rule_state("QwenOperatorDown", OPERATOR)?;
+                Ok(String::new())
+            })
         },
     )
 }

@@ -18,7 +18,7 @@ pub struct AlertsSpec {
     pub thresholds: Thresholds,
     /// Time over which percentiles, rates and shares are taken, such as `5m`; four scrapes at least.
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^[1-9][0-9]*(s|m|h)$')", "message": "window must be whole seconds, minutes or hours, such as 5m"}]))]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 7))]
     pub window: String,
     /// Changes of single alerts, by their names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -57,11 +57,11 @@ pub struct AlertOverride {
     /// How long its expression must hold, such as `5m`.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.matches('^[0-9]+(s|m|h)$')", "message": "for must be whole seconds, minutes or hours, such as 5m"}]))]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 7))]
     pub for_: Option<String>,
     /// Its label `severity`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), extend("pattern" = "^[-A-Za-z0-9_.]+$"))]
     pub severity: Option<String>,
     /// More labels, which routes of an Alertmanager may read.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -100,11 +100,18 @@ fn names(schema: &mut Schema) {
     );
 }
 
+/// An alert above all of something would never fire.
+fn reachable(schema: &mut Schema) {
+    let message = "a share above which the alert fires: write a number below 1, such as 0.9";
+    let rule = json!([{ "rule": "self < 1.0", "message": message }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
+}
+
 /// The numbers at which alerts fire. Shares are 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Thresholds {
-    /// HighRequestLatency: seconds of the 95th percentile of whole requests over 5 minutes.
+    /// HighRequestLatency: seconds of the 95th percentile of whole requests over `window`.
     #[schemars(range(min = 0))]
     pub request_latency_p95_seconds: f64,
     /// RequestQueueBuildup (critical): requests waiting in one replica.
@@ -114,19 +121,19 @@ pub struct Thresholds {
     #[schemars(range(min = 0))]
     pub queue_depth_warning: i32,
     /// GPUCacheOverloaded: share of the KV cache in use.
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 1), transform = reachable)]
     pub kv_cache_usage: f64,
     /// KVCacheUsageHigh (warning): share of the KV cache in use.
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 1), transform = reachable)]
     pub kv_cache_usage_warning: f64,
-    /// SlowFirstToken: seconds of the 95th percentile of the time to the first token over 5 minutes.
+    /// SlowFirstToken: seconds of the 95th percentile of the time to the first token over `window`.
     #[schemars(range(min = 0))]
     pub time_to_first_token_p95_seconds: f64,
-    /// ServerErrors: share of requests answered with 5xx over 5 minutes.
-    #[schemars(range(min = 0, max = 1))]
+    /// ServerErrors: share of requests answered with 5xx over `window`.
+    #[schemars(range(min = 0, max = 1), transform = reachable)]
     pub server_error_share: f64,
-    /// RequestsRejected: share of requests answered with 429 over 5 minutes.
-    #[schemars(range(min = 0, max = 1))]
+    /// RequestsRejected: share of requests answered with 429 over `window`.
+    #[schemars(range(min = 0, max = 1), transform = reachable)]
     pub rejected_share: f64,
 }
 
@@ -166,7 +173,7 @@ pub struct ExtraRule {
     /// How long the expression must hold, such as `5m`.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(s|m|h)$')").message("for must be whole seconds, minutes or hours, such as 5m"))]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 7))]
     pub for_: Option<String>,
     /// Labels of the alert, beside namespace and service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -32,7 +32,8 @@ pub fn object_name(schema: &mut Schema) {
 
 /// A time of whole seconds, minutes or hours.
 pub fn pause(schema: &mut Schema) {
-    schema.insert("maxLength".to_owned(), json!(8));
+    // More digits are more than Go's durations hold.
+    schema.insert("maxLength".to_owned(), json!(7));
     rule(
         schema,
         "self.matches('^[1-9][0-9]*(s|m|h)$')",
@@ -52,7 +53,7 @@ pub fn lasting(
         rule(
             schema,
             &format!(
-                "self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+                "self.matches('^([0-9]{{1,6}}(h|m|s))+$') && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
             ),
             &format!(
                 "{field} must be whole seconds, minutes or hours from {least} to {most}, such as {example}"
@@ -63,8 +64,8 @@ pub fn lasting(
 
 /// The rule of a field with an address.
 pub fn http_address(field: &str) -> Rule {
-    let message = format!("{field} must begin with http:// or https://");
-    Rule::new("self.startsWith('http://') || self.startsWith('https://')").message(message.as_str())
+    let message = format!("{field} must begin with http:// or https:// and a host, and have no spaces");
+    Rule::new("self.matches('^https?://[^ /?#]+[^ ]*$')").message(message.as_str())
 }
 
 /// A number of replicas or a share of them; Kubernetes refuses more than all of them for `maxUnavailable`.

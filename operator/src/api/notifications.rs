@@ -2,8 +2,9 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::limits;
 use super::secret::SecretKey;
@@ -21,7 +22,7 @@ pub struct NotificationsSpec {
     pub labels: BTreeMap<String, String>,
     /// Labels whose alerts come in one message: by default all replicas with the same alert.
     #[serde(default = "group_by")]
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 16), transform = labels_once)]
     pub group_by: Vec<String>,
     /// Time in which alerts are gathered before the first message, such as `30s`.
     #[serde(default = "group_wait")]
@@ -62,7 +63,8 @@ pub enum Language {
     Zh,
 }
 
-/// A mail address and the way to it. What is left out is as in Alertmanager's own configuration.
+/// A mail address and the way to it. `from` and `smarthost` are Alertmanager's to have too, but without them the
+/// Prometheus operator stops at this one configuration and takes no change of any other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -73,14 +75,12 @@ pub struct Email {
     #[schemars(length(min = 3, max = 1024))]
     pub to: String,
     /// From whom.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 320))]
-    pub from: Option<String>,
+    pub from: String,
     /// The mail server, `HOST:PORT`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 260))]
     #[x_kube(validation = Rule::new("self.matches('^.+:[0-9]+$')").message("smarthost must be HOST:PORT, such as mail.example.com:587"))]
-    pub smarthost: Option<String>,
+    pub smarthost: String,
     /// User at the mail server.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 320))]
@@ -142,6 +142,21 @@ pub struct WeChatWork {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub to_tag: Option<String>,
+}
+
+/// What Alertmanager groups by; a wrong label would stop its whole configuration.
+fn labels_once(schema: &mut Schema) {
+    if let Some(item) = schema.get_mut("items") {
+        item["maxLength"] = json!(64);
+    }
+    let rules = json!([{
+        "rule": "self.all(name, name == '...' || name.matches('^[a-zA-Z_][a-zA-Z0-9_]*$')) && self.all(name, self.exists_one(other, other == name))",
+        "message": "groupBy has names of labels (letters, digits and '_'), each once, such as [alertname, pod]",
+    }, {
+        "rule": "!('...' in self) || size(self) == 1",
+        "message": "'...' in groupBy means all labels: write it alone",
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rules);
 }
 
 fn group_by() -> Vec<String> {

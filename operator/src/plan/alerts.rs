@@ -172,10 +172,15 @@ fn availability(scope: &Scope, valid: &Valid) -> Vec<Alert> {
         severity: "warning",
         summary: "The engine was restarted",
         summary_zh: "引擎发生重启",
-        description: "The engine of {{ $labels.pod }} restarted {{ $value | printf \"%.0f\" }} times of late. kubectl logs --previous tells why.".to_owned(),
+        description: "Restarts of the engine of {{ $labels.pod }} of late: {{ $value | printf \"%.0f\" }}. kubectl logs --previous tells why.".to_owned(),
         description_zh: "{{ $labels.pod }} 的引擎近期重启了 {{ $value | printf \"%.0f\" }} 次。可用 kubectl logs --previous 查看原因。".to_owned(),
     };
-    vec![down, none, restarted]
+    // Who scrapes without the ServiceMonitor may give the series another job, and this one would fire for ever.
+    let none = Some(none).filter(|_| valid.spec.monitoring.service_monitor.enabled);
+    [Some(down), none, Some(restarted)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The same causes as the first three, earlier.

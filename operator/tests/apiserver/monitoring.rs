@@ -87,6 +87,41 @@ async fn the_label_that_a_prometheus_wants_is_named() {
 }
 
 #[tokio::test]
+async fn what_is_switched_off_is_not_said_to_work() {
+    let world = World::new(&MONITORING);
+    let all = json!({ "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {}, "ruleSelector": {}, "ruleNamespaceSelector": {} });
+    world.put("Prometheus", "main", prometheus(all));
+    for (part, words, blind) in [
+        (
+            json!({ "alerts": { "enabled": false } }),
+            "whose alerts are switched off",
+            false,
+        ),
+        (
+            json!({ "serviceMonitor": { "enabled": false } }),
+            "only if something else scrapes it under the job chat",
+            true,
+        ),
+    ] {
+        let mut spec = fixed(1);
+        spec["monitoring"] = part;
+        reconciled(&world, spec).await;
+        let condition = world.condition("chat", "MonitoringReady");
+        assert!(
+            condition.starts_with("True Selected") && condition.contains(words),
+            "{condition}"
+        );
+        if blind {
+            let rule = world.get("PrometheusRule", "chat").to_string();
+            assert!(
+                rule.contains("TargetDown") && !rule.contains("NoReadyReplica"),
+                "{rule}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_prometheus_without_selectors_selects_nothing() {
     let world = World::new(&MONITORING);
     world.put(

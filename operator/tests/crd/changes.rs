@@ -256,12 +256,34 @@ fn monitoring_that_cannot_work_is_refused_with_what_to_write_instead() {
             "must begin with http:// or https://",
         ),
         (
-            notified(json!({ "email": [{ "to": "a@b.c", "authUsername": "me" }] })),
+            notified(
+                json!({ "email": [{ "to": "a@b.c", "from": "d@b.c", "smarthost": "b.c:25", "authUsername": "me" }] }),
+            ),
             "set both, or neither",
         ),
         (
-            notified(json!({ "email": [{ "to": "a@b.c", "smarthost": "mail" }] })),
+            notified(json!({ "email": [{ "to": "a@b.c", "from": "d@b.c", "smarthost": "mail" }] })),
             "must be HOST:PORT",
+        ),
+        (
+            notified(json!({ "webhook": [{ "url": "http://a b/" }] })),
+            "and have no spaces",
+        ),
+        (
+            notified(json!({ "groupBy": ["..."  , "pod"], "webhook": [{ "url": "http://a" }] })),
+            "write it alone",
+        ),
+        (
+            notified(json!({ "groupBy": ["pod", "pod"], "webhook": [{ "url": "http://a" }] })),
+            "each once",
+        ),
+        (
+            notified(json!({ "groupBy": [""], "webhook": [{ "url": "http://a" }] })),
+            "each once",
+        ),
+        (
+            json!({ "alerts": { "thresholds": { "kvCacheUsage": 1 } } }),
+            "write a number below 1",
         ),
         (
             notified(json!({ "weChatWork": [{ "corpId": "c", "agentId": "1", "apiSecretRef": secret }] })),

@@ -98,6 +98,19 @@ impl Monitoring {
 
     /// The same of an alert in a group of rules.
     pub fn rule_state(&self, alert: &str, group: &str) -> Result<String> {
+        let rule = self.rule(alert, group)?;
+        Ok(rule["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Seconds for which the expression of an alerting rule must hold.
+    pub fn rule_for(&self, alert: &str, group: &str) -> Result<f64> {
+        let rule = self.rule(alert, group)?;
+        rule["duration"]
+            .as_f64()
+            .with_context(|| format!("Prometheus tells no duration of {alert}"))
+    }
+
+    fn rule(&self, alert: &str, group: &str) -> Result<Value> {
         let rules = http::get_json(&format!("{}/api/v1/rules", self.prometheus), &[("type", "alert")])?;
         let groups = rules["data"]["groups"].as_array().cloned().unwrap_or_default();
         let rule = groups
@@ -105,8 +118,7 @@ impl Monitoring {
             .filter(|one| one["name"] == group)
             .flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default())
             .find(|rule| rule["name"] == alert);
-        let rule = rule.with_context(|| format!("Prometheus has no rule {alert} in a group {group}"))?;
-        Ok(rule["state"].as_str().unwrap_or_default().to_owned())
+        rule.with_context(|| format!("Prometheus has no rule {alert} in a group {group}"))
     }
 
     /// Whether Alertmanager holds an active alert of the service.

@@ -35,11 +35,38 @@ impl Demo<'_> {
         format!("{}/v1", self.proxy.service(NAMESPACE, SERVICE, "8000"))
     }
 
-    /// Installs or upgrades the operator's chart and waits for it; `values` are `--set` arguments.
+    /// Installs or upgrades the operator's chart and waits for it; `values` are `--set` arguments, and what else the
+    /// release was given stays.
     pub fn install(&self, values: &[&str]) -> Result<()> {
+        let mut helm = self.upgrade()?;
+        helm.arg("--reset-then-reuse-values");
+        for value in values {
+            helm.arg("--set").arg(value);
+        }
+        shell::output(&mut helm).map(drop)
+    }
+
+    /// What the release was given beside the chart's own values, as JSON; nothing where there is no release.
+    pub fn values(&self) -> Result<String> {
+        let releases = ["list", "-n", SYSTEM, "--short", "--filter", "^qwen-operator$"];
+        if shell::output(self.kube.helm().args(releases))?.trim().is_empty() {
+            return Ok("{}".to_owned());
+        }
+        let values = ["get", "values", "qwen-operator", "-n", SYSTEM, "-o", "json"];
+        shell::output(self.kube.helm().args(values))
+    }
+
+    /// Gives the release these values, as [`Demo::values`] told them, and no others.
+    pub fn restore(&self, values: &str) -> Result<()> {
+        let mut helm = self.upgrade()?;
+        shell::output_with_input(helm.args(["--reset-values", "--values=-"]), values).map(drop)
+    }
+
+    fn upgrade(&self) -> Result<Command> {
         let chart = self.paths.root.join("charts/qwen-operator");
         let chart = chart.to_str().context("the checkout's path is not UTF-8")?;
-        let mut args = vec![
+        let mut helm = self.kube.helm();
+        helm.args([
             "upgrade",
             "--install",
             "qwen-operator",
@@ -49,11 +76,8 @@ impl Demo<'_> {
             "--create-namespace",
             "--wait",
             "--timeout=2m",
-        ];
-        for value in values {
-            args.extend(["--set", value]);
-        }
-        shell::output(self.kube.helm().args(args)).map(drop)
+        ]);
+        Ok(helm)
     }
 
     /// Applies the quickstart and waits until its QwenService is Ready; returns what `kubectl get qwen` shows.
