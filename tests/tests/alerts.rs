@@ -19,7 +19,7 @@ const SERVICE: &str = r#"{
     "spec": {
         "model": {"source": "embedded://nano"}, "engine": {"device": "Cpu"}, "autoscaling": {"maxReplicas": 2},
         "monitoring": {"alerts": {
-            "overrides": {"TargetDown": {"severity": "page", "labels": {"team": "chat", "my-team": "left out"}}},
+            "overrides": {"TargetDown": {"severity": "page", "labels": {"team": "chat", "my-team": "none"}}},
             "extraRules": [
                 {"record": "job:up:sum", "expr": "sum by (job) (up)", "labels": {"kind": "mine"}},
                 {"alert": "Left", "expr": "limitk(1, up)"},

@@ -153,7 +153,7 @@ impl Told<'_> {
         ]))?;
         let firing = self.wait_told("FIRING 1", "EngineRestarted", |text| {
             text.contains("The engine was restarted")
-                && text.contains(&format!("The engine of {pod} restarted 1 times of late."))
+                && text.contains(&format!("Restarts of the engine of {pod} of late: 1."))
         })?;
         let resolved = self.wait_told("RESOLVED 1", "EngineRestarted", |text| text.contains(pod))?;
         Ok(vec![firing, resolved])

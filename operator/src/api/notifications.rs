@@ -79,7 +79,7 @@ pub struct Email {
     pub from: String,
     /// The mail server, `HOST:PORT`.
     #[schemars(length(max = 260))]
-    #[x_kube(validation = Rule::new("self.matches('^.+:[0-9]+$')").message("smarthost must be HOST:PORT, such as mail.example.com:587"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^([^: ]+|\\[[0-9a-fA-F:]+\\]):[0-9]{1,5}$')").message("smarthost must be HOST:PORT, such as mail.example.com:587"))]
     pub smarthost: String,
     /// User at the mail server.
     #[serde(skip_serializing_if = "Option::is_none")]
