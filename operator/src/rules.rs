@@ -7,8 +7,6 @@ use promql_parser::parser::{self, value::ValueType};
 use crate::api::alerts::{AlertsSpec, ExtraRule};
 use crate::template_text;
 
-/// The name of a metric that is recorded.
-const METRIC: &str = "a name such as job:requests:rate5m";
 /// Where rules are in a spec.
 const PLACE: &str = "spec.monitoring.alerts";
 /// Functions and aggregations that a Prometheus refuses unless it was started with a flag for experiments.
@@ -23,25 +21,20 @@ const EXPERIMENTS: [&str; 8] = [
     "ts_of_last_over_time",
 ];
 
-/// Rules that can be evaluated, and what is wrong with the others: a sentence for each.
-#[must_use]
-pub fn usable(rules: &[ExtraRule]) -> (Vec<ExtraRule>, Vec<String>) {
-    let mut unusable = Vec::new();
-    let kept =
-        rules.iter().enumerate().filter(|(at, rule)| {
-            let problem = problem(rule);
-            unusable.extend(problem.as_ref().map(|problem| {
-                format!("{PLACE}.extraRules[{at}].{problem}; the rule is left out until then")
-            }));
-            problem.is_none()
-        });
-    let kept = kept.map(|(_, rule)| rule.clone()).collect();
-    (kept, unusable)
-}
-
-/// Takes labels out of changed alerts that no Prometheus takes: a sentence for each.
+/// Takes out of a spec what no Prometheus takes, rules of the user's own and labels of changed alerts: a sentence for
+/// each.
 pub fn prune(alerts: &mut AlertsSpec) -> Vec<String> {
     let mut pruned = Vec::new();
+    let mut place = 0..;
+    alerts.extra_rules.retain(|rule| {
+        let (at, problem) = (place.next().unwrap_or_default(), problem(rule));
+        pruned.extend(
+            problem.as_ref().map(|problem| {
+                format!("{PLACE}.extraRules[{at}].{problem}; the rule is left out until then")
+            }),
+        );
+        problem.is_none()
+    });
     for (name, change) in &mut alerts.overrides {
         change.labels.retain(|label, _| {
             let good = is_label(label);
@@ -77,14 +70,11 @@ fn problem(rule: &ExtraRule) -> Option<String> {
 }
 
 fn expression(text: &str) -> Option<String> {
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let parsed = match parser::parse(text) {
         Ok(parsed) => parsed,
         Err(error) => {
-            return Some(format!(
-                "is no PromQL ({}); correct it",
-                words(&error.to_string())
-            ));
+            let error = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            return Some(format!("is no PromQL ({error}); correct it"));
         }
     };
     if !matches!(parsed.value_type(), ValueType::Vector | ValueType::Scalar) {
@@ -107,9 +97,10 @@ fn expression(text: &str) -> Option<String> {
 /// What is wrong with a rule that records.
 fn recorded(rule: &ExtraRule) -> Option<String> {
     let record = rule.record.as_ref()?;
-    let fits = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '_' | ':');
-    if record.starts_with(|sign: char| sign.is_ascii_digit()) || !record.chars().all(fits) {
-        return Some(format!("record is {record:?}: write {METRIC}"));
+    if !is_name(record, &['_', ':']) {
+        return Some(format!(
+            "record is {record:?}: write a name such as job:requests:rate5m"
+        ));
     }
     if rule.for_.is_some() || !rule.annotations.is_empty() {
         return Some("record has `for` or annotations, which only alerts have: remove them".to_owned());
@@ -126,11 +117,13 @@ fn texts(field: &str, texts: &BTreeMap<String, String>) -> Option<String> {
 }
 
 fn is_label(name: &str) -> bool {
-    let fits = |sign: char| sign.is_ascii_alphanumeric() || sign == '_';
-    !name.is_empty()
-        && !name.starts_with(|sign: char| sign.is_ascii_digit())
-        && name.chars().all(fits)
-        && name != "__name__"
+    is_name(name, &['_']) && name != "__name__"
+}
+
+/// Whether a name has only letters, digits and these signs, and begins with no digit.
+fn is_name(name: &str, signs: &[char]) -> bool {
+    let fits = |sign: char| sign.is_ascii_alphanumeric() || signs.contains(&sign);
+    !name.is_empty() && !name.starts_with(|sign: char| sign.is_ascii_digit()) && name.chars().all(fits)
 }
 
 fn no_label(name: &str) -> String {
@@ -152,9 +145,9 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .extend(rule.as_object().unwrap().clone());
-        let rule: ExtraRule = serde_json::from_value(whole).unwrap();
-        let (kept, told) = usable(std::slice::from_ref(&rule));
-        assert_eq!(kept.len() + told.len(), 1);
+        let mut alerts: AlertsSpec = serde_json::from_value(json!({ "extraRules": [whole] })).unwrap();
+        let told = prune(&mut alerts);
+        assert_eq!(alerts.extra_rules.len() + told.len(), 1);
         told.concat()
     }
 

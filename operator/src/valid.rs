@@ -4,7 +4,6 @@ use kube::core::Duration;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api::alerts::ExtraRule;
 use crate::api::autoscaling::AutoscalingSpec;
 use crate::api::engine::Device;
 use crate::api::status::AppliedTemplate;
@@ -86,9 +85,7 @@ pub struct Valid {
     pub gpus: i32,
     /// Memory of each replica, where the spec asks for none.
     pub sizing: Option<Sizing>,
-    /// The user's own rules that a Prometheus takes.
-    pub extra_rules: Vec<ExtraRule>,
-    /// What is wrong with the others, and with changes of alerts: a sentence for each.
+    /// What is wrong with rules and changes of alerts that are therefore no longer in the spec: a sentence for each.
     pub unusable_rules: Vec<String>,
     /// The templates that are in its spec.
     pub templates: Vec<AppliedTemplate>,
@@ -147,9 +144,7 @@ pub fn validate(
     };
     check_template(&spec)?;
     let startup = spec.engine.startup_timeout;
-    let alerts = &mut spec.monitoring.alerts;
-    let (extra_rules, mut unusable_rules) = rules::usable(&alerts.extra_rules);
-    unusable_rules.extend(rules::prune(alerts));
+    let unusable_rules = rules::prune(&mut spec.monitoring.alerts);
     Ok(Valid {
         name: service.name_any(),
         namespace: service.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -175,7 +170,6 @@ pub fn validate(
         window: window.transpose()?.flatten(),
         gpus: gpus(&spec),
         sizing: sizing::derive(&spec),
-        extra_rules,
         unusable_rules,
         templates,
         spec,

@@ -38,7 +38,7 @@ pub fn rules(valid: &Valid) -> Vec<Value> {
     alerts.extend(errors(&scope, &spec.thresholds));
     alerts.extend(saturation(&scope, valid));
     let own = alerts.into_iter().filter_map(|alert| alert.rule(valid));
-    own.chain(valid.extra_rules.iter().map(|rule| extra(rule, valid)))
+    own.chain(spec.extra_rules.iter().map(|rule| extra(rule, valid)))
         .collect()
 }
 
