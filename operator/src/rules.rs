@@ -2,25 +2,14 @@
 //! along, so it is left out and told.
 use std::collections::BTreeMap;
 
-use promql_parser::parser::{self, value::ValueType};
+use promql_parser::parser::{self, AggregateExpr, BinaryExpr, Expr, token, value::ValueType};
+use promql_parser::util::{ExprVisitor, walk_expr};
 
 use crate::api::alerts::{AlertsSpec, ExtraRule};
 use crate::template_text;
 
 /// Where rules are in a spec.
 const PLACE: &str = "spec.monitoring.alerts";
-/// Functions and aggregations that a Prometheus refuses unless it was started with a flag for experiments.
-const EXPERIMENTS: [&str; 8] = [
-    "double_exponential_smoothing",
-    "info",
-    "limit_ratio",
-    "limitk",
-    "mad_over_time",
-    "sort_by_label",
-    "sort_by_label_desc",
-    "ts_of_last_over_time",
-];
-
 /// Takes out of a spec what no Prometheus takes, rules of the user's own and labels of changed alerts: a sentence for
 /// each.
 pub fn prune(alerts: &mut AlertsSpec) -> Vec<String> {
@@ -80,18 +69,40 @@ fn expression(text: &str) -> Option<String> {
     if !matches!(parsed.value_type(), ValueType::Vector | ValueType::Scalar) {
         return Some("gives neither series nor a number; compare something".to_owned());
     }
-    let names = text.split(|sign: char| !sign.is_ascii_alphanumeric() && sign != '_');
-    // As a call: a metric or a label may have such a name.
-    let experiment = EXPERIMENTS.into_iter().find(|name| {
-        names.clone().any(|word| word == *name)
-            && text.split(name).skip(1).any(|rest| {
-                let rest = rest.trim_start();
-                rest.starts_with('(') || rest.starts_with("by") || rest.starts_with("without")
-            })
-    })?;
+    let experiment = walk_expr(&mut Experiments, &parsed).err()?;
     Some(format!(
-        "calls {experiment}, which a Prometheus refuses without its flag for experimental functions: write it without, or put the rule into a PrometheusRule of your own"
+        "has {experiment}, which a Prometheus refuses without its flag for experimental functions: write it without, or put the rule into a PrometheusRule of your own"
     ))
+}
+
+/// Finds what a Prometheus takes only if it was started with a flag for experiments.
+struct Experiments;
+
+impl ExprVisitor for Experiments {
+    type Error = String;
+
+    fn pre_visit(&mut self, expression: &Expr) -> Result<bool, String> {
+        match expression {
+            // The parser's list of experiments lacks it.
+            Expr::Call(call) if call.func.experimental || call.func.name == "first_over_time" => {
+                Err(call.func.name.to_owned())
+            }
+            Expr::Aggregate(AggregateExpr { op, .. })
+                if [token::T_LIMITK, token::T_LIMIT_RATIO].contains(&op.id()) =>
+            {
+                Err(op.to_string())
+            }
+            // The walk does not go there.
+            Expr::Aggregate(AggregateExpr {
+                param: Some(param), ..
+            }) => walk_expr(self, param),
+            Expr::Binary(BinaryExpr {
+                modifier: Some(modifier),
+                ..
+            }) if modifier.fill_values.lhs.or(modifier.fill_values.rhs).is_some() => Err("fill".to_owned()),
+            _ => Ok(true),
+        }
+    }
 }
 
 /// What is wrong with a rule that records.
@@ -175,8 +186,16 @@ mod tests {
                 json!({ "expr": "up[5m]" }),
                 "expr gives neither series nor a number",
             ),
-            (json!({ "expr": "limitk(1, up)" }), "expr calls limitk"),
-            (json!({ "expr": "limitk by (job) (1, up)" }), "expr calls limitk"),
+            (
+                json!({ "expr": "sum(limitk by (job) (1, up))" }),
+                "expr has limitk",
+            ),
+            (
+                json!({ "expr": "topk(scalar(first_over_time(up[5m])), up)" }),
+                "expr has first_over_time",
+            ),
+            (json!({ "expr": "1 + start()" }), "expr has start"),
+            (json!({ "expr": "up + fill(0) up" }), "expr has fill"),
             (json!({ "record": "my record!" }), "record is \"my record!\""),
             (json!({ "record": "a", "for": "5m" }), "record has `for`"),
             (

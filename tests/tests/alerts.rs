@@ -3,12 +3,15 @@
 //! Run with: `make test-cluster`, which has built promtool and the operator.
 #[path = "alerts/cases.rs"]
 mod cases;
+#[path = "alerts/fragments.rs"]
+mod fragments;
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cases::{CASES, Case};
+use fragments::{EXPRESSIONS, TEXTS};
 use serde_json::{Value, json};
 use xtask::{paths::Paths, shell};
 
@@ -24,7 +27,7 @@ const SERVICE: &str = r#"{
                 {"record": "job:up:sum", "expr": "sum by (job) (up)", "labels": {"kind": "mine"}},
                 {"alert": "Left", "expr": "limitk(1, up)"},
                 {"alert": "Mine", "expr": "1 > bool 0", "for": "5m", "labels": {"where": "{{ $labels.pod }}"}, "annotations": {
-                    "summary": "{{ with query \"up\" }}{{ . | first | value | humanize }}{{ else if eq $value 1.0 }}one{{ end }}",
+                    "summary": "{{ with query \"up\" }}{{ . | first | value | humanize }}{{ else with $value }}one{{ end }}",
                     "listed": "{{ range $i, $one := query \"up{job='x'}\" }}{{ $one.Labels.pod }}: {{ $i }}{{ end }}",
                     "noted": "{{/* a }} remark */}}{{ `raw` }}{{ reReplaceAll \"a\" \"c\" $labels.job }}"
                 }}
@@ -33,31 +36,40 @@ const SERVICE: &str = r#"{
     }
 }"#;
 
-/// Groups of rules of the service and of the operator, as Prometheus reads them.
-fn groups(paths: &Paths) -> Result<Vec<Value>> {
-    let operator = || Command::new(paths.root.join("target/release/qwen-operator"));
-    let rendered = shell::output_with_input(operator().args(["render", "-f", "-"]), SERVICE)?;
+/// What the operator prints.
+fn operator(paths: &Paths, args: &[&str], input: &str) -> Result<String> {
+    let program = paths.root.join("target/release/qwen-operator");
+    shell::output_with_input(Command::new(program).args(args), input)
+}
+
+/// Groups of rules of services, as Prometheus reads them.
+fn groups(paths: &Paths, services: &str) -> Result<Vec<Value>> {
+    let rendered = operator(paths, &["render", "-f", "-"], services)?;
     let documents = serde_saphyr::from_multiple::<Value>(&rendered)?;
-    let rule = documents
-        .into_iter()
-        .find(|object| object["kind"] == "PrometheusRule");
-    let rule = rule.context("no PrometheusRule was rendered")?;
-    let own: Value = serde_saphyr::from_str(&shell::output(operator().arg("own-alerts"))?)?;
-    let all = [&rule["spec"]["groups"], &own["groups"]].map(|groups| groups.as_array().cloned());
-    Ok(all.into_iter().flatten().flatten().collect())
+    let rules = documents
+        .iter()
+        .filter(|object| object["kind"] == "PrometheusRule");
+    let groups = rules.filter_map(|rule| rule["spec"]["groups"].as_array());
+    Ok(groups.flatten().cloned().collect())
 }
 
 #[test]
 #[ignore = "needs the built promtool and operator"]
 fn every_alert_fires_and_resolves_and_is_quiet_otherwise() -> Result<()> {
     let paths = Paths::find()?;
-    let groups = groups(&paths)?;
+    let mut groups = groups(&paths, SERVICE)?;
+    let own: Value = serde_saphyr::from_str(&operator(&paths, &["own-alerts"], "")?)?;
+    groups.extend(own["groups"].as_array().into_iter().flatten().cloned());
     let rules = groups
         .iter()
         .flat_map(|group| group["rules"].as_array().into_iter().flatten());
     let alerts: Vec<&Value> = rules.filter(|rule| rule["alert"].is_string()).collect();
     // Rules of the user's own are there to be loaded by a real Prometheus' parser.
     let users = |name: &Value| name == "Mine";
+    ensure!(
+        alerts.iter().any(|alert| users(&alert["alert"])),
+        "the user's own alert is left out"
+    );
     for alert in &alerts {
         let name = &alert["alert"];
         if users(name) {
@@ -91,6 +103,52 @@ fn every_alert_fires_and_resolves_and_is_quiet_otherwise() -> Result<()> {
             .arg(&file),
     )?;
     println!("{told}{} cases of {} alerts", CASES.len(), alerts.len());
+    Ok(())
+}
+
+/// One rule that a Prometheus refuses would take all alerts of the service along.
+#[test]
+#[ignore = "needs the built promtool and operator"]
+fn no_rule_that_is_taken_is_refused_by_prometheus() -> Result<()> {
+    let paths = Paths::find()?;
+    let texts = TEXTS.iter().flat_map(|one| {
+        let after = TEXTS.iter().chain(&[""]);
+        after.map(move |other| json!({ "alert": "Mine", "expr": "up", "annotations": { "text": format!("{one}{other}") } }))
+    });
+    let expressions = EXPRESSIONS.iter().flat_map(|one| {
+        let within = EXPRESSIONS.iter();
+        within
+            .map(move |other| json!({ "alert": "Mine", "expr": one.replace('_', other).replace('_', "up") }))
+    });
+    let all: Vec<Value> = texts.chain(expressions).collect();
+    let mut service: Value = serde_json::from_str(SERVICE)?;
+    let services = all.chunks(64).enumerate().map(|(number, rules)| {
+        service["metadata"]["name"] = json!(format!("chat-{number}"));
+        service["spec"]["monitoring"]["alerts"]["extraRules"] = json!(rules);
+        service.to_string()
+    });
+    let groups = groups(&paths, &services.collect::<Vec<_>>().join("\n---\n"))?;
+    let rules = groups
+        .iter()
+        .filter_map(|group| group["rules"].as_array())
+        .flatten();
+    let taken = rules.filter(|rule| rule["alert"] == "Mine").count();
+    let folder = paths.root.join("target/tmp/alerts");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("taken.yaml");
+    fs::write(&file, json!({ "groups": groups }).to_string())?;
+    // It warns of rules that are there twice, which is no refusal.
+    let told = shell::output(
+        Command::new(paths.program("promtool"))
+            .args(["check", "rules", "--lint=none"])
+            .arg(&file),
+    )?;
+    println!("{told}{taken} of {} rules are taken", all.len());
+    ensure!(
+        taken > 300 && taken < all.len() - 300,
+        "{taken} of {} rules are taken",
+        all.len()
+    );
     Ok(())
 }
 
