@@ -73,6 +73,17 @@ pub fn post_json_with(
     Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
 }
 
+/// PATCH by a JSON merge patch; the status and the body as text.
+pub fn patch_json(url: &str, patch: &Value, timeout: Duration) -> Result<(u16, String)> {
+    let request = agent(timeout)
+        .patch(url)
+        .header("Content-Type", "application/merge-patch+json");
+    let mut response = request
+        .send(patch.to_string())
+        .with_context(|| format!("PATCH {url} failed"))?;
+    Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
+}
+
 /// What a streamed completion brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Streamed {
