@@ -6,10 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
-use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::api::QwenService;
 use crate::api::conditions::reasons;
@@ -24,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::metrics_api::MetricsApiState;
 use crate::observe::{ObserveError, observe};
 use crate::plan::plan;
+use crate::queue::Again;
 use crate::report::{self, ReportError, Reported};
 use crate::rollback;
 use crate::scope::Scope;
@@ -36,8 +36,6 @@ use crate::watches;
 const RESYNC: Duration = Duration::from_secs(600);
 /// After a write it is seen to that the watch has shown it.
 const ECHO: Duration = Duration::from_secs(15);
-/// Services worked on at the same time: more only lengthens the API server's queue.
-const TURNS: usize = 8;
 
 /// What reconciles share. A new one is made for each term: its memory must not outlive it.
 pub struct Context {
@@ -67,8 +65,6 @@ pub struct Context {
     pub reported: report::Memory,
     /// What failed of late.
     pub backoff: Backoff,
-    /// Who works next: who waits the longest.
-    pub turns: Turns,
 }
 
 impl Context {
@@ -106,15 +102,6 @@ impl Context {
         }
         let listed = self.caches.templates.listed().await;
         listed.map_err(|error| ObserveError::new("the templates", error))
-    }
-}
-
-/// Turns of work, first come, first served.
-pub struct Turns(Semaphore);
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Semaphore::new(TURNS))
     }
 }
 
@@ -159,40 +146,43 @@ impl ReconcileError {
     }
 }
 
-/// Brings one service to its spec.
+/// One turn of a service: a reconcile, and what follows a failure.
+pub async fn turn(service: Arc<DeserializeGuard<QwenService>>, ctx: Arc<Context>) -> Again {
+    let outcome = reconcile(&service, &ctx).await;
+    outcome.unwrap_or_else(|error| after(&service, &error, &ctx))
+}
+
+/// Brings one service to its spec, or a step nearer to it where others are to have theirs first.
 ///
 /// # Errors
-/// The step that failed; `error_policy` tries again.
+/// The step that failed.
 pub async fn reconcile(
-    service: Arc<DeserializeGuard<QwenService>>,
-    ctx: Arc<Context>,
-) -> Result<Action, ReconcileError> {
-    if ctx.theirs(&service) {
-        return Ok(Action::await_change());
+    service: &DeserializeGuard<QwenService>,
+    ctx: &Context,
+) -> Result<Again, ReconcileError> {
+    if ctx.theirs(service) {
+        return Ok(Again::Asked);
     }
     let _timer = ctx.metrics.reconcile_started();
     match &service.0 {
         // Children are deleted with their owner; touching them now would bring them back.
-        Ok(service) if service.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
-        Ok(service) => loop {
-            let waits = ctx.metrics.waits();
-            // The semaphore is never closed.
-            let _turn = ctx.turns.0.acquire().await.ok();
-            drop(waits);
-            if let Some(action) = pass(service, &ctx).await? {
+        Ok(service) if service.metadata.deletion_timestamp.is_some() => Ok(Again::Asked),
+        Ok(service) => {
+            let again = pass(service, ctx).await?;
+            if again != Again::Now {
                 ctx.backoff.succeeded(&service.uid().unwrap_or_default());
-                return Ok(action);
             }
-        },
+            Ok(again)
+        }
         Err(invalid) => {
-            unreadable(invalid, &ctx).await;
-            Ok(Action::await_change())
+            unreadable(invalid, ctx).await;
+            Ok(Again::Asked)
         }
     }
 }
 
-/// One turn of a service; nothing where another turn must follow.
-async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, ReconcileError> {
+/// The steps of a service that can be read.
+async fn pass(service: &QwenService, ctx: &Context) -> Result<Again, ReconcileError> {
     let (old, numbers_due) = report::last(&ctx.reported, service);
     let send = |new| report::report(&ctx.client, &ctx.recorder, &ctx.reported, service, &old, new);
     ctx.templates_known(service).await?;
@@ -208,7 +198,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
             }
             let new = status::invalid(service.metadata.generation, &error, &old, now);
             ctx.metrics.status_written(send(new).await? == Reported::Written);
-            return Ok(Some(Action::await_change()));
+            return Ok(Again::Asked);
         }
     };
     // observe (client)
@@ -227,7 +217,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         ctx.metrics.object_written(*kind);
     }
     if applied.unfinished {
-        return Ok(None);
+        return Ok(Again::Now);
     }
     // status (no client)
     let load = ctx.board.service(&valid.namespace, &valid.name);
@@ -269,7 +259,7 @@ async fn pass(service: &QwenService, ctx: &Context) -> Result<Option<Action>, Re
         observed.next_cause,
     ];
     let until = moments.into_iter().flatten().min().map_or(RESYNC, left);
-    Ok(Some(Action::requeue(again.min(until))))
+    Ok(Again::After(again.min(until)))
 }
 
 /// An object that does not even parse: told in an event, since nothing of it can be trusted, and others go on.
@@ -297,11 +287,7 @@ async fn unreadable(invalid: &InvalidObject, ctx: &Context) {
 }
 
 /// What follows a failure.
-pub fn error_policy(
-    service: Arc<DeserializeGuard<QwenService>>,
-    error: &ReconcileError,
-    ctx: Arc<Context>,
-) -> Action {
+fn after(service: &DeserializeGuard<QwenService>, error: &ReconcileError, ctx: &Context) -> Again {
     ctx.metrics.reconcile_failed(error.category());
     let uid = service.uid().unwrap_or_default();
     let (wait, news) = ctx.backoff.failed(&uid, &error.to_string(), error.refused());
@@ -315,5 +301,5 @@ pub fn error_policy(
             "{error}"
         );
     }
-    Action::requeue(wait.max(error.retry_after().unwrap_or_default()))
+    Again::After(wait.max(error.retry_after().unwrap_or_default()).min(RESYNC))
 }

@@ -32,6 +32,7 @@ pub mod observe;
 pub mod own_alerts;
 pub mod ownership;
 pub mod plan;
+pub mod queue;
 pub mod reached;
 pub mod reference;
 pub mod render;

@@ -137,16 +137,9 @@ impl Metrics {
         self.duration.start_timer()
     }
 
-    /// Counts a service that waits for its turn, until what is returned is dropped.
-    pub fn waits(&self) -> impl Drop + use<> {
-        struct Waits(IntGauge);
-        impl Drop for Waits {
-            fn drop(&mut self) {
-                self.0.dec();
-            }
-        }
-        self.queue.inc();
-        Waits(self.queue.clone())
+    /// Tells how many services wait for their turn.
+    pub fn set_waiting(&self, services: usize) {
+        self.queue.set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     /// Counts a scrape of an engine pod.
@@ -187,6 +180,7 @@ impl Metrics {
             self.leader_changes.inc();
         } else {
             self.scaling_active.reset();
+            self.queue.set(0);
         }
     }
 

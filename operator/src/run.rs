@@ -3,30 +3,33 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
-use kube::runtime::{Controller, WatchStreamExt, controller, predicates, watcher};
+use kube::runtime::{WatchStreamExt, predicates, watcher};
 use kube::{Client, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::admin::{self, Admin};
 use crate::api::QwenService;
 use crate::capabilities::{self, Capabilities, Trigger};
 use crate::cli::{RunArgs, any};
-use crate::controller::{Context, error_policy, reconcile};
+use crate::controller::{Context, turn};
 use crate::leader::{Candidate, Claim};
 use crate::load::LoadBoard;
 use crate::metrics::Metrics;
 use crate::metrics_api::{self, MetricsApiConfig, MetricsApiError, MetricsApiState};
 use crate::neighbours::Neighbours;
 use crate::ownership::MANAGED_BY;
+use crate::queue::{self, Again};
 use crate::scope::Scope;
 use crate::valid::Settings;
 use crate::{triggers, watches};
@@ -34,10 +37,6 @@ use crate::{triggers, watches};
 /// Time for running reconciles to end at the shutdown, and then for the lease to be given back: together less than
 /// Kubernetes waits.
 const LAST: Duration = Duration::from_secs(10);
-/// Reconciles under way have no limit of their own: they wait for their turn, in the order in which they came. kube
-/// looks at each of them whenever anything happens; a limit of 256 spared a sixth of the CPU for 1,000 services, but
-/// made the last ones of 300 wait for their Deployments until others had everything.
-const UNLIMITED: u16 = 0;
 /// Triggers that are held for a term that is slow to take them; more are taken as one for all services.
 const TRIGGERS: usize = 4096;
 
@@ -275,18 +274,18 @@ impl Operator {
         }
         let ctx = Arc::new(self.context(theirs.clone()));
         let (reader, writer) = reflector::store();
-        let controller = self
-            .controller(reader.clone(), writer)
-            .run(reconcile, error_policy, ctx.clone());
+        let asks = self.asks(reader.clone(), writer);
+        let waiting = |number| self.metrics.set_waiting(number);
+        let work = |key: ObjectRef<Guarded>| {
+            // The newest that is known; nothing once it is gone.
+            let turn = reader.get(&key).map(|service| turn(service, ctx.clone()));
+            let span = tracing::info_span!("reconcile", service = %key);
+            async { future::OptionFuture::from(turn).await.unwrap_or(Again::Asked) }.instrument(span)
+        };
         tokio::select! {
-            () = controller.for_each(|outcome| async {
-                // Failures of reconciles are logged by error_policy; the rest is failing watches, tried again.
-                if let Err(error @ controller::Error::QueueError(_)) = outcome {
-                    tracing::warn!(%error, "a watch failed, it is tried again");
-                }
-            }) => {}
+            () = queue::run(asks, self.shutdown.clone(), waiting, work) => {}
             () = watches::run(self.client.clone(), &self.scope, &ctx.caches, self.capabilities.subscribe(), &self.triggers) => {}
-            () = triggers::load(ctx.clone(), reader, self.triggers.clone()) => {}
+            () = triggers::load(ctx.clone(), reader.clone(), self.triggers.clone()) => {}
             () = triggers::registration(self.metrics_api.watch(), &self.triggers) => {}
         }
     }
@@ -319,7 +318,6 @@ impl Operator {
             applied: Default::default(),
             reported: Default::default(),
             backoff: Default::default(),
-            turns: Default::default(),
         }
     }
 
@@ -331,7 +329,13 @@ impl Operator {
         self.scope.api(self.client.clone())
     }
 
-    fn controller(&self, reader: Store<Guarded>, writer: Writer<Guarded>) -> Controller<Guarded> {
+    /// The services that are to be looked at, one after the other.
+    fn asks(
+        &self,
+        reader: Store<Guarded>,
+        writer: Writer<Guarded>,
+    ) -> impl Stream<Item = ObjectRef<Guarded>> + Send + use<> {
+        let listed = self.triggers.clone();
         let services = watcher(self.api::<Guarded>(), watcher::Config::default())
             .default_backoff()
             // The greatest part of a service, and nothing here reads them.
@@ -340,14 +344,27 @@ impl Operator {
                 service.annotations_mut().clear();
             })
             .reflect(writer)
+            // A listing is known when it is whole.
+            .inspect_ok(move |event| {
+                if matches!(event, watcher::Event::InitDone) {
+                    let _ = listed.send(Trigger::All);
+                }
+            })
             .applied_objects()
             // Our own status writes leave the generation as it is.
-            .predicate_filter(predicates::generation, Default::default());
-        let known = reader.clone();
-        Controller::for_stream(services, reader)
-            .reconcile_on(triggers::of_one(self.triggers.subscribe(), known))
-            .reconcile_all_on(triggers::of_all(self.triggers.subscribe()))
-            .with_config(controller::Config::default().concurrency(UNLIMITED))
-            .graceful_shutdown_on(self.shutdown.clone().cancelled_owned())
+            .predicate_filter(predicates::generation, Default::default())
+            .filter_map(async |service| match service {
+                Ok(service) => Some(ObjectRef::from_obj(&service)),
+                Err(error) => {
+                    tracing::warn!(%error, "a watch failed, it is tried again");
+                    None
+                }
+            });
+        let named = triggers::of_one(self.triggers.subscribe(), reader.clone());
+        let all = triggers::of_all(self.triggers.subscribe()).flat_map(move |()| {
+            let all = reader.state();
+            stream::iter(all).map(|service| ObjectRef::from_obj(&*service))
+        });
+        stream::select(services, stream::select(named, all))
     }
 }

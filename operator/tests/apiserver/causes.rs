@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::controller::Action;
+use qwen_operator::queue::Again;
 use serde_json::{Value, json};
 
 use super::scaling::settled;
@@ -112,7 +112,7 @@ async fn a_pod_that_starts_nothing_is_told_after_a_while_with_all_that_it_mounts
             .starts_with("False WaitingForPods")
     );
     // No event of the pod comes when the while is over.
-    assert_ne!(again, Action::requeue(Duration::from_secs(600)));
+    assert_ne!(again, Again::After(Duration::from_secs(600)));
     pod(&world, "chat-1", creating(SignedDuration::from_mins(5)));
     world.reconcile("chat").await.unwrap();
     let told = world.condition("chat", "Ready");

@@ -1,10 +1,10 @@
 //! Changes that wait: for their window, for idle replicas, and what does not wait.
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use qwen_operator::controller::reconcile;
 use qwen_operator::load::{EnginePod, Sample};
+use qwen_operator::queue::Again;
 use serde_json::{Value, json};
 
 use super::support::{Fault, MONITORING, World};
@@ -103,12 +103,10 @@ async fn changed(rollout: &Value) -> World {
 async fn again(world: &World) -> f64 {
     world.watches_catch_up();
     let service = serde_json::from_value(world.get("QwenService", "chat")).unwrap();
-    let action = reconcile(Arc::new(service), world.ctx.clone()).await.unwrap();
-    // It tells its time in no other way.
-    let text = format!("{action:?}");
-    let (_, time) = text.split_once("Some(").unwrap();
-    let (seconds, _) = time.split_once("s)").unwrap();
-    seconds.parse().unwrap()
+    match reconcile(&service, &world.ctx).await.unwrap() {
+        Again::After(time) => time.as_secs_f64(),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,8 @@
 //! What the autoscaler says against itself, what it did, and when its limits change.
-use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::controller::Action;
 use qwen_operator::controller::reconcile;
+use qwen_operator::queue::Again;
 use serde_json::{Value, json};
 
 use super::support::{MONITORING, World};
@@ -203,11 +202,11 @@ async fn a_number_that_counts_for_nothing_is_told() {
 }
 
 /// What a reconcile asks for after one that wrote nothing.
-pub async fn settled(world: &World) -> Action {
+pub async fn settled(world: &World) -> Again {
     world.reconcile("chat").await.unwrap();
     world.watches_catch_up();
     let service = serde_json::from_value(world.get("QwenService", "chat")).unwrap();
-    reconcile(Arc::new(service), world.ctx.clone()).await.unwrap()
+    reconcile(&service, &world.ctx).await.unwrap()
 }
 
 #[tokio::test]
@@ -215,7 +214,7 @@ async fn an_active_schedule_sets_the_limits_and_its_end_is_waited_for() {
     let world = World::new(&["ScaledObject"]);
     let limits = |spec: &Value| (spec["minReplicas"].clone(), spec["maxReplicas"].clone());
     reconciled(&world, autoscaled(1, 4)).await;
-    assert_eq!(settled(&world).await, Action::requeue(Duration::from_secs(600)));
+    assert_eq!(settled(&world).await, Again::After(Duration::from_secs(600)));
     let schedule = json!([{ "schedule": "* * * * *", "duration": "1m", "minReplicas": 2, "maxReplicas": 8 }]);
     let mut spec = autoscaled(1, 4);
     spec["autoscaling"]["schedules"] = schedule.clone();
@@ -229,7 +228,7 @@ async fn an_active_schedule_sets_the_limits_and_its_end_is_waited_for() {
         condition.contains("; spec.autoscaling.schedules[0] sets 2 to 8 replicas until 20"),
         "{condition}"
     );
-    assert_ne!(settled(&world).await, Action::requeue(Duration::from_secs(600)));
+    assert_ne!(settled(&world).await, Again::After(Duration::from_secs(600)));
     let mut spec = by_keda();
     spec["autoscaling"]["schedules"] = schedule;
     reconciled(&world, spec).await;

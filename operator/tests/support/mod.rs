@@ -18,6 +18,7 @@ use qwen_operator::controller::{Context, ReconcileError, reconcile};
 use qwen_operator::load::LoadBoard;
 use qwen_operator::metrics::Metrics;
 use qwen_operator::plan::Kind;
+use qwen_operator::queue::Again;
 use qwen_operator::scrape::Pods;
 use qwen_operator::valid::Settings;
 use serde_json::{Value, json};
@@ -99,7 +100,6 @@ impl World {
             applied: Default::default(),
             reported: Default::default(),
             backoff: Default::default(),
-            turns: Default::default(),
         };
         Self {
             state,
@@ -188,7 +188,8 @@ impl World {
     pub async fn reconcile_behind(&self, name: &str) -> Result<(), ReconcileError> {
         let service: DeserializeGuard<QwenService> =
             serde_json::from_value(self.get("QwenService", name)).unwrap();
-        reconcile(Arc::new(service), self.ctx.clone()).await.map(drop)
+        while reconcile(&service, &self.ctx).await? == Again::Now {}
+        Ok(())
     }
 
     /// An object, or null.
