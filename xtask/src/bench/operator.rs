@@ -190,6 +190,10 @@ impl Bench {
             &what("milliseconds of that until the apiserver has the operator's request"),
             &asked,
         );
+        report.figure(
+            &what("milliseconds that the apiserver takes for a merge patch of a Deployment by a client"),
+            &self.bare("small")?,
+        );
         report.target(
             &what("MiB at the peak"),
             &vec![operator.memory("VmHWM")?].into(),
@@ -388,14 +392,12 @@ impl Bench {
                 // One change at a time: nothing is left of the one before.
                 self.quiet(step, Duration::from_secs(3))?;
                 let mark = self.audit.mark()?;
-                let url = self.proxy.api(&format!(
-                    "/apis/qwen-operator.io/v1alpha1/namespaces/{namespace}/qwenservices/bench-{number:04}"
-                ));
-                let patch = json!({ "spec": { "engine": { "image": "qwen-engine:other" } } });
-                let (code, text) = http::patch_json(&url, &patch, LIMIT)?;
-                ensure!(code == 200, "the apiserver answered {code}: {text}");
-                // Reading the log would take the cores from what is measured.
-                thread::sleep(Duration::from_secs(1));
+                self.patch(
+                    &format!(
+                        "qwen-operator.io/v1alpha1/namespaces/{namespace}/qwenservices/bench-{number:04}"
+                    ),
+                    &json!({ "spec": { "engine": { "image": "qwen-engine:other" } } }),
+                )?;
                 let (deployment, service) = wait::until(step, "the Deployment", LIMIT, || {
                     let writes = self.audit.since(mark)?;
                     let find = |resource: &str| {
@@ -410,6 +412,35 @@ impl Bench {
             Ok(format!("{answered} ms"))
         })?;
         Ok([answered, asked])
+    }
+
+    /// Annotates one Deployment after another: milliseconds that the API server takes for such a change by itself.
+    fn bare(&self, namespace: &str) -> Result<Series> {
+        let mut taken = Series::default();
+        step("change Deployments without the operator", |_| {
+            for number in 20..40 {
+                let mark = self.audit.mark()?;
+                self.patch(
+                    &format!("apps/v1/namespaces/{namespace}/deployments/bench-{number:04}"),
+                    &json!({ "metadata": { "annotations": { "bench": "bare" } } }),
+                )?;
+                let writes = self.audit.since(mark)?;
+                let write = writes.iter().find(|write| write.resource == "deployments");
+                let write = write.context("the patch is not in the log")?;
+                taken.push((write.ended - write.began) * 1000.0);
+            }
+            Ok(format!("{taken} ms"))
+        })?;
+        Ok(taken)
+    }
+
+    /// A merge patch by the one who makes the operator's work, and a second of peace: reading the log would take the
+    /// cores from what is measured.
+    fn patch(&self, path: &str, patch: &Value) -> Result<()> {
+        let (code, text) = http::patch_json(&self.proxy.api(&format!("/apis/{path}")), patch, LIMIT)?;
+        ensure!(code == 200, "the apiserver answered {code}: {text}");
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
     }
 
     /// Waits until the operator has written nothing for a time.
