@@ -1,7 +1,7 @@
 //! Who is worked on next: first come, first served, a few at a time, nobody twice at once.
 //!
 //! In place of kube's own Controller, which starts everything that is asked for and then looks at all of it whenever
-//! anything happens (a seventh of the operator's CPU with 300 services, a third with 1,000), and lets each begin wait
+//! anything happens (a seventh of the operator's CPU with 300 services, a fourth with 1,000), and lets each begin wait
 //! for the next millisecond.
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;

@@ -7,6 +7,7 @@ mod cases;
 mod fragments;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -53,6 +54,15 @@ fn groups(paths: &Paths, services: &str) -> Result<Vec<Value>> {
     Ok(groups.flatten().cloned().collect())
 }
 
+/// Writes a file for promtool; JSON is YAML.
+fn file(paths: &Paths, name: &str, content: &Value) -> Result<PathBuf> {
+    let folder = paths.root.join("target/tmp/alerts");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join(name);
+    fs::write(&file, content.to_string())?;
+    Ok(file)
+}
+
 #[test]
 #[ignore = "needs the built promtool and operator"]
 fn every_alert_fires_and_resolves_and_is_quiet_otherwise() -> Result<()> {
@@ -88,19 +98,13 @@ fn every_alert_fires_and_resolves_and_is_quiet_otherwise() -> Result<()> {
                 .map(|rule| test(case, rule))
         })
         .collect::<Result<Vec<_>>>()?;
-    let folder = paths.root.join("target/tmp/alerts");
-    fs::create_dir_all(&folder)?;
-    // JSON is YAML.
-    fs::write(folder.join("rules.yaml"), json!({ "groups": groups }).to_string())?;
-    let file = folder.join("cases.yaml");
-    fs::write(
-        &file,
-        json!({ "rule_files": ["rules.yaml"], "evaluation_interval": "10s", "tests": tests }).to_string(),
-    )?;
+    file(&paths, "rules.yaml", &json!({ "groups": groups }))?;
+    let cases = json!({ "rule_files": ["rules.yaml"], "evaluation_interval": "10s", "tests": tests });
+    let cases = file(&paths, "cases.yaml", &cases)?;
     let told = shell::output(
         Command::new(paths.program("promtool"))
             .args(["test", "rules"])
-            .arg(&file),
+            .arg(&cases),
     )?;
     println!("{told}{} cases of {} alerts", CASES.len(), alerts.len());
     Ok(())
@@ -133,10 +137,7 @@ fn no_rule_that_is_taken_is_refused_by_prometheus() -> Result<()> {
         .filter_map(|group| group["rules"].as_array())
         .flatten();
     let taken = rules.filter(|rule| rule["alert"] == "Mine").count();
-    let folder = paths.root.join("target/tmp/alerts");
-    fs::create_dir_all(&folder)?;
-    let file = folder.join("taken.yaml");
-    fs::write(&file, json!({ "groups": groups }).to_string())?;
+    let file = file(&paths, "taken.yaml", &json!({ "groups": groups }))?;
     // It warns of rules that are there twice, which is no refusal.
     let told = shell::output(
         Command::new(paths.program("promtool"))

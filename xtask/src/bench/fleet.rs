@@ -1,13 +1,23 @@
 //! The operator's process, and what a scene of its benchmark found.
-use std::fs;
-use std::process::Child;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::audit::{OPERATOR, Write};
+use crate::paths::Paths;
+use crate::progress::step;
+use crate::{http, wait};
+
+/// Port of the operator's own metrics.
+const ADMIN: u16 = 18099;
+/// Longest time for anything.
+pub(super) const LIMIT: Duration = Duration::from_secs(600);
 
 /// The operator's process; it ends with the value.
-pub(super) struct Operator(pub(super) Child);
+pub(super) struct Operator(Child);
 
 /// What one scene found.
 pub(super) struct Scene {
@@ -54,6 +64,32 @@ pub(super) fn counts(write: &Write) -> bool {
 }
 
 impl Operator {
+    /// Starts the program beside the control plane and waits until it leads.
+    pub(super) fn start(paths: &Paths, program: &Path) -> Result<Self> {
+        let log = File::create(paths.logs().join("qwen-operator.log"))?;
+        let mut command = Command::new(program);
+        command
+            .args(["run", "--namespace=qwen-system", "--pod-name=bench"])
+            .args([
+                "--engine-image=qwen-engine:bench",
+                &format!("--admin-port={ADMIN}"),
+            ])
+            .env("KUBECONFIG", paths.cluster().join("qwen-operator.kubeconfig"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let operator = Self(command.spawn().context("cannot start the operator")?);
+        step("start the operator", |step| {
+            wait::until(step, "the operator to lead", LIMIT, || {
+                let text = http::get_text(&format!("http://127.0.0.1:{ADMIN}/metrics"))?;
+                ensure!(text.contains("qwen_operator_leader 1"), "it does not lead");
+                Ok(())
+            })?;
+            Ok(String::new())
+        })?;
+        Ok(operator)
+    }
+
     /// Seconds of CPU time so far.
     pub(super) fn cpu(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;

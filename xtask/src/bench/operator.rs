@@ -2,9 +2,8 @@
 //!
 //! A real control plane of its own with nodes and pods that kwok pretends; the operator runs beside it, as one process
 //! with a kubeconfig. Writes and times are those of the apiserver's audit log.
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::audit::{self, Audit, Write};
-use super::fleet::{Operator, Scene, counts};
+use super::fleet::{LIMIT, Operator, Scene, counts};
 use super::report::{Report, Series, Target};
 use super::{build, machine, publish, today};
 use crate::cluster::{self, control_plane::Extra};
@@ -35,10 +34,6 @@ const CHILDREN: [&str; 7] = [
 ];
 /// Times of the fastest peer with 300 resources on such a machine, in seconds, to the last workload.
 const PEER: f64 = 18.8;
-/// Port of the operator's own metrics.
-const ADMIN: u16 = 18099;
-/// Longest time for anything.
-const LIMIT: Duration = Duration::from_secs(600);
 /// Nothing written for this time: it has settled.
 const QUIET: Duration = Duration::from_secs(20);
 /// A settled operator is watched for this time.
@@ -159,7 +154,7 @@ impl Bench {
     }
 
     fn small(&self, count: usize, report: &mut Report) -> Result<()> {
-        let operator = self.operator()?;
+        let operator = Operator::start(&self.paths, &self.program)?;
         let idle = operator.memory("VmRSS")?;
         let scene = self.scene("small", count, &operator)?;
         let what = |text: &str| format!("{count} services: {text}");
@@ -220,7 +215,7 @@ impl Bench {
     }
 
     fn large(&self, count: usize, report: &mut Report) -> Result<()> {
-        let operator = self.operator()?;
+        let operator = Operator::start(&self.paths, &self.program)?;
         let scene = self.scene("large", count, &operator)?;
         let what = |text: &str| format!("{count} services: {text}");
         self.common(&what, &scene, report);
@@ -458,35 +453,6 @@ impl Bench {
         let mut writes = self.audit.since(mark)?;
         writes.retain(counts);
         Ok(writes)
-    }
-
-    fn operator(&self) -> Result<Operator> {
-        let log = File::create(self.paths.logs().join("qwen-operator.log"))?;
-        let mut command = Command::new(&self.program);
-        command
-            .args(["run", "--namespace=qwen-system", "--pod-name=bench"])
-            .args([
-                "--engine-image=qwen-engine:bench",
-                &format!("--admin-port={ADMIN}"),
-            ])
-            .env(
-                "KUBECONFIG",
-                self.paths.cluster().join("qwen-operator.kubeconfig"),
-            )
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let operator = Operator(command.spawn().context("cannot start the operator")?);
-        step("start the operator", |step| {
-            wait::until(step, "the operator to lead", LIMIT, || {
-                let url = format!("http://127.0.0.1:{ADMIN}/metrics");
-                let text = http::get_text(&url)?;
-                ensure!(text.contains("qwen_operator_leader 1"), "it does not lead");
-                Ok(())
-            })?;
-            Ok(String::new())
-        })?;
-        Ok(operator)
     }
 }
 
